@@ -1,0 +1,21 @@
+//! Numbers for ultra-low-bit models: one definition of quantisation, shared by the trainer, the host engine and the
+//! microcontroller, bit for bit.
+//!
+//! The crate is `no_std`, allocates nothing by default and works on the caller's slices.
+#![cfg_attr(not(any(feature = "std", test)), no_std)]
+
+#[cfg(feature = "alloc")]
+extern crate alloc;
+
+pub mod config;
+pub mod error;
+pub mod grid;
+pub mod math;
+pub mod ste;
+
+pub use config::{
+    DEFAULT_BITS, DEFAULT_QAT_LR, MAX_BITS, MIN_BITS, QatConfig, QatLossWeights, QuantGranularity,
+};
+pub use error::{Error, Result, What};
+pub use grid::{Grid, Levels, pi_step};
+pub use ste::{LsqMask, SteVariant};
