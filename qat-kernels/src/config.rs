@@ -258,7 +258,13 @@ mod tests {
 
     #[test]
     fn presets_are_valid_and_what_they_are_called() {
-        for c in [QatConfig::default(), QatConfig::piq2(), QatConfig::piq3(), QatConfig::piq2a(), QatConfig::piq3a()] {
+        for c in [
+            QatConfig::default(),
+            QatConfig::piq2(),
+            QatConfig::piq3(),
+            QatConfig::piq2a(),
+            QatConfig::piq3a(),
+        ] {
             assert_eq!(c.validate(), Ok(()));
         }
         assert_eq!(QatConfig::piq2().step, StepRule::Pi { k: 3 });
@@ -269,7 +275,9 @@ mod tests {
     fn every_bad_field_is_named() {
         let d = QatConfig::default();
         let what = |c: QatConfig| match c.validate().unwrap_err() {
-            Error::Range { what, .. } | Error::NotPositive { what, .. } | Error::NotFinite { what, .. } => what,
+            Error::Range { what, .. } | Error::NotPositive { what, .. } | Error::NotFinite { what, .. } => {
+                what
+            }
             e => panic!("{e}"),
         };
         assert_eq!(d.with_bits(9).validate(), Err(Error::Bits { bits: 9 }));

@@ -59,6 +59,95 @@ pub enum What {
     Bias,
     /// A scale of activations.
     Scale,
+    /// ε of an optimiser.
+    Epsilon,
+    /// Weight decay of an optimiser.
+    WeightDecay,
+    /// The number of an update, counted from 1.
+    Update,
+}
+
+/// What is wrong with the outer layer of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum FileFault {
+    /// The first bytes are not this format's.
+    Magic,
+    /// A format version that this crate does not know.
+    Version {
+        /// The version found.
+        version: u16,
+    },
+    /// The file ends inside its header.
+    Truncated {
+        /// Bytes there are.
+        got: usize,
+    },
+    /// The length in the header is not the length of the file.
+    TotalLength {
+        /// Length according to the header.
+        stated: usize,
+        /// Length there is.
+        got: usize,
+    },
+    /// The checksum does not match: the file was damaged.
+    Crc,
+    /// A reserved field is not zero.
+    Reserved,
+    /// The section table contradicts itself or the file.
+    SectionTable,
+    /// A section of a kind that this crate does not know.
+    UnknownSection {
+        /// The kind found.
+        kind: u16,
+    },
+    /// Bytes after the last section.
+    TrailingBytes,
+    /// More than 4 GiB, or more sections or operators than the format can count.
+    TooLong,
+    /// The metadata section does not decode.
+    Metadata,
+    /// The known answers do not have the model's shape.
+    KnownAnswers,
+    /// The model header is damaged or has fields out of range.
+    ModelHeader,
+}
+
+/// What is wrong with an operator of a model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum OpFault {
+    /// An operator kind that this crate does not know.
+    Kind {
+        /// The kind found.
+        kind: u8,
+    },
+    /// Weights packed for a core that this build does not serve.
+    Layout {
+        /// The layout found.
+        layout: u8,
+    },
+    /// Bit width, grid or group size that does not exist or does not fit the layer.
+    Quantiser,
+    /// An input that does not exist yet at this point of the program.
+    Input,
+    /// Shapes that do not fit together, or are empty or too large.
+    Shape,
+    /// Kernel, stride or padding that does not fit the shapes.
+    Window,
+    /// Parameters outside their section, misaligned or of the wrong length.
+    Parameters,
+    /// Buffers outside the arena, or overlapping where they must not.
+    Arena,
+    /// A scale, multiplier, shift or clamp out of range.
+    Requantisation,
+    /// The accumulator of this channel could overflow 32 bits.
+    Overflow {
+        /// The channel.
+        channel: u32,
+    },
+    /// A reserved field is not zero.
+    Reserved,
 }
 
 /// What went wrong, and where.
@@ -139,6 +228,25 @@ pub enum Error {
         /// The largest rank allowed.
         max: usize,
     },
+    /// A file is not what it should be.
+    File {
+        /// Byte offset of the trouble.
+        at: usize,
+        /// What is wrong there.
+        fault: FileFault,
+    },
+    /// An operator of a model is not what it should be.
+    Op {
+        /// Index of the operator.
+        op: usize,
+        /// What is wrong with it.
+        fault: OpFault,
+    },
+    /// A known answer of the file does not come out of this engine.
+    KnownAnswer {
+        /// Index of the known answer.
+        index: usize,
+    },
     /// A fixed capacity is used up.
     Capacity {
         /// Of what.
@@ -169,7 +277,56 @@ impl fmt::Display for Error {
             }
             Error::Code { index, code } => write!(f, "code {code} at index {index} is outside the grid"),
             Error::Rank { rank, max } => write!(f, "rank {rank} is outside 1..={max}"),
+            Error::File { at, fault } => write!(f, "byte {at}: {fault}"),
+            Error::Op { op, fault } => write!(f, "operator {op}: {fault}"),
+            Error::KnownAnswer { index } => {
+                write!(f, "known answer {index} differs from what this engine computes")
+            }
             Error::Capacity { what, capacity } => write!(f, "no room for more {what:?}: {capacity} is all"),
+        }
+    }
+}
+
+impl fmt::Display for FileFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            FileFault::Magic => f.write_str("not a file of this format (wrong first bytes)"),
+            FileFault::Version { version } => write!(f, "format version {version} is not known here"),
+            FileFault::Truncated { got } => write!(f, "the file ends inside its header after {got} bytes"),
+            FileFault::TotalLength { stated, got } => {
+                write!(f, "the header states {stated} bytes but there are {got}")
+            }
+            FileFault::Crc => f.write_str("checksum mismatch, the file is damaged"),
+            FileFault::Reserved => f.write_str("a reserved field is not zero"),
+            FileFault::SectionTable => f.write_str("the section table is broken"),
+            FileFault::UnknownSection { kind } => write!(f, "section kind {kind} is not known here"),
+            FileFault::TrailingBytes => f.write_str("bytes after the last section"),
+            FileFault::TooLong => f.write_str("too long for the format"),
+            FileFault::Metadata => f.write_str("the metadata does not decode"),
+            FileFault::KnownAnswers => f.write_str("the known answers do not have the model's shape"),
+            FileFault::ModelHeader => f.write_str("the model header is broken"),
+        }
+    }
+}
+
+impl fmt::Display for OpFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            OpFault::Kind { kind } => write!(f, "kind {kind} is not known here"),
+            OpFault::Layout { layout } => {
+                write!(f, "weights are packed in layout {layout}, not for this core")
+            }
+            OpFault::Quantiser => f.write_str("bits, grid or group do not exist or do not fit the layer"),
+            OpFault::Input => f.write_str("an input does not exist at this point"),
+            OpFault::Shape => f.write_str("shapes do not fit together"),
+            OpFault::Window => f.write_str("kernel, stride or padding do not fit the shapes"),
+            OpFault::Parameters => {
+                f.write_str("parameters lie outside their section or have the wrong length")
+            }
+            OpFault::Arena => f.write_str("buffers lie outside the arena or overlap"),
+            OpFault::Requantisation => f.write_str("a scale, multiplier, shift or clamp is out of range"),
+            OpFault::Overflow { channel } => write!(f, "the accumulator of channel {channel} could overflow"),
+            OpFault::Reserved => f.write_str("a reserved field is not zero"),
         }
     }
 }

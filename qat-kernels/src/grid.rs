@@ -206,20 +206,6 @@ pub fn pi_step(alpha: f32, k: u8) -> Result<f32> {
     }
 }
 
-/// Checks that `len` weights fall into whole channels of `per_channel`, with one step each.
-pub(crate) fn check_channels(len: usize, channels: usize, what: What) -> Result<usize> {
-    if channels == 0 {
-        return Err(Error::Empty { what: What::Channels });
-    }
-    if len == 0 {
-        return Err(Error::Empty { what });
-    }
-    if !len.is_multiple_of(channels) {
-        return Err(Error::NotDivisible { what, len, by: channels });
-    }
-    Ok(len / channels)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -251,7 +237,8 @@ mod tests {
     #[test]
     fn ties_go_to_the_even_code() {
         let lv = Levels::new(4, Grid::MidTread).unwrap();
-        let codes: Vec<i32> = [-2.5, -1.5, -0.5, 0.5, 1.5, 2.5].iter().map(|&w| lv.quantize(w, 1.0)).collect();
+        let codes: Vec<i32> =
+            [-2.5, -1.5, -0.5, 0.5, 1.5, 2.5].iter().map(|&w| lv.quantize(w, 1.0)).collect();
         assert_eq!(codes, [-2, -2, 0, 0, 2, 2]);
     }
 

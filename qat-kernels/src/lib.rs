@@ -7,15 +7,20 @@
 #[cfg(feature = "alloc")]
 extern crate alloc;
 
+pub mod arch;
+pub mod artifact;
+pub mod infer;
 pub mod config;
+pub mod crc32;
 pub mod error;
 pub mod grid;
 pub mod math;
+pub mod pack;
 pub mod ste;
 
 pub use config::{
     DEFAULT_BITS, DEFAULT_QAT_LR, MAX_BITS, MIN_BITS, QatConfig, QatLossWeights, QuantGranularity,
 };
-pub use error::{Error, Result, What};
+pub use error::{Error, FileFault, OpFault, Result, What};
 pub use grid::{Grid, Levels, pi_step};
-pub use ste::{LsqMask, SteVariant};
+pub use ste::{LsqMask, SteVariant, simd as ste_simd};

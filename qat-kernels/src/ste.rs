@@ -3,6 +3,8 @@
 //! Rounding has a zero gradient almost everywhere; an estimator says what to pass on instead. `g` is the gradient that
 //! arrives at the quantised weight, `v = w/Δ` the weight in units of its step.
 
+pub mod simd;
+
 use crate::error::{Error, Result, What};
 use crate::grid::Levels;
 use serde::{Deserialize, Serialize};
@@ -65,7 +67,12 @@ impl SteVariant {
     pub fn validate(self) -> Result<()> {
         match self {
             SteVariant::Clipped { clip_val } if !(clip_val > 0.0 && clip_val.is_finite()) => {
-                Err(Error::Range { what: What::ClipVal, value: clip_val, min: f32::MIN_POSITIVE, max: f32::MAX })
+                Err(Error::Range {
+                    what: What::ClipVal,
+                    value: clip_val,
+                    min: f32::MIN_POSITIVE,
+                    max: f32::MAX,
+                })
             }
             SteVariant::Ewgs { lambda } if !(lambda >= 0.0 && lambda.is_finite()) => {
                 Err(Error::Range { what: What::Lambda, value: lambda, min: 0.0, max: f32::MAX })

@@ -1,0 +1,137 @@
+//! Instruction sets: one file each, and the only place of the crate with `unsafe`.
+//!
+//! The float kernels are written once, in safe Rust over arrays of lanes (see [`crate::ste_simd`]). A backend compiles
+//! that one body for its instruction set, so all of them agree bit for bit by construction as long as the compiler
+//! keeps IEEE 754 (Rust neither reorders nor contracts float operations).
+
+pub(crate) mod bytes;
+
+#[cfg(target_arch = "aarch64")]
+mod aarch64_neon;
+mod portable;
+#[cfg(target_arch = "x86_64")]
+mod x86_avx2;
+#[cfg(target_arch = "x86_64")]
+mod x86_avx512;
+
+/// An instruction set that the float kernels can be compiled for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Isa {
+    /// Whatever the crate was compiled for.
+    Portable,
+    /// x86-64 with AVX2.
+    Avx2,
+    /// x86-64 with AVX-512 F, BW, DQ and VL.
+    Avx512,
+    /// AArch64 with Advanced SIMD.
+    Neon,
+}
+
+impl Isa {
+    /// Every instruction set, slowest first.
+    pub const ALL: [Isa; 4] = [Isa::Portable, Isa::Neon, Isa::Avx2, Isa::Avx512];
+
+    /// Its name in benchmarks and reports.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Isa::Portable => "portable",
+            Isa::Avx2 => "avx2",
+            Isa::Avx512 => "avx512",
+            Isa::Neon => "neon",
+        }
+    }
+}
+
+/// An instruction set that this machine has: the proof that its kernels may run.
+///
+/// With the feature `std` the processor is asked at run time; without, only what the crate was compiled for counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Backend(Isa);
+
+impl Backend {
+    /// The backend for `isa`, or `None` if this machine lacks it.
+    #[must_use]
+    pub fn new(isa: Isa) -> Option<Self> {
+        let present = match isa {
+            Isa::Portable => true,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => x86_avx2::is_present(),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => x86_avx512::is_present(),
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => aarch64_neon::is_present(),
+            #[allow(unreachable_patterns, reason = "which instruction sets are left depends on the target")]
+            _ => false,
+        };
+        present.then_some(Self(isa))
+    }
+
+    /// The fastest backend of this machine.
+    #[must_use]
+    pub fn best() -> Self {
+        Self::available().last().unwrap_or(Self(Isa::Portable))
+    }
+
+    /// Every backend of this machine, slowest first; always at least the portable one.
+    pub fn available() -> impl Iterator<Item = Self> {
+        Isa::ALL.into_iter().filter_map(Self::new)
+    }
+
+    /// The instruction set.
+    #[must_use]
+    pub const fn isa(self) -> Isa {
+        self.0
+    }
+
+    /// Runs `kernel`, compiled for this backend.
+    #[inline]
+    pub(crate) fn run<K: Kernel>(self, kernel: K) -> K::Output {
+        match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => x86_avx2::run(self, kernel),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => x86_avx512::run(self, kernel),
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => aarch64_neon::run(self, kernel),
+            _ => portable::run(kernel),
+        }
+    }
+}
+
+/// A computation that is compiled once per backend. `run` and all it calls must be `#[inline(always)]`: what is not
+/// inlined is compiled for the crate's own target instead.
+pub(crate) trait Kernel {
+    /// What it returns.
+    type Output;
+    /// Does it.
+    fn run(self) -> Self::Output;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_portable_backend_is_always_there_and_the_best_one_is_available() {
+        assert!(Backend::new(Isa::Portable).is_some());
+        assert_eq!(Backend::available().next(), Backend::new(Isa::Portable));
+        assert!(Backend::available().any(|b| b == Backend::best()));
+    }
+
+    #[test]
+    fn every_available_backend_runs_the_kernel_it_is_given() {
+        struct Add(f32, f32);
+        impl Kernel for Add {
+            type Output = f32;
+            #[inline(always)]
+            fn run(self) -> f32 {
+                self.0 + self.1
+            }
+        }
+        for b in Backend::available() {
+            assert_eq!(b.run(Add(1.5, 2.25)), 3.75, "{}", b.isa().name());
+        }
+    }
+}

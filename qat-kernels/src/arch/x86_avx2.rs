@@ -1,0 +1,31 @@
+//! The kernels compiled for x86-64 with AVX2.
+#![allow(unsafe_code)]
+
+use super::{Backend, Isa, Kernel};
+
+/// Whether this machine has it.
+pub(super) fn is_present() -> bool {
+    #[cfg(any(feature = "std", test))]
+    {
+        std::arch::is_x86_feature_detected!("avx2")
+    }
+    #[cfg(not(any(feature = "std", test)))]
+    {
+        cfg!(all(target_feature = "avx2"))
+    }
+}
+
+/// Runs `kernel`; `backend` is the proof that the machine has the instructions.
+#[inline]
+pub(super) fn run<K: Kernel>(backend: Backend, kernel: K) -> K::Output {
+    debug_assert_eq!(backend.isa(), Isa::Avx2);
+    // SAFETY: a `Backend` of this instruction set is only constructed where `is_present` said so.
+    unsafe { compiled(kernel) }
+}
+
+/// # Safety
+/// The machine must have the instructions named here.
+#[target_feature(enable = "avx2")]
+unsafe fn compiled<K: Kernel>(kernel: K) -> K::Output {
+    kernel.run()
+}

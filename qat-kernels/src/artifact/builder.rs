@@ -1,0 +1,617 @@
+//! From real numbers to a `.piq` file: multipliers, folded biases, the arena plan, the overflow proof.
+#![cfg(feature = "alloc")]
+
+use super::metadata::Metadata;
+use super::plan::{Lifetime, plan};
+use super::record::{ChannelParams, IN_OUTPUT, ModelHeader, OpKind, OpRecord, TensorInfo, WeightSpec};
+use super::sections::{Section, assemble};
+use crate::error::{Error, FileFault, OpFault, Result, What};
+use crate::grid::{Levels, pi_step};
+use crate::infer::{Model, scratch_len};
+use crate::pack::{pack, packed_len};
+use alloc::vec::Vec;
+
+/// A tensor's shape (height, width, channels) and what its int8 values stand for: `scale·(q − zero_point)`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct TensorSpec {
+    /// Height, width, channels.
+    pub shape: [u16; 3],
+    /// Real value of one step, positive.
+    pub scale: f32,
+    /// The value that stands for 0.
+    pub zero_point: i8,
+}
+
+/// A tensor of a model under construction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TensorId(u16);
+
+/// The steps of a layer's weights.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Steps<'a> {
+    /// Δ of every output channel.
+    PerChannel(&'a [f32]),
+    /// α of every output channel and a divisor k for every `group` weights of its row: Δ = α·π/k.
+    PiAdaptive {
+        /// One α per channel.
+        alpha: &'a [f32],
+        /// Divisors, row by row, each 2..=5.
+        divisors: &'a [u8],
+        /// Weights per divisor: 8, 16 or 32, a divisor of the row length.
+        group: usize,
+    },
+}
+
+/// The quantised weights of a layer.
+///
+/// Layout of the codes: linear `[out][in]` (in: height × width × channels), conv2d `[out][kernel h][kernel w][in]`,
+/// depthwise `[kernel h][kernel w][channel]`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Weights<'a> {
+    /// Bits and grid.
+    pub levels: Levels,
+    /// Codes, unpacked.
+    pub codes: &'a [i8],
+    /// Steps.
+    pub steps: Steps<'a>,
+}
+
+/// Kernel, stride and padding of a window; height before width.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Window {
+    /// Kernel size.
+    pub kernel: [u16; 2],
+    /// Distance of neighbouring windows, 1..=255.
+    pub stride: [u8; 2],
+    /// Padding above, left, below, right.
+    pub pad: [u8; 4],
+}
+
+impl Window {
+    /// A square window with the same padding on all sides.
+    #[must_use]
+    pub const fn square(kernel: u16, stride: u8, pad: u8) -> Self {
+        Self { kernel: [kernel; 2], stride: [stride; 2], pad: [pad; 4] }
+    }
+
+    /// Output size along both axes: ⌊(n + pads − kernel)/stride⌋ + 1.
+    fn output(&self, [height, width]: [u16; 2]) -> Option<[u16; 2]> {
+        let axis = |n: u16, axis: usize| {
+            let padded = u32::from(n) + u32::from(self.pad[axis]) + u32::from(self.pad[axis + 2]);
+            let room = padded.checked_sub(self.kernel[axis].into())?;
+            u16::try_from(room.checked_div(self.stride[axis].into())? + 1).ok()
+        };
+        Some([axis(height, 0)?, axis(width, 1)?])
+    }
+}
+
+/// How an operator's result is stored.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Output {
+    /// Real value of one step, positive.
+    pub scale: f32,
+    /// The value that stands for 0.
+    pub zero_point: i8,
+    /// Smallest and largest stored value.
+    pub clamp: [i8; 2],
+}
+
+impl Output {
+    /// Without an activation function.
+    #[must_use]
+    pub const fn new(scale: f32, zero_point: i8) -> Self {
+        Self { scale, zero_point, clamp: [i8::MIN, i8::MAX] }
+    }
+
+    /// With ReLU: nothing below the zero point.
+    #[must_use]
+    pub const fn relu(self) -> Self {
+        Self { clamp: [self.zero_point, i8::MAX], ..self }
+    }
+
+    /// With ReLU6: between the zero point and `round(6/scale)` above it.
+    #[must_use]
+    pub fn relu6(self) -> Self {
+        let top = f32::from(self.zero_point) + libm::rintf(6.0 / self.scale);
+        Self { clamp: [self.zero_point, if top < 127.0 { top as i8 } else { i8::MAX }], ..self }
+    }
+}
+
+/// Puts a model together, operator by operator; [`Self::finish`] plans the arena and writes the file.
+///
+/// The last operator's result is the model's output. See [`Model`] for an example.
+#[derive(Clone, Debug)]
+pub struct ModelBuilder {
+    input: TensorInfo,
+    records: Vec<OpRecord>,
+    parameters: Vec<u8>,
+}
+
+fn op_fault(op: usize, fault: OpFault) -> Error {
+    Error::Op { op, fault }
+}
+
+impl ModelBuilder {
+    /// A model with this input.
+    #[must_use]
+    pub fn new(input: TensorSpec) -> Self {
+        Self {
+            input: info(input.shape, input.scale, input.zero_point),
+            records: Vec::new(),
+            parameters: Vec::new(),
+        }
+    }
+
+    /// The model's input.
+    #[must_use]
+    pub fn input(&self) -> TensorId {
+        TensorId(0)
+    }
+
+    /// What a tensor of this model is.
+    ///
+    /// # Errors
+    /// [`Error::Op`] if it is another model's.
+    pub fn tensor(&self, id: TensorId) -> Result<TensorSpec> {
+        let t = self.info(id)?;
+        Ok(TensorSpec { shape: t.shape, scale: t.scale, zero_point: t.zero_point })
+    }
+
+    fn info(&self, id: TensorId) -> Result<TensorInfo> {
+        match usize::from(id.0).checked_sub(1) {
+            None => Ok(self.input),
+            Some(op) => {
+                let here = op_fault(self.records.len(), OpFault::Input);
+                self.records.get(op).map(|r| r.output).ok_or(here)
+            }
+        }
+    }
+
+    /// Fully connected layer over the whole input, read as one vector of height × width × channels values.
+    ///
+    /// `bias`: one real number per output, or empty for none.
+    ///
+    /// # Errors
+    /// [`Error::Length`], [`Error::Code`], [`Error::NotPositive`], [`Error::NotFinite`], [`Error::Divisor`] for the
+    /// arguments; [`Error::Op`] if the layer cannot be represented (scales, or an accumulator that could overflow).
+    pub fn linear(
+        &mut self,
+        x: TensorId,
+        weights: &Weights<'_>,
+        bias: &[f32],
+        output: Output,
+    ) -> Result<TensorId> {
+        let input = self.info(x)?;
+        let fan_in = input.len().ok_or(op_fault(self.records.len(), OpFault::Shape))?;
+        let channels = weights.channels();
+        self.layer(
+            OpKind::Linear,
+            x,
+            Rows { count: channels, len: fan_in },
+            [1, 1],
+            None,
+            weights,
+            bias,
+            output,
+        )
+    }
+
+    /// Convolution over all channels.
+    ///
+    /// # Errors
+    /// As [`Self::linear`]; [`OpFault::Window`] if kernel, stride and padding do not fit the input.
+    pub fn conv2d(
+        &mut self,
+        x: TensorId,
+        window: Window,
+        weights: &Weights<'_>,
+        bias: &[f32],
+        output: Output,
+    ) -> Result<TensorId> {
+        let [height, width, channels] = self.info(x)?.shape;
+        let size = window.output([height, width]).ok_or(op_fault(self.records.len(), OpFault::Window))?;
+        let fan_in = window.kernel.iter().fold(usize::from(channels), |n, &k| n.saturating_mul(k.into()));
+        let rows = Rows { count: weights.channels(), len: fan_in };
+        self.layer(OpKind::Conv2d, x, rows, size, Some(window), weights, bias, output)
+    }
+
+    /// Convolution of every channel with a kernel of its own.
+    ///
+    /// # Errors
+    /// As [`Self::conv2d`]; steps must be [`Steps::PerChannel`].
+    pub fn depthwise_conv2d(
+        &mut self,
+        x: TensorId,
+        window: Window,
+        weights: &Weights<'_>,
+        bias: &[f32],
+        output: Output,
+    ) -> Result<TensorId> {
+        let [height, width, channels] = self.info(x)?.shape;
+        let size = window.output([height, width]).ok_or(op_fault(self.records.len(), OpFault::Window))?;
+        if weights.channels() != usize::from(channels) {
+            let (expected, got) = (channels.into(), weights.channels());
+            return Err(Error::Length { what: What::Steps, expected, got });
+        }
+        let taps = window.kernel.iter().fold(1usize, |n, &k| n.saturating_mul(k.into()));
+        let rows = Rows { count: taps, len: channels.into() };
+        self.layer(OpKind::DepthwiseConv2d, x, rows, size, Some(window), weights, bias, output)
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "one private place where all layers meet")]
+    fn layer(
+        &mut self,
+        kind: OpKind,
+        x: TensorId,
+        rows: Rows,
+        size: [u16; 2],
+        window: Option<Window>,
+        weights: &Weights<'_>,
+        bias: &[f32],
+        output: Output,
+    ) -> Result<TensorId> {
+        let op = self.records.len();
+        let input = self.info(x)?;
+        let channels = weights.channels();
+        if channels == 0 || rows.len == 0 {
+            return Err(Error::Empty { what: What::Weights });
+        }
+        expect_len(What::Codes, rows.count.saturating_mul(rows.len), weights.codes.len())?;
+        if !bias.is_empty() {
+            expect_len(What::Bias, channels, bias.len())?;
+        }
+        let steps = weights.base_steps(&rows)?;
+        let (multipliers, shift) =
+            multipliers(&steps, input.scale, output.scale).map_err(|f| op_fault(op, f))?;
+
+        // Everything is aligned to four bytes: kernels read codes and parameters by the word.
+        let bits = weights.levels.bits();
+        let codes_at = self.align()?;
+        let packed = packed_len(rows.len, bits);
+        for row in weights.codes.chunks_exact(rows.len) {
+            let at = self.parameters.len();
+            self.parameters.resize(at + packed, 0);
+            pack(bits, row, self.parameters.get_mut(at..).unwrap_or_default())?;
+        }
+        let divisors_at = match weights.steps {
+            Steps::PerChannel(_) => 0,
+            Steps::PiAdaptive { divisors, group, .. } => {
+                let at = self.align()?;
+                for row in divisors.chunks_exact(rows.len / group) {
+                    self.parameters
+                        .extend(row.chunks(4).map(|ks| ks.iter().rev().fold(0, |b, k| b << 2 | (k - 2))));
+                }
+                at
+            }
+        };
+        let params_at = self.align()?;
+        for (channel, (&multiplier, &step)) in multipliers.iter().zip(&steps).enumerate() {
+            let unit = f64::from(input.scale) * step / 2.0;
+            let real = f64::from(bias.get(channel).copied().unwrap_or(0.0));
+            if !real.is_finite() {
+                return Err(Error::NotFinite { what: What::Bias, index: channel });
+            }
+            let folded = weights.weighted_level_sum(kind, channel, &rows) * i64::from(input.zero_point);
+            let bias = libm::rint(real / unit) - folded as f64;
+            let overflow = op_fault(op, OpFault::Overflow { channel: channel as u32 });
+            let fits = bias.abs() <= f64::from(i32::MAX);
+            let bias = if fits { bias as i32 } else { return Err(overflow) };
+            self.parameters.extend(ChannelParams { bias, multiplier }.write());
+        }
+        let channels = u16::try_from(channels).map_err(|_| op_fault(op, OpFault::Shape))?;
+        let window = window.unwrap_or(Window::square(1, 1, 0));
+        self.push(OpRecord {
+            kind: kind as u8,
+            weight_spec: WeightSpec {
+                bits,
+                grid: WeightSpec::grid_code(weights.levels.grid()),
+                layout: 0,
+                group: weights.group(),
+            },
+            shift,
+            clamp: output.clamp,
+            inputs: [x.0, 0],
+            kernel: window.kernel,
+            stride: window.stride,
+            pad: [window.pad[0], window.pad[1]],
+            weights: codes_at,
+            divisors: divisors_at,
+            params: params_at,
+            multipliers: [0; 2],
+            output: info([size[0], size[1], channels], output.scale, output.zero_point),
+            scratch: 0,
+        })
+    }
+
+    /// Largest value of each window, clamped. The result keeps the input's scale and zero point; padding never wins.
+    ///
+    /// # Errors
+    /// [`OpFault::Window`] if the window does not fit.
+    pub fn max_pool(&mut self, x: TensorId, window: Window, clamp: [i8; 2]) -> Result<TensorId> {
+        let input = self.info(x)?;
+        let output = Output { scale: input.scale, zero_point: input.zero_point, clamp };
+        self.pool(OpKind::MaxPool, x, window, 0, 0, output)
+    }
+
+    /// Mean of each window, padding counted as 0 (torch's `count_include_pad=True`). A window of the whole input is
+    /// global pooling.
+    ///
+    /// # Errors
+    /// [`OpFault::Window`] if the window does not fit, [`OpFault::Requantisation`] if the scales are too far apart.
+    pub fn avg_pool(&mut self, x: TensorId, window: Window, output: Output) -> Result<TensorId> {
+        let area = f64::from(window.kernel[0]) * f64::from(window.kernel[1]);
+        let scale = self.info(x)?.scale;
+        // The step of `multipliers` is halved there because levels are stored doubled.
+        let (m, shift) = multipliers(&[2.0 / area], scale, output.scale)
+            .map_err(|fault| op_fault(self.records.len(), fault))?;
+        self.pool(OpKind::AvgPool, x, window, m.first().copied().unwrap_or(0), shift, output)
+    }
+
+    fn pool(
+        &mut self,
+        kind: OpKind,
+        x: TensorId,
+        window: Window,
+        multiplier: i32,
+        shift: u8,
+        output: Output,
+    ) -> Result<TensorId> {
+        let [height, width, channels] = self.info(x)?.shape;
+        let size = window.output([height, width]).ok_or(op_fault(self.records.len(), OpFault::Window))?;
+        self.push(OpRecord {
+            shift,
+            clamp: output.clamp,
+            kernel: window.kernel,
+            stride: window.stride,
+            pad: [window.pad[0], window.pad[1]],
+            multipliers: [multiplier, 0],
+            ..plain(kind, [x.0, 0], info([size[0], size[1], channels], output.scale, output.zero_point))
+        })
+    }
+
+    /// Sum of two tensors of one shape, each with its own scale.
+    ///
+    /// # Errors
+    /// [`OpFault::Shape`] for different shapes, [`OpFault::Requantisation`] if the scales are too far apart.
+    pub fn add(&mut self, a: TensorId, b: TensorId, output: Output) -> Result<TensorId> {
+        let op = self.records.len();
+        let (first, second) = (self.info(a)?, self.info(b)?);
+        if first.shape != second.shape {
+            return Err(op_fault(op, OpFault::Shape));
+        }
+        let ratios = [first.scale, second.scale].map(|s| f64::from(s) / f64::from(output.scale));
+        // The larger multiplier gets all of its 21 bits; products and sum then stay below 2^31.
+        let shift =
+            (1..=31).rev().find(|&n| ratios.iter().all(|r| r * power_of_two(n) <= f64::from(1 << 21)));
+        let shift = shift.ok_or(op_fault(op, OpFault::Requantisation))?;
+        let multipliers = ratios.map(|r| libm::rint(r * power_of_two(shift)) as i32);
+        self.push(OpRecord {
+            shift: shift as u8,
+            clamp: output.clamp,
+            multipliers,
+            ..plain(OpKind::Add, [a.0, b.0], info(first.shape, output.scale, output.zero_point))
+        })
+    }
+
+    /// Index of the first largest value as u16, little-endian, in two bytes.
+    ///
+    /// # Errors
+    /// [`OpFault::Input`] if the tensor is another model's.
+    pub fn argmax(&mut self, x: TensorId) -> Result<TensorId> {
+        self.info(x)?;
+        self.push(OpRecord {
+            clamp: [i8::MIN, i8::MAX],
+            ..plain(OpKind::ArgMax, [x.0, 0], info([1, 1, 2], 1.0, 0))
+        })
+    }
+
+    /// Plans the arena and writes the file. The outputs for `known_inputs` are computed and stored with them as known
+    /// answers. The finished file has passed [`Model::parse`].
+    ///
+    /// # Errors
+    /// Whatever `parse` finds wrong with the model, first of all [`OpFault::Overflow`]; [`FileFault::ModelHeader`] for a
+    /// model without operators.
+    pub fn finish(mut self, metadata: &Metadata<'_>, known_inputs: &[&[i8]]) -> Result<Vec<u8>> {
+        let arena_len = self.plan_arena()?;
+        let too_long = Error::File { at: 0, fault: FileFault::TooLong };
+        let header = ModelHeader {
+            input: self.input,
+            operators: u16::try_from(self.records.len()).map_err(|_| too_long)?,
+            arena_len: u32::try_from(arena_len).map_err(|_| too_long)?,
+        };
+        let mut program = header.write().to_vec();
+        self.records.iter().for_each(|r| program.extend(r.write()));
+        let metadata =
+            postcard::to_allocvec(metadata).map_err(|_| Error::File { at: 0, fault: FileFault::Metadata })?;
+        let mut sections = alloc::vec![
+            (Section::Program, &program[..]),
+            (Section::Parameters, &self.parameters[..]),
+            (Section::Metadata, &metadata[..]),
+        ];
+
+        let file = assemble(&sections)?;
+        let model = Model::parse(&file)?;
+        if known_inputs.is_empty() {
+            return Ok(file);
+        }
+        let mut known = Vec::new();
+        let (mut output, mut arena) = (alloc::vec![0; model.output_len()], alloc::vec![0; arena_len]);
+        for &input in known_inputs {
+            model.run(input, &mut output, &mut arena)?;
+            known.extend(input.iter().chain(&output).map(|v| v.cast_unsigned()));
+        }
+        sections.push((Section::KnownAnswers, &known));
+        assemble(&sections)
+    }
+
+    /// Gives every intermediate tensor and scratch buffer its place; returns the arena's length.
+    fn plan_arena(&mut self) -> Result<usize> {
+        let last = self.records.len().saturating_sub(1);
+        let mut buffers = Vec::new();
+        for (op, record) in self.records.iter().enumerate() {
+            let shape = op_fault(op, OpFault::Shape);
+            let kind = OpKind::from_u8(record.kind).ok_or(shape)?;
+            let read_by = |r: &OpRecord| r.inputs.iter().any(|&t| usize::from(t) == op + 1);
+            let last_use = self.records.iter().rposition(read_by).unwrap_or(op);
+            let bytes = if op == last { 0 } else { record.output.len().ok_or(shape)? };
+            buffers.push(Lifetime { bytes, first: op, last: last_use });
+            let input = self.info(TensorId(record.inputs[0]))?;
+            let scratch = scratch_len(kind, record, &input).ok_or(shape)?;
+            buffers.push(Lifetime { bytes: scratch, first: op, last: op });
+        }
+        let (offsets, arena_len) = plan(&buffers);
+        let too_long = Error::File { at: 0, fault: FileFault::TooLong };
+        for (op, record) in self.records.iter_mut().enumerate() {
+            let place = |i: usize| u32::try_from(offsets[i]).map_err(|_| too_long);
+            record.output.offset = if op == last { IN_OUTPUT } else { place(2 * op)? };
+            record.scratch = if buffers[2 * op + 1].bytes == 0 { 0 } else { place(2 * op + 1)? };
+        }
+        Ok(arena_len)
+    }
+
+    fn align(&mut self) -> Result<u32> {
+        self.parameters.resize(self.parameters.len().next_multiple_of(4), 0);
+        let too_long = Error::File { at: 0, fault: FileFault::TooLong };
+        u32::try_from(self.parameters.len()).map_err(|_| too_long)
+    }
+
+    fn push(&mut self, record: OpRecord) -> Result<TensorId> {
+        let op = self.records.len();
+        if !(record.output.scale > 0.0 && record.output.scale.is_normal()) {
+            return Err(op_fault(op, OpFault::Requantisation));
+        }
+        let too_long = Error::File { at: 0, fault: FileFault::TooLong };
+        self.records.push(record);
+        Ok(TensorId(u16::try_from(self.records.len()).map_err(|_| too_long)?))
+    }
+}
+
+/// Rows of a packed matrix: output channels, or taps of a depthwise kernel.
+#[derive(Clone, Copy)]
+struct Rows {
+    count: usize,
+    len: usize,
+}
+
+impl Weights<'_> {
+    fn channels(&self) -> usize {
+        match self.steps {
+            Steps::PerChannel(steps) => steps.len(),
+            Steps::PiAdaptive { alpha, .. } => alpha.len(),
+        }
+    }
+
+    fn group(&self) -> u8 {
+        match self.steps {
+            Steps::PerChannel(_) => 0,
+            Steps::PiAdaptive { group, .. } => group as u8,
+        }
+    }
+
+    /// The step of each channel that multiplies its accumulator: Δ, or α·π/60 where 60/k is in the accumulator.
+    fn base_steps(&self, rows: &Rows) -> Result<Vec<f64>> {
+        match self.steps {
+            Steps::PerChannel(steps) => steps
+                .iter()
+                .enumerate()
+                .map(|(index, &value)| {
+                    let positive = value > 0.0 && value.is_normal();
+                    positive.then(|| f64::from(value)).ok_or(Error::NotPositive {
+                        what: What::Steps,
+                        index,
+                        value,
+                    })
+                })
+                .collect(),
+            Steps::PiAdaptive { alpha, divisors, group } => {
+                if ![8, 16, 32].contains(&group) {
+                    return Err(Error::Range { what: What::Group, value: group as f32, min: 8.0, max: 32.0 });
+                }
+                if !rows.len.is_multiple_of(group) {
+                    return Err(Error::NotDivisible { what: What::Group, len: rows.len, by: group });
+                }
+                expect_len(What::Divisors, rows.count * (rows.len / group), divisors.len())?;
+                if let Some(&k) = divisors.iter().find(|k| !(2..=5).contains(*k)) {
+                    return Err(Error::Divisor { k });
+                }
+                alpha
+                    .iter()
+                    .enumerate()
+                    .map(|(index, &value)| {
+                        pi_step(value, 5).map_err(|_| Error::NotPositive {
+                            what: What::Alpha,
+                            index,
+                            value,
+                        })?;
+                        Ok(f64::from(value) * f64::from(core::f32::consts::PI) / 60.0)
+                    })
+                    .collect()
+            }
+        }
+    }
+
+    /// Σ m_g·(2·level) over the weights of a channel.
+    fn weighted_level_sum(&self, kind: OpKind, channel: usize, rows: &Rows) -> i64 {
+        let level = |&code: &i8| i64::from(self.levels.twice_level(code.into()));
+        if kind == OpKind::DepthwiseConv2d {
+            return self.codes.iter().skip(channel).step_by(rows.len).map(level).sum();
+        }
+        let row = self.codes.chunks_exact(rows.len).nth(channel).unwrap_or_default();
+        match self.steps {
+            Steps::PerChannel(_) => row.iter().map(level).sum(),
+            Steps::PiAdaptive { divisors, group, .. } => {
+                let factors = divisors.iter().skip(channel * (rows.len / group)).map(|&k| 60 / i64::from(k));
+                row.chunks_exact(group).zip(factors).map(|(g, f)| f * g.iter().map(level).sum::<i64>()).sum()
+            }
+        }
+    }
+}
+
+/// Multipliers `M = round(r·2^n)` of the ratios `r = s_x·Δ/2/s_y`, and the largest n ≤ 32 at which all of them fit.
+fn multipliers(steps: &[f64], input_scale: f32, output_scale: f32) -> Result<(Vec<i32>, u8), OpFault> {
+    let fault = OpFault::Requantisation;
+    let ratios: Vec<f64> =
+        steps.iter().map(|s| f64::from(input_scale) * s / 2.0 / f64::from(output_scale)).collect();
+    let largest = ratios.iter().copied().fold(0.0, f64::max);
+    if !largest.is_finite() || largest <= 0.0 {
+        return Err(fault);
+    }
+    let shift = (1..=32)
+        .rev()
+        .find(|&n| libm::rint(largest * power_of_two(n)) <= f64::from(i32::MAX))
+        .ok_or(fault)?;
+    Ok((ratios.iter().map(|r| libm::rint(r * power_of_two(shift)) as i32).collect(), shift as u8))
+}
+
+/// 2^n without `std`.
+fn power_of_two(n: i32) -> f64 {
+    libm::scalbn(1.0, n)
+}
+
+fn info(shape: [u16; 3], scale: f32, zero_point: i8) -> TensorInfo {
+    TensorInfo { shape, zero_point, scale, offset: 0 }
+}
+
+/// A record without weights, window or requantisation.
+fn plain(kind: OpKind, inputs: [u16; 2], output: TensorInfo) -> OpRecord {
+    OpRecord {
+        kind: kind as u8,
+        weight_spec: WeightSpec::NONE,
+        shift: 0,
+        clamp: [0; 2],
+        inputs,
+        kernel: [1; 2],
+        stride: [1; 2],
+        pad: [0; 2],
+        weights: 0,
+        divisors: 0,
+        params: 0,
+        multipliers: [0; 2],
+        output,
+        scratch: 0,
+    }
+}
+
+fn expect_len(what: What, expected: usize, got: usize) -> Result<()> {
+    if expected == got { Ok(()) } else { Err(Error::Length { what, expected, got }) }
+}

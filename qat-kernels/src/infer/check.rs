@@ -1,0 +1,280 @@
+//! What [`Model::parse`](super::Model::parse) proves about every operator, so that running it cannot go wrong.
+
+use super::model::Model;
+use crate::artifact::{ChannelParams, OpKind, OpRecord, RECORD_LEN, TensorInfo, WeightSpec};
+use crate::config::{MAX_BITS, MIN_BITS};
+use crate::error::OpFault;
+use crate::grid::{Grid, Levels};
+use crate::pack::packed_len;
+use core::ops::Range;
+
+/// Largest tensor: offsets and products of two dimensions stay far from 32 bits.
+pub(super) const MAX_ELEMENTS: usize = 1 << 28;
+/// Largest multiplier of an addition; 2·255·2^21 + 2^30 fits an i32.
+const MAX_ADD_MULTIPLIER: i32 = 1 << 21;
+/// Largest 60/k.
+const MAX_GROUP_FACTOR: u64 = 30;
+
+pub(super) fn is_scale(scale: f32) -> bool {
+    scale > 0.0 && scale.is_normal()
+}
+
+/// Sizes of a layer's parameters.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct WeightSize {
+    pub(super) weights: usize,
+    /// Weights that meet in one output.
+    pub(super) fan_in: usize,
+    pub(super) code_bytes: usize,
+    pub(super) divisor_bytes: usize,
+    pub(super) param_bytes: usize,
+}
+
+/// Sizes of an operator's parameters, `None` if it has none or they exceed the address space.
+pub(super) fn weight_size(kind: OpKind, op: &OpRecord, input: &TensorInfo) -> Option<WeightSize> {
+    let [kh, kw] = op.kernel.map(usize::from);
+    let out = usize::from(op.output.shape[2]);
+    let in_channels = usize::from(input.shape[2]);
+    let taps = kh.checked_mul(kw)?;
+    let spec = op.weight_spec;
+    // Rows of the packed matrix and their length: a row per output channel, but a row per tap where each channel has
+    // its own kernel, so that neighbouring channels are neighbouring codes.
+    let (rows, columns, fan_in) = match kind {
+        OpKind::Linear => (out, input.len()?, input.len()?),
+        OpKind::Conv2d => {
+            let k = taps.checked_mul(in_channels)?;
+            (out, k, k)
+        }
+        OpKind::DepthwiseConv2d => (taps, in_channels, taps),
+        _ => return None,
+    };
+    let divisors = if spec.group == 0 { 0 } else { packed_len(columns / usize::from(spec.group), 2) };
+    Some(WeightSize {
+        weights: rows.checked_mul(columns)?,
+        fan_in,
+        code_bytes: rows.checked_mul(packed_len(columns, spec.bits))?,
+        divisor_bytes: rows.checked_mul(divisors)?,
+        param_bytes: out.checked_mul(ChannelParams::LEN)?,
+    })
+}
+
+/// Bytes that an operator borrows from the arena while it runs: a convolution gathers its window there, unless the
+/// window is one pixel and always inside.
+pub(crate) fn scratch_len(kind: OpKind, op: &OpRecord, input: &TensorInfo) -> Option<usize> {
+    if kind != OpKind::Conv2d || (op.kernel == [1, 1] && op.pad == [0, 0]) {
+        return Some(0);
+    }
+    let [kh, kw] = op.kernel.map(usize::from);
+    kh.checked_mul(kw)?.checked_mul(input.shape[2].into())
+}
+
+/// Multiply-accumulates of an operator.
+pub(super) fn macs(kind: OpKind, op: &OpRecord, input: &TensorInfo) -> Option<u64> {
+    let outputs = op.output.len()? as u64;
+    match kind {
+        OpKind::Linear | OpKind::Conv2d | OpKind::DepthwiseConv2d => {
+            outputs.checked_mul(weight_size(kind, op, input)?.fan_in as u64)
+        }
+        _ => Some(0),
+    }
+}
+
+/// Checks operator `index`; returns its multiply-accumulates.
+pub(super) fn operator(model: &Model<'_>, index: usize) -> Result<u64, OpFault> {
+    let bytes = index.checked_mul(RECORD_LEN).and_then(|at| model.records.get(at..)).unwrap_or(&[]);
+    let op = OpRecord::read(bytes).ok_or(OpFault::Shape)?;
+    if !OpRecord::reserved_is_zero(bytes) {
+        return Err(OpFault::Reserved);
+    }
+    let kind = OpKind::from_u8(op.kind).ok_or(OpFault::Kind { kind: op.kind })?;
+    let second = usize::from(op.inputs[1]);
+    if usize::from(op.inputs[0]) > index || second > index || (kind != OpKind::Add && second != 0) {
+        return Err(OpFault::Input);
+    }
+    let input = model.tensor(op.inputs[0].into()).ok_or(OpFault::Input)?;
+    let output_len = op.output.len().filter(|&n| n > 0 && n <= MAX_ELEMENTS).ok_or(OpFault::Shape)?;
+    shapes(kind, &op, &input)?;
+    if !is_scale(op.output.scale) || op.clamp[0] > op.clamp[1] {
+        return Err(OpFault::Requantisation);
+    }
+    match kind {
+        k if k.has_weights() => weights(model, kind, &op, &input)?,
+        _ => {
+            let unused = op.weight_spec == WeightSpec::NONE && [op.weights, op.divisors, op.params] == [0; 3];
+            unused.then_some(()).ok_or(OpFault::Reserved)?;
+            without_weights(model, kind, &op, &input)?;
+        }
+    }
+    buffers(model, index, kind, &op, &input, output_len)?;
+    macs(kind, &op, &input).ok_or(OpFault::Shape)
+}
+
+/// Shapes, kernel, stride and padding.
+fn shapes(kind: OpKind, op: &OpRecord, input: &TensorInfo) -> Result<(), OpFault> {
+    let out = op.output.shape;
+    let windowed =
+        matches!(kind, OpKind::Conv2d | OpKind::DepthwiseConv2d | OpKind::MaxPool | OpKind::AvgPool);
+    if !windowed {
+        if (op.kernel, op.stride, op.pad) != ([1, 1], [1, 1], [0, 0]) {
+            return Err(OpFault::Window);
+        }
+        let fits = match kind {
+            OpKind::Linear => out[..2] == [1, 1],
+            OpKind::ArgMax => out == [1, 1, 2] && input.len().is_some_and(|n| n <= usize::from(u16::MAX)),
+            _ => out == input.shape,
+        };
+        return fits.then_some(()).ok_or(OpFault::Shape);
+    }
+    if kind != OpKind::Conv2d && out[2] != input.shape[2] {
+        return Err(OpFault::Shape);
+    }
+    for axis in 0..2 {
+        let (Some(&kernel), Some(&stride), Some(&pad)) =
+            (op.kernel.get(axis), op.stride.get(axis), op.pad.get(axis))
+        else {
+            return Err(OpFault::Window);
+        };
+        let (Some(&size), Some(&steps)) = (input.shape.get(axis), out.get(axis)) else {
+            return Err(OpFault::Shape);
+        };
+        let [kernel, stride, pad, size, steps] =
+            [kernel.into(), stride.into(), pad.into(), size.into(), steps.into()].map(|v: u32| v);
+        // Every window must touch the input: at the near side pad < kernel, at the far side the last start < size.
+        let last_start = (steps - 1) * stride;
+        if kernel == 0 || stride == 0 || pad >= kernel || last_start >= size + pad {
+            return Err(OpFault::Window);
+        }
+    }
+    Ok(())
+}
+
+fn weights(model: &Model<'_>, kind: OpKind, op: &OpRecord, input: &TensorInfo) -> Result<(), OpFault> {
+    let spec = op.weight_spec;
+    if spec.layout != 0 {
+        return Err(OpFault::Layout { layout: spec.layout });
+    }
+    let grid = match spec.grid {
+        0 => Grid::MidTread,
+        1 => Grid::MidRise,
+        _ => return Err(OpFault::Quantiser),
+    };
+    if !(MIN_BITS..=MAX_BITS).contains(&spec.bits) {
+        return Err(OpFault::Quantiser);
+    }
+    let levels = Levels::new(spec.bits, grid).map_err(|_| OpFault::Quantiser)?;
+    let size = weight_size(kind, op, input).ok_or(OpFault::Shape)?;
+    let group = usize::from(spec.group);
+    let group_fits = match spec.group {
+        0 => true,
+        8 | 16 | 32 => kind != OpKind::DepthwiseConv2d && size.fan_in.is_multiple_of(group),
+        _ => false,
+    };
+    if !group_fits {
+        return Err(OpFault::Quantiser);
+    }
+    if op.multipliers != [0; 2] || !(1..=32).contains(&op.shift) {
+        return Err(OpFault::Requantisation);
+    }
+    section(model.parameters, op.weights, size.code_bytes).ok_or(OpFault::Parameters)?;
+    section(model.parameters, op.divisors, size.divisor_bytes).ok_or(OpFault::Parameters)?;
+    if !op.params.is_multiple_of(4) || (size.divisor_bytes == 0 && op.divisors != 0) {
+        return Err(OpFault::Parameters);
+    }
+    let params = section(model.parameters, op.params, size.param_bytes).ok_or(OpFault::Parameters)?;
+
+    // |acc| can reach Σ m_g·|2·level|·|x| ≤ fan_in·30·L·128, and the bias comes on top. The sum must leave room for the
+    // left shift by 32 − n with which cores of a 32×32→high-word multiplier reach the same rounding.
+    let factor = if spec.group == 0 { 1 } else { MAX_GROUP_FACTOR };
+    let widest = (size.fan_in as u64)
+        .checked_mul(factor * 128 * u64::from(levels.max_twice_level().unsigned_abs()))
+        .ok_or(OpFault::Overflow { channel: 0 })?;
+    let room = u64::from(i32::MAX.unsigned_abs() >> (32 - op.shift));
+    let (params, _) = params.as_chunks();
+    for (channel, bytes) in params.iter().enumerate() {
+        let p = ChannelParams::read(bytes);
+        if p.multiplier < 0 {
+            return Err(OpFault::Requantisation);
+        }
+        if widest.checked_add(p.bias.unsigned_abs().into()).is_none_or(|sum| sum > room) {
+            return Err(OpFault::Overflow { channel: channel as u32 });
+        }
+    }
+    Ok(())
+}
+
+fn without_weights(
+    model: &Model<'_>,
+    kind: OpKind,
+    op: &OpRecord,
+    input: &TensorInfo,
+) -> Result<(), OpFault> {
+    let same = |t: &TensorInfo| t.scale == op.output.scale && t.zero_point == op.output.zero_point;
+    let fine = match kind {
+        OpKind::MaxPool => same(input) && op.multipliers == [0; 2] && op.shift == 0,
+        OpKind::AvgPool => {
+            // |Σ (x − z)| ≤ 255·window must leave room for the shift, as above.
+            let window = u64::from(op.kernel[0]) * u64::from(op.kernel[1]);
+            let room = u64::from(i32::MAX.unsigned_abs()) >> (32 - op.shift.clamp(1, 32));
+            (1..=32).contains(&op.shift)
+                && op.multipliers[0] >= 0
+                && op.multipliers[1] == 0
+                && 255 * window <= room
+        }
+        OpKind::Add => {
+            let other = model.tensor(op.inputs[1].into()).ok_or(OpFault::Input)?;
+            if other.shape != input.shape {
+                return Err(OpFault::Shape);
+            }
+            (1..=31).contains(&op.shift)
+                && op.multipliers.iter().all(|m| (0..=MAX_ADD_MULTIPLIER).contains(m))
+        }
+        _ => op.multipliers == [0; 2] && op.shift == 0,
+    };
+    fine.then_some(()).ok_or(OpFault::Requantisation)
+}
+
+/// Results, operands and scratch lie in the arena and do not overlap.
+fn buffers(
+    model: &Model<'_>,
+    index: usize,
+    kind: OpKind,
+    op: &OpRecord,
+    input: &TensorInfo,
+    output_len: usize,
+) -> Result<(), OpFault> {
+    let arena = model.arena_len();
+    let inside = |offset: u32, len: usize| -> Result<Range<usize>, OpFault> {
+        let start = offset as usize;
+        let end = start.checked_add(len).filter(|&end| end <= arena).ok_or(OpFault::Arena)?;
+        Ok(start..end)
+    };
+    let is_last = index + 1 == usize::from(model.header.operators);
+    let mut taken = [const { 0..0 }; 4];
+    let [out, scratch, first, second] = &mut taken;
+    if is_last {
+        (op.output.offset == crate::artifact::IN_OUTPUT).then_some(()).ok_or(OpFault::Arena)?;
+    } else {
+        *out = inside(op.output.offset, output_len)?;
+    }
+    let scratch_bytes = scratch_len(kind, op, input).ok_or(OpFault::Shape)?;
+    *scratch = inside(op.scratch, scratch_bytes)?;
+    if scratch_bytes == 0 && op.scratch != 0 {
+        return Err(OpFault::Arena);
+    }
+    for (range, tensor) in [(first, op.inputs[0]), (second, op.inputs[1])] {
+        if tensor != 0 {
+            let info = model.tensor(tensor.into()).ok_or(OpFault::Input)?;
+            *range = inside(info.offset, info.len().ok_or(OpFault::Shape)?)?;
+        }
+    }
+    let [out, scratch, first, second] = &taken;
+    let overlap = |a: &Range<usize>, b: &Range<usize>| a.start < b.end && b.start < a.end;
+    let clash = overlap(out, scratch)
+        || [first, second].into_iter().any(|input| overlap(input, out) || overlap(input, scratch));
+    if clash { Err(OpFault::Arena) } else { Ok(()) }
+}
+
+/// `len` bytes at `offset` of the parameter section.
+pub(super) fn section(parameters: &[u8], offset: u32, len: usize) -> Option<&[u8]> {
+    parameters.get(offset as usize..)?.get(..len)
+}

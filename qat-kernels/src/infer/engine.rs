@@ -1,0 +1,139 @@
+//! Walks the program: finds each operator's buffers and hands them to its kernel.
+
+use super::check::{scratch_len, section, weight_size};
+use super::kernels::{self, Requant, WeightView, Windows};
+use super::model::Model;
+use crate::artifact::{IN_OUTPUT, OpKind, OpRecord, TensorInfo};
+use crate::error::{Error, OpFault, Result};
+use core::ops::Range;
+
+/// Runs a checked model. `output` and `arena` have exactly the model's lengths.
+pub(super) fn run(model: &Model<'_>, input: &[i8], output: &mut [i8], arena: &mut [i8]) -> Result<()> {
+    for op in 0..usize::from(model.header.operators) {
+        // The checks of `parse` make this unreachable; an error instead of a panic keeps the panic machinery out of
+        // firmware.
+        operator(model, op, input, output, arena).ok_or(Error::Op { op, fault: OpFault::Arena })?;
+    }
+    Ok(())
+}
+
+fn operator(
+    model: &Model<'_>,
+    index: usize,
+    model_input: &[i8],
+    model_output: &mut [i8],
+    arena: &mut [i8],
+) -> Option<()> {
+    let op = model.record(index)?;
+    let kind = OpKind::from_u8(op.kind)?;
+    let tensors = [model.tensor(op.inputs[0].into())?, model.tensor(op.inputs[1].into())?];
+    let result = op.output;
+
+    // The arena falls into the result and what lies before and after it; operands and scratch are in either part.
+    let out_range = if result.offset == IN_OUTPUT { 0..0 } else { range(result.offset, result.len()?)? };
+    let (before, rest) = arena.split_at_mut_checked(out_range.start)?;
+    let (in_arena, after) = rest.split_at_mut_checked(out_range.len())?;
+    let out = if result.offset == IN_OUTPUT { model_output } else { in_arena };
+
+    let scratch_range = range(op.scratch, scratch_len(kind, &op, &tensors[0])?)?;
+    let (scratch, parts) = carve(before, after, out_range.end, scratch_range)?;
+    let operand = |which: usize| -> Option<&[i8]> {
+        let (tensor, info) = (*op.inputs.get(which)?, tensors.get(which)?);
+        if tensor == 0 { Some(model_input) } else { parts.find(range(info.offset, info.len()?)?) }
+    };
+    let x = operand(0)?;
+    let first = &tensors[0];
+
+    match kind {
+        OpKind::Linear => kernels::linear(x, &view(model, kind, &op, first)?, &requant(&op), out),
+        OpKind::Conv2d => {
+            let (windows, weights) = (windows(&op, first), view(model, kind, &op, first)?);
+            kernels::conv2d(x, &windows, &weights, &requant(&op), first.zero_point, scratch, out)
+        }
+        OpKind::DepthwiseConv2d => {
+            let (windows, weights) = (windows(&op, first), view(model, kind, &op, first)?);
+            kernels::depthwise_conv2d(x, &windows, &weights, &requant(&op), first.zero_point, out)
+        }
+        OpKind::MaxPool => kernels::max_pool(x, &windows(&op, first), op.clamp, out),
+        OpKind::AvgPool => kernels::avg_pool(
+            x,
+            &windows(&op, first),
+            first.zero_point,
+            op.multipliers[0],
+            &requant(&op),
+            out,
+        ),
+        OpKind::Add => {
+            let zero_points = [first.zero_point, tensors[1].zero_point];
+            kernels::add([x, operand(1)?], zero_points, op.multipliers, &requant(&op), out)
+        }
+        OpKind::ArgMax => {
+            let index = kernels::argmax(x) as u16;
+            let [low, high] = index.to_le_bytes();
+            let [a, b] = out else { return None };
+            (*a, *b) = (low.cast_signed(), high.cast_signed());
+            Some(())
+        }
+    }
+}
+
+fn range(offset: u32, len: usize) -> Option<Range<usize>> {
+    let start = offset as usize;
+    Some(start..start.checked_add(len)?)
+}
+
+/// The arena without the result and without the scratch buffer: up to three readable parts, each with its offset.
+struct Parts<'a>([(usize, &'a [i8]); 3]);
+
+impl Parts<'_> {
+    fn find(&self, range: Range<usize>) -> Option<&[i8]> {
+        self.0.iter().find_map(|&(start, part)| part.get(range.start.checked_sub(start)?..range.end - start))
+    }
+}
+
+/// Takes the scratch buffer out of whichever part of the arena holds it.
+fn carve<'a>(
+    before: &'a mut [i8],
+    after: &'a mut [i8],
+    after_start: usize,
+    scratch: Range<usize>,
+) -> Option<(&'a mut [i8], Parts<'a>)> {
+    let in_before = scratch.end <= before.len();
+    let (part, part_start, other) =
+        if in_before { (before, 0, (after_start, &*after)) } else { (after, after_start, (0, &*before)) };
+    // An empty scratch buffer sits at offset 0 and cuts nothing off.
+    let (low, rest) = part.split_at_mut_checked(scratch.start.checked_sub(part_start)?)?;
+    let (taken, high) = rest.split_at_mut_checked(scratch.len())?;
+    Some((taken, Parts([(part_start, low), (scratch.end, high), other])))
+}
+
+fn view<'a>(model: &Model<'a>, kind: OpKind, op: &OpRecord, input: &TensorInfo) -> Option<WeightView<'a>> {
+    let size = weight_size(kind, op, input)?;
+    Some(WeightView {
+        spec: op.weight_spec,
+        fan_in: size.fan_in,
+        channels: op.output.shape[2].into(),
+        codes: section(model.parameters, op.weights, size.code_bytes)?,
+        divisors: section(model.parameters, op.divisors, size.divisor_bytes)?,
+        params: section(model.parameters, op.params, size.param_bytes)?.as_chunks().0,
+    })
+}
+
+fn requant(op: &OpRecord) -> Requant {
+    Requant {
+        shift: op.shift,
+        zero_point: op.output.zero_point.into(),
+        lo: op.clamp[0].into(),
+        hi: op.clamp[1].into(),
+    }
+}
+
+fn windows(op: &OpRecord, input: &TensorInfo) -> Windows {
+    Windows {
+        input: input.shape.map(usize::from),
+        output: op.output.shape.map(usize::from),
+        kernel: op.kernel.map(usize::from),
+        stride: op.stride.map(usize::from),
+        pad: op.pad.map(usize::from),
+    }
+}

@@ -1,0 +1,34 @@
+//! The portable kernels: plain integer Rust, one operator per file, the reference that every other backend must equal.
+//!
+//! Each returns `None` where a buffer does not have the size that the checks have proven; see
+//! [`engine`](super::engine) for why that is not a panic.
+
+mod add;
+mod conv;
+mod depthwise;
+mod dot;
+mod linear;
+mod pool;
+mod requant;
+mod window;
+
+pub(super) use add::add;
+pub(super) use conv::conv2d;
+pub(super) use depthwise::depthwise_conv2d;
+pub(super) use dot::WeightView;
+pub(super) use linear::linear;
+pub(super) use pool::{avg_pool, max_pool};
+pub(super) use requant::Requant;
+pub(super) use window::Windows;
+
+/// Index of the largest value, the first one among equals; 0 for an empty slice.
+#[must_use]
+pub fn argmax(values: &[i8]) -> usize {
+    let mut best = (0, i8::MIN);
+    for (i, &v) in values.iter().enumerate() {
+        if v > best.1 {
+            best = (i, v);
+        }
+    }
+    best.0
+}

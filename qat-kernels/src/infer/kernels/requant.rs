@@ -1,0 +1,50 @@
+//! The one rounding of the engine.
+
+/// Everything but the multiplier that turns an accumulator into an output.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::infer) struct Requant {
+    /// n, 1..=32.
+    pub(in crate::infer) shift: u8,
+    pub(in crate::infer) zero_point: i32,
+    pub(in crate::infer) lo: i32,
+    pub(in crate::infer) hi: i32,
+}
+
+impl Requant {
+    /// `clamp(z + ((acc·M + 2^(n−1)) >> n), lo, hi)`, the product in 64 bits, halves rounded up.
+    #[inline(always)]
+    pub(in crate::infer) fn apply(&self, acc: i32, multiplier: i32) -> i8 {
+        let shift = u32::from(self.shift);
+        let half = 1i64.wrapping_shl(shift.wrapping_sub(1));
+        // |acc| ≤ 2^(n−1) by the overflow check of `parse`, so the shifted product fits 32 bits.
+        let rounded = (i64::from(acc) * i64::from(multiplier) + half).wrapping_shr(shift) as i32;
+        self.finish(rounded)
+    }
+
+    /// Adds the zero point and clamps.
+    #[inline(always)]
+    pub(in crate::infer) fn finish(&self, rounded: i32) -> i8 {
+        let y = rounded.wrapping_add(self.zero_point);
+        let y = if y < self.lo { self.lo } else { y };
+        (if y > self.hi { self.hi } else { y }) as i8
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn equals_the_real_number_formula() {
+        for (shift, multiplier) in [(32u8, 1i32 << 30), (32, 12_345_678), (31, i32::MAX), (1, 1), (20, 3)] {
+            let r = Requant { shift, zero_point: -5, lo: -128, hi: 127 };
+            let room = i64::from(i32::MAX) >> (32 - shift);
+            for step in -500i64..=500 {
+                let acc = step * room / 500;
+                let exact = acc as f64 * f64::from(multiplier) / 2f64.powi(shift.into());
+                let expected = ((exact + 0.5).floor() - 5.0).clamp(-128.0, 127.0) as i8;
+                assert_eq!(r.apply(acc as i32, multiplier), expected, "{acc}·{multiplier} >> {shift}");
+            }
+        }
+    }
+}

@@ -1,0 +1,396 @@
+//! Batched quantisers and estimators on the caller's slices: the scalar definitions of [`crate::ste`] and
+//! [`crate::grid`], vectorised, bit for bit.
+//!
+//! Each of the `n` steps covers `w.len() / n` consecutive weights: a tensor, a channel (row) or a group. Every function
+//! is single-threaded; rows may be shared out to threads at will, as no result depends on any other step's weights.
+//!
+//! # Sums
+//! The gradient of a step is a sum, and a sum's bits depend on its order. This one is fixed, the same on every backend:
+//! the weights of a step fall into blocks of 1024; within a block weight i belongs to lane i mod 16, each lane adds its
+//! terms in order starting from +0, and the lanes meet in a tree, the upper half onto the lower half (8, 4, 2, 1). The
+//! blocks' sums are added in order in f64 and rounded to f32 once. No multiply-add is fused anywhere.
+//!
+//! # Bad numbers
+//! Every input is checked, at most 1024 weights ahead of the work, so that an error leaves everything from the offender
+//! on untouched: outputs (and weights, moments and gradients in place) at its index and beyond keep their former values,
+//! those before it may be new, and so may the `step_grads` of steps that end before it. Lengths, steps and parameters
+//! are checked before anything is written.
+//!
+//! # Backends
+//! The free functions use the best one of the machine ([`Backend::best`]); [`Kernels`] chooses.
+//!
+//! ```
+//! use qat_kernels::{Grid, Levels, LsqMask, SteVariant, ste_simd};
+//! let levels = Levels::new(2, Grid::MidTread)?; // codes −2..=1
+//! let (steps, w) = ([0.5, 1.0], [0.3, -0.2, 0.9, 1.7]); // two rows of two
+//! let mut w_hat = [0.0; 4];
+//! ste_simd::fake_quantize(levels, &steps, &w, &mut w_hat)?;
+//! assert_eq!(w_hat, [0.5, 0.0, 1.0, 1.0]);
+//! let (mut grad_w, mut step_grads) = ([0.0; 4], [0.0; 2]);
+//! let (ste, mask) = (SteVariant::LearnedStepSize, LsqMask::Exact);
+//! ste_simd::backward(ste, levels, mask, &steps, &w, &[1.0; 4], &mut grad_w, &mut step_grads)?;
+//! assert_eq!(grad_w, [1.0, 1.0, 1.0, 0.0]); // 1.7 is beyond the largest level
+//! # Ok::<(), qat_kernels::Error>(())
+//! ```
+
+mod adamw;
+mod lanes;
+mod passes;
+
+pub use crate::arch::{Backend, Isa};
+pub use adamw::AdamW;
+
+use crate::error::{Error, Result, What};
+use crate::grid::Levels;
+use crate::ste::{LsqMask, SteVariant};
+use lanes::{Bounds, Clipped, Ewgs, Lsq, Standard};
+use passes::{
+    Apart, Backward, Dequantize, FakeQuantize, Fused, Gradients, InPlace, Pass, Quantize, ReadOnly, Run,
+};
+
+/// The kernels of one backend.
+///
+/// ```
+/// use qat_kernels::{Grid, Levels, ste_simd::{Backend, Kernels}};
+/// let levels = Levels::new(4, Grid::MidTread)?;
+/// for backend in Backend::available() {
+///     let mut codes = [0; 3];
+///     Kernels::on(backend).quantize(levels, &[0.1], &[0.25, -0.31, 9.0], &mut codes)?;
+///     assert_eq!(codes, [2, -3, 7]);
+/// }
+/// # Ok::<(), qat_kernels::Error>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Kernels(Backend);
+
+impl Default for Kernels {
+    fn default() -> Self {
+        Self(Backend::best())
+    }
+}
+
+impl Kernels {
+    /// The kernels of `backend`.
+    #[must_use]
+    pub const fn on(backend: Backend) -> Self {
+        Self(backend)
+    }
+
+    /// [`fake_quantize`] on this backend.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn fake_quantize(self, levels: Levels, steps: &[f32], w: &[f32], out: &mut [f32]) -> Result<()> {
+        let per_step = layout(w.len(), What::Weights, steps)?;
+        length(What::Output, out.len(), w.len())?;
+        let pass = FakeQuantize { bounds: Bounds::new(levels, LsqMask::Exact), steps, w, out };
+        self.run(pass, steps.len(), per_step)
+    }
+
+    /// [`quantize`] on this backend.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn quantize(self, levels: Levels, steps: &[f32], w: &[f32], codes: &mut [i8]) -> Result<()> {
+        let per_step = layout(w.len(), What::Weights, steps)?;
+        length(What::Codes, codes.len(), w.len())?;
+        let pass = Quantize { bounds: Bounds::new(levels, LsqMask::Exact), steps, w, codes };
+        self.run(pass, steps.len(), per_step)
+    }
+
+    /// [`dequantize`] on this backend.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn dequantize(self, levels: Levels, steps: &[f32], codes: &[i8], out: &mut [f32]) -> Result<()> {
+        let per_step = layout(codes.len(), What::Codes, steps)?;
+        length(What::Output, out.len(), codes.len())?;
+        let (lo, hi) = (levels.lo() as i8, levels.hi() as i8);
+        let pass = Dequantize { offset: levels.grid().offset(), lo, hi, steps, codes, out };
+        self.run(pass, steps.len(), per_step)
+    }
+
+    /// [`backward`] on this backend.
+    ///
+    /// # Errors
+    /// The same.
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "slices in, slices out: a struct of them would only be taken apart"
+    )]
+    pub fn backward(
+        self,
+        ste: SteVariant,
+        levels: Levels,
+        mask: LsqMask,
+        steps: &[f32],
+        w: &[f32],
+        g: &[f32],
+        grad_w: &mut [f32],
+        step_grads: &mut [f32],
+    ) -> Result<()> {
+        length(What::Output, grad_w.len(), w.len())?;
+        self.estimate(ste, levels, mask, steps, w, Apart { g, grad_w }, step_grads)
+    }
+
+    /// [`backward_in_place`] on this backend.
+    ///
+    /// # Errors
+    /// The same.
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "slices in, slices out: a struct of them would only be taken apart"
+    )]
+    pub fn backward_in_place(
+        self,
+        ste: SteVariant,
+        levels: Levels,
+        mask: LsqMask,
+        steps: &[f32],
+        w: &[f32],
+        g: &mut [f32],
+        step_grads: &mut [f32],
+    ) -> Result<()> {
+        self.estimate(ste, levels, mask, steps, w, InPlace(g), step_grads)
+    }
+
+    /// [`step_gradient`] on this backend.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn step_gradient(
+        self,
+        levels: Levels,
+        mask: LsqMask,
+        steps: &[f32],
+        w: &[f32],
+        g: &[f32],
+        step_grads: &mut [f32],
+    ) -> Result<()> {
+        self.estimate(SteVariant::Standard, levels, mask, steps, w, ReadOnly(g), step_grads)
+    }
+
+    /// [`fused_adamw`] on this backend.
+    ///
+    /// # Errors
+    /// The same.
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "slices in, slices out: a struct of them would only be taken apart"
+    )]
+    pub fn fused_adamw(
+        self,
+        ste: SteVariant,
+        levels: Levels,
+        mask: LsqMask,
+        steps: &[f32],
+        next_steps: &[f32],
+        adamw: &AdamW,
+        w: &mut [f32],
+        g: &[f32],
+        m: &mut [f32],
+        v: &mut [f32],
+        w_hat: &mut [f32],
+        step_grads: &mut [f32],
+    ) -> Result<()> {
+        ste.validate()?;
+        adamw.validate()?;
+        let per_step = layout(w.len(), What::Weights, steps)?;
+        length(What::Steps, next_steps.len(), steps.len())?;
+        positive(next_steps)?;
+        length(What::Gradient, g.len(), w.len())?;
+        length(What::Moments, m.len(), w.len())?;
+        length(What::Moments, v.len(), w.len())?;
+        length(What::Output, w_hat.len(), w.len())?;
+        length(What::Steps, step_grads.len(), steps.len())?;
+        let (bounds, factors) = (Bounds::new(levels, mask), adamw.factors());
+        let n = steps.len();
+        let pass = Fused { bounds, steps, next_steps, factors, w, g, m, v, w_hat, step_grads };
+        self.run_with(ste, pass, n, per_step)
+    }
+
+    /// The three backward passes, which differ in where gradients come from and go to.
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "slices in, slices out: a struct of them would only be taken apart"
+    )]
+    fn estimate<G: Gradients>(
+        self,
+        ste: SteVariant,
+        levels: Levels,
+        mask: LsqMask,
+        steps: &[f32],
+        w: &[f32],
+        gradients: G,
+        step_grads: &mut [f32],
+    ) -> Result<()> {
+        ste.validate()?;
+        let per_step = layout(w.len(), What::Weights, steps)?;
+        length(What::Gradient, gradients.arriving().len(), w.len())?;
+        length(What::Steps, step_grads.len(), steps.len())?;
+        let pass = Backward { bounds: Bounds::new(levels, mask), steps, w, gradients, step_grads };
+        self.run_with(ste, pass, steps.len(), per_step)
+    }
+
+    fn run_with<P: Pass>(self, ste: SteVariant, pass: P, steps: usize, per_step: usize) -> Result<()> {
+        let Self(backend) = self;
+        match ste {
+            SteVariant::Standard => backend.run(Run { pass, estimator: Standard, steps, per_step }),
+            SteVariant::Clipped { clip_val } => {
+                backend.run(Run { pass, estimator: Clipped(clip_val), steps, per_step })
+            }
+            SteVariant::LearnedStepSize => backend.run(Run { pass, estimator: Lsq, steps, per_step }),
+            SteVariant::Ewgs { lambda } => {
+                backend.run(Run { pass, estimator: Ewgs(lambda), steps, per_step })
+            }
+        }
+    }
+
+    /// Runs a pass that asks no estimator.
+    fn run<P: Pass>(self, pass: P, steps: usize, per_step: usize) -> Result<()> {
+        self.0.run(Run { pass, estimator: Standard, steps, per_step })
+    }
+}
+
+/// Quantises and dequantises, the forward pass: `out[i] = level(q)·Δ`, see [`Levels::fake_quantize`].
+///
+/// `out` has the length of `w`. The loss sees these values; [`backward`] is the matching derivative.
+///
+/// # Errors
+/// [`Error::Empty`], [`Error::NotDivisible`] and [`Error::Length`] for slices that do not fit together;
+/// [`Error::NotPositive`] for a step that is not a positive normal number; [`Error::NotFinite`] for a weight that is NaN
+/// or infinite, see [Bad numbers](self#bad-numbers).
+pub fn fake_quantize(levels: Levels, steps: &[f32], w: &[f32], out: &mut [f32]) -> Result<()> {
+    Kernels::default().fake_quantize(levels, steps, w, out)
+}
+
+/// Weights to codes, one per byte: see [`Levels::quantize`].
+///
+/// # Errors
+/// As [`fake_quantize`].
+pub fn quantize(levels: Levels, steps: &[f32], w: &[f32], codes: &mut [i8]) -> Result<()> {
+    Kernels::default().quantize(levels, steps, w, codes)
+}
+
+/// Codes to real weights, `level(q)·Δ`: see [`Levels::dequantize`].
+///
+/// # Errors
+/// As [`fake_quantize`], and [`Error::Code`] for a code outside the grid, under the same terms as a bad weight.
+pub fn dequantize(levels: Levels, steps: &[f32], codes: &[i8], out: &mut [f32]) -> Result<()> {
+    Kernels::default().dequantize(levels, steps, codes, out)
+}
+
+/// The backward pass: the estimator's gradient for each weight ([`SteVariant::backward_in_range`]) and, for every
+/// estimator, the gradient of each step in the same pass.
+///
+/// `g` is the gradient that arrives at the quantised weights; `grad_w` gets the gradient of the weights. Both have the
+/// length of `w`. `step_grads`, one per step, gets the plain sum of [`lsq_step_gradient`](crate::ste::lsq_step_gradient)
+/// over the step's weights, LSQ's equation 3 (Esser et al. 2020), in the order given in [Sums](self#sums). Multiply by
+/// [`lsq_gradient_scale`](crate::ste::lsq_gradient_scale), and by π/k for the gradient of a Pi quantiser's α.
+///
+/// # Errors
+/// As [`fake_quantize`]; [`Error::NotFinite`] for gradients too; [`Error::Range`] for a bad parameter of the estimator.
+#[allow(
+    clippy::too_many_arguments,
+    reason = "slices in, slices out: a struct of them would only be taken apart"
+)]
+pub fn backward(
+    ste: SteVariant,
+    levels: Levels,
+    mask: LsqMask,
+    steps: &[f32],
+    w: &[f32],
+    g: &[f32],
+    grad_w: &mut [f32],
+    step_grads: &mut [f32],
+) -> Result<()> {
+    Kernels::default().backward(ste, levels, mask, steps, w, g, grad_w, step_grads)
+}
+
+/// [`backward`] that replaces the gradients where they are: a fifth less memory traffic over forward and backward.
+///
+/// # Errors
+/// As [`backward`].
+pub fn backward_in_place(
+    ste: SteVariant,
+    levels: Levels,
+    mask: LsqMask,
+    steps: &[f32],
+    w: &[f32],
+    g: &mut [f32],
+    step_grads: &mut [f32],
+) -> Result<()> {
+    Kernels::default().backward_in_place(ste, levels, mask, steps, w, g, step_grads)
+}
+
+/// The steps' gradients alone: what [`backward`] puts into `step_grads`.
+///
+/// # Errors
+/// As [`backward`].
+pub fn step_gradient(
+    levels: Levels,
+    mask: LsqMask,
+    steps: &[f32],
+    w: &[f32],
+    g: &[f32],
+    step_grads: &mut [f32],
+) -> Result<()> {
+    Kernels::default().step_gradient(levels, mask, steps, w, g, step_grads)
+}
+
+/// A whole training step of a quantised weight in one pass over memory: estimator and step gradients with `steps`, the
+/// [`AdamW`] update of `w`, `m` and `v`, and `w_hat`, the new weights quantised with `next_steps`.
+///
+/// `g` is the gradient that arrived at the quantised weights of the last forward pass. `steps` and `next_steps` are equal
+/// unless the steps were updated in between. All slices have the length of `w`; `next_steps` and `step_grads` have one
+/// entry per step. Moments start at zero.
+///
+/// # Errors
+/// As [`backward`]; [`AdamW::validate`]'s; [`Error::NotFinite`] for moments that are NaN or infinite.
+#[allow(
+    clippy::too_many_arguments,
+    reason = "slices in, slices out: a struct of them would only be taken apart"
+)]
+pub fn fused_adamw(
+    ste: SteVariant,
+    levels: Levels,
+    mask: LsqMask,
+    steps: &[f32],
+    next_steps: &[f32],
+    adamw: &AdamW,
+    w: &mut [f32],
+    g: &[f32],
+    m: &mut [f32],
+    v: &mut [f32],
+    w_hat: &mut [f32],
+    step_grads: &mut [f32],
+) -> Result<()> {
+    Kernels::default().fused_adamw(ste, levels, mask, steps, next_steps, adamw, w, g, m, v, w_hat, step_grads)
+}
+
+/// Checks the steps and how many values each of them covers.
+fn layout(len: usize, what: What, steps: &[f32]) -> Result<usize> {
+    if steps.is_empty() {
+        return Err(Error::Empty { what: What::Steps });
+    }
+    if len == 0 {
+        return Err(Error::Empty { what });
+    }
+    if !len.is_multiple_of(steps.len()) {
+        return Err(Error::NotDivisible { what, len, by: steps.len() });
+    }
+    positive(steps)?;
+    Ok(len / steps.len())
+}
+
+/// Steps must be positive normal numbers.
+fn positive(steps: &[f32]) -> Result<()> {
+    match steps.iter().position(|s| !(*s > 0.0 && s.is_normal())) {
+        None => Ok(()),
+        Some(index) => Err(Error::NotPositive { what: What::Steps, index, value: steps[index] }),
+    }
+}
+
+fn length(what: What, got: usize, expected: usize) -> Result<()> {
+    if got == expected { Ok(()) } else { Err(Error::Length { what, expected, got }) }
+}
