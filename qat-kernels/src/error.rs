@@ -150,6 +150,38 @@ pub enum OpFault {
     Reserved,
 }
 
+/// What is wrong with a tensor of a calibration artifact.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum TensorFault {
+    /// The name is empty or too long.
+    Name,
+    /// An earlier tensor has the same name.
+    DuplicateName,
+    /// The configuration is not one that can be calibrated with.
+    Config,
+    /// The number of parts does not fit the granularity.
+    Parts {
+        /// Parts there are.
+        got: usize,
+    },
+    /// The range of a part is not finite, or its ends are swapped.
+    Range {
+        /// The part.
+        part: usize,
+    },
+    /// The scale of a part is not positive and finite.
+    Scale {
+        /// The part.
+        part: usize,
+    },
+    /// The zero point of a part is not a code of the tensor's bit width, or not 0 in a symmetric scheme.
+    ZeroPoint {
+        /// The part.
+        part: usize,
+    },
+}
+
 /// What went wrong, and where.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
@@ -247,6 +279,33 @@ pub enum Error {
         /// Index of the known answer.
         index: usize,
     },
+    /// No usable sample was seen where one is needed.
+    NoSamples {
+        /// The part (channel, group) without samples.
+        part: usize,
+    },
+    /// Two things that must agree do not.
+    Mismatch {
+        /// Which things.
+        what: What,
+    },
+    /// A valid choice that this operation cannot serve.
+    Unsupported {
+        /// Which choice.
+        what: What,
+    },
+    /// A provenance without this item (INV-5), or with a contradictory one.
+    Provenance {
+        /// Which item.
+        what: What,
+    },
+    /// A tensor of a calibration artifact is not what it should be.
+    Tensor {
+        /// Index of the tensor.
+        tensor: usize,
+        /// What is wrong with it.
+        fault: TensorFault,
+    },
     /// A fixed capacity is used up.
     Capacity {
         /// Of what.
@@ -282,6 +341,11 @@ impl fmt::Display for Error {
             Error::KnownAnswer { index } => {
                 write!(f, "known answer {index} differs from what this engine computes")
             }
+            Error::NoSamples { part } => write!(f, "part {part} has seen no finite sample"),
+            Error::Mismatch { what } => write!(f, "{what:?} differ; they must agree"),
+            Error::Unsupported { what } => write!(f, "this operation does not serve that {what:?}"),
+            Error::Provenance { what } => write!(f, "the provenance lacks or contradicts its {what:?}"),
+            Error::Tensor { tensor, fault } => write!(f, "tensor {tensor}: {fault}"),
             Error::Capacity { what, capacity } => write!(f, "no room for more {what:?}: {capacity} is all"),
         }
     }
@@ -327,6 +391,20 @@ impl fmt::Display for OpFault {
             OpFault::Requantisation => f.write_str("a scale, multiplier, shift or clamp is out of range"),
             OpFault::Overflow { channel } => write!(f, "the accumulator of channel {channel} could overflow"),
             OpFault::Reserved => f.write_str("a reserved field is not zero"),
+        }
+    }
+}
+
+impl fmt::Display for TensorFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            TensorFault::Name => f.write_str("the name is empty or too long"),
+            TensorFault::DuplicateName => f.write_str("an earlier tensor has the same name"),
+            TensorFault::Config => f.write_str("the configuration is out of range"),
+            TensorFault::Parts { got } => write!(f, "{got} parts do not fit the granularity"),
+            TensorFault::Range { part } => write!(f, "the range of part {part} is not finite or swapped"),
+            TensorFault::Scale { part } => write!(f, "the scale of part {part} is not positive and finite"),
+            TensorFault::ZeroPoint { part } => write!(f, "the zero point of part {part} is no code of its scheme"),
         }
     }
 }

@@ -21,6 +21,6 @@ pub mod ste;
 pub use config::{
     DEFAULT_BITS, DEFAULT_QAT_LR, MAX_BITS, MIN_BITS, QatConfig, QatLossWeights, QuantGranularity,
 };
-pub use error::{Error, FileFault, OpFault, Result, What};
+pub use error::{Error, FileFault, OpFault, Result, TensorFault, What};
 pub use grid::{Grid, Levels, pi_step};
 pub use ste::{LsqMask, SteVariant, simd as ste_simd};
