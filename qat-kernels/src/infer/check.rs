@@ -278,3 +278,121 @@ fn buffers(
 pub(super) fn section(parameters: &[u8], offset: u32, len: usize) -> Option<&[u8]> {
     parameters.get(offset as usize..)?.get(..len)
 }
+
+#[cfg(all(test, feature = "alloc"))]
+mod tests {
+    use super::*;
+    use crate::artifact::{HEADER_LEN, Metadata, ModelBuilder, Output, Steps, TensorSpec, Weights, Window};
+    use crate::crc32::crc32;
+    use crate::error::{Error, FileFault, Result};
+
+    const FILE_HEADER: usize = 16 + 3 * 12;
+
+    /// A convolution, a depthwise convolution, an addition, an average and a linear layer.
+    fn sample() -> Vec<u8> {
+        let mut b = ModelBuilder::new(TensorSpec { shape: [4, 4, 1], scale: 0.5, zero_point: 3 });
+        let levels = Levels::new(2, Grid::MidRise).unwrap();
+        let steps = Steps::PerChannel(&[0.1; 4]);
+        let weights = |codes| Weights { levels, codes, steps };
+        let out = Output::new(1.0, 0);
+        let conv = b.conv2d(b.input(), Window::square(3, 1, 1), &weights(&[1; 36]), &[1.0; 4], out).unwrap();
+        let dw =
+            b.depthwise_conv2d(conv, Window::square(3, 1, 1), &weights(&[-2; 36]), &[], out.relu()).unwrap();
+        let sum = b.add(conv, dw, out).unwrap();
+        let mean = b.avg_pool(sum, Window::square(2, 2, 0), out).unwrap();
+        let adaptive = Steps::PiAdaptive { alpha: &[0.1; 4], divisors: &[2; 4], group: 16 };
+        b.linear(mean, &Weights { levels, codes: &[0; 64], steps: adaptive }, &[], out).unwrap();
+        b.finish(&Metadata::default(), &[]).unwrap()
+    }
+
+    fn parse(bytes: &[u8]) -> Result<()> {
+        Model::parse(bytes).map(|_| ())
+    }
+
+    /// The sample with bytes of its program section replaced and the CRC made right again.
+    fn with(at: usize, value: &[u8]) -> Vec<u8> {
+        let mut bytes = sample();
+        let program = FILE_HEADER.next_multiple_of(16);
+        bytes[program + at..][..value.len()].copy_from_slice(value);
+        let body = bytes.len() - 4;
+        let crc = crc32(&bytes[..body]);
+        bytes[body..].copy_from_slice(&crc.to_le_bytes());
+        bytes
+    }
+
+    #[test]
+    fn each_operator_fault_has_its_name() {
+        assert_eq!(parse(&sample()), Ok(()));
+        let (overflow, quantiser) = (OpFault::Overflow { channel: 0 }, OpFault::Quantiser);
+        let big = 0x7FFF_FFFFi32.to_le_bytes();
+        for (op, at, value, fault) in [
+            (0, 0, &[99][..], OpFault::Kind { kind: 99 }),
+            (0, 1, &[9], quantiser),
+            (0, 2, &[2], quantiser),
+            (0, 3, &[4], OpFault::Layout { layout: 4 }),
+            (0, 4, &[16], quantiser), // nine weights do not fall into groups of 16
+            (1, 4, &[8], quantiser),  // no groups where every channel has its own kernel
+            (0, 5, &[0], OpFault::Requantisation),
+            (0, 5, &[33], OpFault::Requantisation),
+            (0, 5, &[2], overflow), // no room for the left shift by 30
+            (0, 6, &[5, 4], OpFault::Requantisation),
+            (0, 8, &[1], OpFault::Input),
+            (2, 10, &[3], OpFault::Input),
+            (0, 10, &[1], OpFault::Input), // a second operand where there is none
+            (2, 10, &[0], OpFault::Shape), // another shape than the first operand's
+            (0, 12, &[0], OpFault::Window),
+            (0, 16, &[0], OpFault::Window),
+            (0, 18, &[3], OpFault::Window),
+            (4, 12, &[2], OpFault::Window),
+            (0, 20, &big, OpFault::Parameters),
+            (0, 24, &[4], OpFault::Parameters),
+            (0, 28, &[1], OpFault::Parameters),
+            (0, 32, &[1], OpFault::Requantisation),
+            (2, 32, &big, OpFault::Requantisation),
+            (3, 5, &[0], OpFault::Requantisation),
+            (3, 20, &[4], OpFault::Reserved),
+            (0, 40, &[0, 0], OpFault::Shape),
+            (0, 40, &[9], OpFault::Window),
+            (1, 44, &[5], OpFault::Shape),
+            (0, 47, &[1], OpFault::Reserved),
+            (0, 48, &[0, 0, 0xC0, 0x7F], OpFault::Requantisation), // NaN
+            (0, 48, &[0; 4], OpFault::Requantisation),
+            (0, 52, &big, OpFault::Arena),
+            (0, 56, &big, OpFault::Arena),
+            (1, 56, &[4], OpFault::Arena),    // scratch where none is needed
+            (4, 52, &[0; 4], OpFault::Arena), // the last result goes to the output
+            (0, 60, &[1], OpFault::Reserved),
+        ] {
+            let bytes = with(HEADER_LEN + op * RECORD_LEN + at, value);
+            assert_eq!(parse(&bytes), Err(Error::Op { op, fault }), "operator {op}, byte {at}");
+        }
+    }
+
+    #[test]
+    fn overlapping_buffers_are_refused() {
+        let bytes = sample();
+        let model = Model::parse(&bytes).unwrap();
+        let (conv, dw) = (model.tensor(1).unwrap().offset, HEADER_LEN + RECORD_LEN + 52);
+        let fault = OpFault::Arena;
+        assert_eq!(parse(&with(dw, &conv.to_le_bytes())), Err(Error::Op { op: 1, fault }));
+    }
+
+    #[test]
+    fn a_broken_model_header_is_refused() {
+        let broken = Err(Error::File { at: 0, fault: FileFault::ModelHeader });
+        for (at, value) in [(0, &[0, 0][..]), (7, &[1]), (8, &[0; 4]), (12, &[0]), (12, &[9]), (31, &[1])] {
+            assert_eq!(parse(&with(at, value)), broken, "byte {at}");
+        }
+    }
+
+    #[test]
+    fn a_layer_that_could_overflow_is_not_written() {
+        // 2^16 inputs · 255 · 128 do not fit 31 bits.
+        let mut b = ModelBuilder::new(TensorSpec { shape: [16, 64, 65], scale: 1.0, zero_point: 0 });
+        let levels = Levels::new(8, Grid::MidRise).unwrap();
+        let weights = Weights { levels, codes: &[0; 16 * 64 * 65], steps: Steps::PerChannel(&[1e-6]) };
+        b.linear(b.input(), &weights, &[], Output::new(1.0, 0)).unwrap();
+        let overflow = Error::Op { op: 0, fault: OpFault::Overflow { channel: 0 } };
+        assert_eq!(b.finish(&Metadata::default(), &[]), Err(overflow));
+    }
+}
