@@ -8,6 +8,9 @@
 //! one spelling. What the engine executes (program and parameters) is fixed-width records that a core reads in place;
 //! what only people and tools read (metadata) is postcard. `docs/format.md` writes all of it down, byte by byte.
 
+#[doc = include_str!("../docs/format.md")]
+pub mod format {}
+
 mod builder;
 mod metadata;
 mod plan;
