@@ -65,7 +65,7 @@ pub fn unpack(bits: u8, packed: &[u8], codes: &mut [i8]) -> Result<()> {
             let x = (x | x << 12) & 0x000F_000F;
             let x = (x | x << 6) & 0x0303_0303;
             // Sign extension of four fields at once: 2·0x7E = 0xFC, and no carry leaves its byte.
-            (x | (x & 0x0202_0202) * 0x7E).to_le_bytes()
+            (x | ((x & 0x0202_0202) * 0x7E)).to_le_bytes()
         }),
         4 => unpack_bytes::<2>(packed, codes, |b| {
             [(b << 4).cast_signed() >> 4, b.cast_signed() >> 4].map(i8::cast_unsigned)

@@ -4,6 +4,7 @@
 //! describes its result, too. Field offsets are in `docs/format.md` and in the two `write`/`read` pairs below.
 
 use super::sections::{u16_at, u32_at};
+#[cfg(feature = "alloc")]
 use crate::grid::Grid;
 
 pub(crate) const HEADER_LEN: usize = 32;
@@ -87,6 +88,7 @@ pub(crate) struct WeightSpec {
 impl WeightSpec {
     pub(crate) const NONE: Self = Self { bits: 0, grid: 0, layout: 0, group: 0 };
 
+    #[cfg(feature = "alloc")]
     pub(crate) const fn grid_code(grid: Grid) -> u8 {
         match grid {
             Grid::MidTread => 0,
