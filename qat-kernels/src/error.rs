@@ -1,5 +1,6 @@
 //! The one error type of the crate: small, `Copy`, numbers instead of strings, so that it costs no heap and little flash.
 
+use crate::invariants::Invariant;
 use core::fmt;
 
 /// Shorthand for results of this crate.
@@ -65,6 +66,20 @@ pub enum What {
     WeightDecay,
     /// The number of an update, counted from 1.
     Update,
+    /// The configuration of a calibration.
+    Config,
+    /// The granularity asked for.
+    Granularity,
+    /// The SHA-256 of a data set.
+    Dataset,
+    /// The number of samples that a calibration saw.
+    SampleCount,
+    /// A point in time.
+    Time,
+    /// Domains of a data set, with their counts.
+    Domains,
+    /// Tensors of a calibration.
+    Tensors,
 }
 
 /// What is wrong with the outer layer of a file.
@@ -306,6 +321,13 @@ pub enum Error {
         /// What is wrong with it.
         fault: TensorFault,
     },
+    /// An invariant of the design is broken: a fault of the program, found by a check of [`crate::invariants`].
+    Invariant {
+        /// Which invariant.
+        invariant: Invariant,
+        /// Index of the first place where it is broken.
+        index: usize,
+    },
     /// A fixed capacity is used up.
     Capacity {
         /// Of what.
@@ -346,6 +368,7 @@ impl fmt::Display for Error {
             Error::Unsupported { what } => write!(f, "this operation does not serve that {what:?}"),
             Error::Provenance { what } => write!(f, "the provenance lacks or contradicts its {what:?}"),
             Error::Tensor { tensor, fault } => write!(f, "tensor {tensor}: {fault}"),
+            Error::Invariant { invariant, index } => write!(f, "{invariant} is broken at index {index}"),
             Error::Capacity { what, capacity } => write!(f, "no room for more {what:?}: {capacity} is all"),
         }
     }

@@ -1,6 +1,10 @@
 //! tmp
+mod adaptive_search;
+mod divisors;
 mod half;
 mod search;
+pub use adaptive_search::{DEAD_ALPHA, choose_divisors, fit_adaptive};
+pub use divisors::{group_factor, pack_divisors, packed_divisors_len, unpack_divisors, DIVISORS};
 pub use half::F16;
 pub use search::{DEAD_STEP, fit_step};
 

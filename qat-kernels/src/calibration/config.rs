@@ -70,7 +70,11 @@ impl CalibrationMethod {
             Self::Percentile { .. } => super::histogram::MIN_BINS,
             Self::Mse | Self::Entropy => {
                 let two_per_code = 2usize << bits;
-                if two_per_code > super::histogram::MIN_BINS { two_per_code } else { super::histogram::MIN_BINS }
+                if two_per_code > super::histogram::MIN_BINS {
+                    two_per_code
+                } else {
+                    super::histogram::MIN_BINS
+                }
             }
         }
     }
@@ -223,7 +227,10 @@ mod tests {
         let group = d.with_granularity(QuantGranularity::PerGroup(0));
         assert!(matches!(group.validate(), Err(Error::Range { what: What::Group, .. })));
         for limit in [0.0, -1.0, f32::NAN, f32::INFINITY] {
-            assert!(matches!(d.with_outlier_limit(limit).validate(), Err(Error::NotPositive { .. })), "{limit}");
+            assert!(
+                matches!(d.with_outlier_limit(limit).validate(), Err(Error::NotPositive { .. })),
+                "{limit}"
+            );
         }
     }
 

@@ -86,8 +86,8 @@ impl<const BINS: usize> Histogram<BINS> {
 
     /// Bin width, a power of two.
     pub(super) fn width(&self) -> f64 {
-        let exponent =
-            self.layout.top as i32 + 1 - EXPONENT_BIAS + i32::from(self.layout.signed) - Self::LOG2_BINS as i32;
+        let exponent = self.layout.top as i32 + 1 - EXPONENT_BIAS + i32::from(self.layout.signed)
+            - Self::LOG2_BINS as i32;
         // In reach of f64's normal numbers: −126 − 16 ≤ exponent ≤ 129.
         f64::from_bits(((exponent + 1023) as u64) << 52)
     }
@@ -181,15 +181,20 @@ impl<const BINS: usize> Histogram<BINS> {
             count: u64::from(count),
         });
         let zero = Segment { lo: 0.0, hi: 0.0, count: zeros };
-        below
-            .chain(core::iter::once(zero))
-            .chain(above)
-            .filter(|s| s.count > 0)
-            .map(move |s| Segment { lo: s.lo.max(min), hi: s.hi.min(max), count: s.count })
+        below.chain(core::iter::once(zero)).chain(above).filter(|s| s.count > 0).map(move |s| Segment {
+            lo: s.lo.max(min),
+            hi: s.hi.min(max),
+            count: s.count,
+        })
     }
 
     /// The magnitudes of the samples in ascending order, zeros first; empty stretches are left out.
-    pub(super) fn magnitude_segments(&self, zeros: u64, min: f32, max: f32) -> impl Iterator<Item = Segment> + '_ {
+    pub(super) fn magnitude_segments(
+        &self,
+        zeros: u64,
+        min: f32,
+        max: f32,
+    ) -> impl Iterator<Item = Segment> + '_ {
         let width = self.width();
         let (min, max) = (f64::from(min), f64::from(max));
         let (least, most) = (min.max(-max).max(0.0), max.max(-min));
@@ -283,7 +288,8 @@ mod tests {
     #[test]
     fn counts_are_those_of_the_definition() {
         for seed in 0..20 {
-            let samples: Vec<f32> = noise(300, seed).map(|x| if seed % 2 == 0 { x.abs() } else { x }).collect();
+            let samples: Vec<f32> =
+                noise(300, seed).map(|x| if seed % 2 == 0 { x.abs() } else { x }).collect();
             let h = counted::<64>(&samples);
             assert_eq!(h.bins.to_vec(), naive(&samples, h.width(), h.middle(), 64), "{seed}");
             assert_eq!(h.is_signed(), samples.iter().any(|&x| x < 0.0));

@@ -204,11 +204,8 @@ mod tests {
     use super::*;
     use crate::config::{MAX_BITS, MIN_BITS};
 
-    const SCHEMES: [QuantScheme; 3] = [
-        QuantScheme::Affine,
-        QuantScheme::Symmetric(Grid::MidTread),
-        QuantScheme::Symmetric(Grid::MidRise),
-    ];
+    const SCHEMES: [QuantScheme; 3] =
+        [QuantScheme::Affine, QuantScheme::Symmetric(Grid::MidTread), QuantScheme::Symmetric(Grid::MidRise)];
 
     fn range(lo: f32, hi: f32) -> ClipRange {
         ClipRange::new(lo, hi).unwrap()
@@ -218,7 +215,9 @@ mod tests {
     fn affine_zero_is_a_code_and_the_ends_are_within_half_a_step() {
         for bits in MIN_BITS..=MAX_BITS {
             let levels = Levels::new(bits, Grid::MidTread).unwrap();
-            for (lo, hi) in [(-1.0, 1.0), (0.0, 6.0), (-0.17, 10.0), (-3.0, 0.0), (2.0, 5.0), (-9.0, -8.0), (-1e30, 1e-3)] {
+            for (lo, hi) in
+                [(-1.0, 1.0), (0.0, 6.0), (-0.17, 10.0), (-3.0, 0.0), (2.0, 5.0), (-9.0, -8.0), (-1e30, 1e-3)]
+            {
                 let p = AffineParams::from_range(range(lo, hi), bits, QuantScheme::Affine).unwrap();
                 assert_eq!(p.dequantize(i32::from(p.zero_point), levels), 0.0);
                 assert_eq!(p.quantize(0.0, levels), i32::from(p.zero_point));
@@ -245,8 +244,9 @@ mod tests {
 
     #[test]
     fn scale_is_positive_and_normal_for_every_range() {
-        let ends =
-            [0.0, -0.0, 1e-45, 1e-40, f32::MIN_POSITIVE, 1e-36, 1.0, 3.3e38, f32::MAX].map(|x: f32| [x, -x]).concat();
+        let ends = [0.0, -0.0, 1e-45, 1e-40, f32::MIN_POSITIVE, 1e-36, 1.0, 3.3e38, f32::MAX]
+            .map(|x: f32| [x, -x])
+            .concat();
         for &lo in &ends {
             for &hi in ends.iter().filter(|&&hi| hi >= lo) {
                 for bits in MIN_BITS..=MAX_BITS {
@@ -273,7 +273,10 @@ mod tests {
     #[test]
     fn bad_ranges_are_refused() {
         assert_eq!(ClipRange::new(f32::NAN, 0.0), Err(Error::NotFinite { what: What::Samples, index: 0 }));
-        assert_eq!(ClipRange::new(0.0, f32::INFINITY), Err(Error::NotFinite { what: What::Samples, index: 1 }));
+        assert_eq!(
+            ClipRange::new(0.0, f32::INFINITY),
+            Err(Error::NotFinite { what: What::Samples, index: 1 })
+        );
         assert!(matches!(ClipRange::new(1.0, 0.0), Err(Error::Range { .. })));
     }
 

@@ -105,8 +105,11 @@ impl<W: Word, const F: u32> Fixed<W, F> {
         // A word below 2^31 and a point at most 31 places in give normal floats only. Rounding 2^24 − ½ up to 2^24 carries
         // into the exponent, which is then the right one.
         let top = 63 - magnitude.leading_zeros();
-        let significand =
-            if top > 23 { (magnitude as i64).shift_right(top - 23) } else { (magnitude as i64) << (23 - top) };
+        let significand = if top > 23 {
+            (magnitude as i64).shift_right(top - 23)
+        } else {
+            (magnitude as i64) << (23 - top)
+        };
         sign | (((top + 127 - F) << 23) + (significand as u32 - (1 << 23)))
     }
 
@@ -169,9 +172,8 @@ mod tests {
 
     /// The number of format `F` nearest to `x`, as a raw word, by f64 arithmetic: exact for what 16-bit words produce.
     fn nearest<W: Word>(x: f64, f: u32) -> i64 {
-        (x * (1_i64 << f) as f64)
-            .round_ties_even()
-            .clamp(W::MIN.to_i64() as f64, W::MAX.to_i64() as f64) as i64
+        (x * (1_i64 << f) as f64).round_ties_even().clamp(W::MIN.to_i64() as f64, W::MAX.to_i64() as f64)
+            as i64
     }
 
     fn real<W: Word, const F: u32>(x: Fixed<W, F>) -> f64 {

@@ -270,10 +270,12 @@ mod tests {
 
     #[test]
     fn ties_go_to_the_even_code_on_both_grids() {
-        let tread = FixedQuantizer::new(Levels::new(4, Grid::MidTread).unwrap(), Q16::<12>::from_raw(2)).unwrap();
+        let tread =
+            FixedQuantizer::new(Levels::new(4, Grid::MidTread).unwrap(), Q16::<12>::from_raw(2)).unwrap();
         let codes = [-5, -3, -1, 1, 3, 5].map(|w| tread.quantize(Q16::from_raw(w)));
         assert_eq!(codes, [-2, -2, 0, 0, 2, 2]);
-        let rise = FixedQuantizer::new(Levels::new(4, Grid::MidRise).unwrap(), Q16::<12>::from_raw(2)).unwrap();
+        let rise =
+            FixedQuantizer::new(Levels::new(4, Grid::MidRise).unwrap(), Q16::<12>::from_raw(2)).unwrap();
         let codes = [-4, -2, 0, 2, 4].map(|w| rise.quantize(Q16::from_raw(w)));
         assert_eq!(codes, [-2, -2, 0, 0, 2]); // v − ½ = −2½, −1½, −½, ½, 1½
     }
@@ -313,7 +315,8 @@ mod tests {
 
     #[test]
     fn slices_are_the_scalars() {
-        let q = FixedQuantizer::pi(Levels::new(3, Grid::MidRise).unwrap(), Q32::<24>::from_ratio(1, 5), 4).unwrap();
+        let q = FixedQuantizer::pi(Levels::new(3, Grid::MidRise).unwrap(), Q32::<24>::from_ratio(1, 5), 4)
+            .unwrap();
         let w: Vec<Q32<24>> = (-40..40).map(|i| Q32::from_ratio(i, 37)).collect();
         let (mut codes, mut values, mut fake) = (vec![0; w.len()], w.clone(), w.clone());
         q.quantize_slice(&w, &mut codes).unwrap();

@@ -48,7 +48,12 @@ impl<W: Word, const F: u32> FixedSte<W, F> {
             SteVariant::Clipped { clip_val } => Self::Clipped { clip_val: Fixed::from_f32(clip_val)? },
             // Positive floats are ordered as their bits are: no float comparison on the device.
             SteVariant::Ewgs { lambda } if lambda.to_bits() & 0x7fff_ffff >= 2.0_f32.to_bits() => {
-                return Err(Error::Range { what: What::Lambda, value: lambda, min: 0.0, max: Q32::<30>::MAX.to_f32() });
+                return Err(Error::Range {
+                    what: What::Lambda,
+                    value: lambda,
+                    min: 0.0,
+                    max: Q32::<30>::MAX.to_f32(),
+                });
             }
             SteVariant::Ewgs { lambda } => Self::Ewgs { lambda: Fixed::from_f32(lambda)? },
         };
@@ -183,10 +188,8 @@ pub fn lsq_step_gradient<W: Word, V: Word, const F: u32, const G: u32>(
         }
     }
     let step = quantizer.step().raw().to_i64();
-    let numerator = outside
-        .saturating_mul(step.into())
-        .saturating_add(inside)
-        .saturating_mul(i128::from(scale.raw()));
+    let numerator =
+        outside.saturating_mul(step.into()).saturating_add(inside).saturating_mul(i128::from(scale.raw()));
     Ok(Fixed::saturating_from_raw(divide_i128(numerator, i128::from(step) << 31)))
 }
 
@@ -239,7 +242,9 @@ mod tests {
             SteVariant::LearnedStepSize,
             SteVariant::Ewgs { lambda },
         ];
-        for (bits, grid, step) in [(2, Grid::MidTread, 4096), (2, Grid::MidRise, 1000), (3, Grid::MidRise, 777)] {
+        for (bits, grid, step) in
+            [(2, Grid::MidTread, 4096), (2, Grid::MidRise, 1000), (3, Grid::MidRise, 777)]
+        {
             let q = quantizer(bits, grid, step);
             for mask in [LsqMask::Exact, LsqMask::Rounded] {
                 for variant in variants {
@@ -249,7 +254,8 @@ mod tests {
                         for g in [1, -1, 5, -320, 32767, i16::MIN] {
                             let got = fixed.backward(&q, mask, w, Q16::<8>::from_raw(g)).to_f32();
                             let g = f32::from(g) / 256.0;
-                            let want = variant.backward_in_range(w.to_f32(), q.step().to_f32(), q.levels(), mask, g);
+                            let want =
+                                variant.backward_in_range(w.to_f32(), q.step().to_f32(), q.levels(), mask, g);
                             if let SteVariant::Ewgs { .. } = variant {
                                 let bound = 0.502 / 256.0 + 1e-6 * g.abs();
                                 let clamped = want.clamp(Q16::<8>::MIN.to_f32(), Q16::<8>::MAX.to_f32());
@@ -276,7 +282,8 @@ mod tests {
                     let lambda = f64::from(lambda.raw()) / f64::from(1 << 30);
                     let exact = ewgs_exact(&q, lambda, w, g.into()).clamp(-32768.0, 32767.0);
                     let lifted = got.unsigned_abs() == 1 && exact.abs() < 1.0;
-                    let bound = if lifted { 1.0 } else { 0.5 + f64::from(g).abs() * 2.0_f64.powi(-31) + 1e-9 };
+                    let bound =
+                        if lifted { 1.0 } else { 0.5 + f64::from(g).abs() * 2.0_f64.powi(-31) + 1e-9 };
                     assert!((f64::from(got) - exact).abs() <= bound, "{w} {g} {got} {exact}");
                     assert_eq!(i16::signum(got), g.signum(), "INV-1: {w} {g}");
                 }
@@ -288,7 +295,14 @@ mod tests {
     fn clip_bounds_are_inclusive_and_min_has_no_absolute_value() {
         let q = quantizer(4, Grid::MidTread, 4096);
         let g = Q16::<8>::from_raw(77);
-        let at = |clip, w| FixedSte::Clipped { clip_val: Q16::from_raw(clip) }.backward(&q, LsqMask::Exact, Q16::from_raw(w), g);
+        let at = |clip, w| {
+            FixedSte::Clipped { clip_val: Q16::from_raw(clip) }.backward(
+                &q,
+                LsqMask::Exact,
+                Q16::from_raw(w),
+                g,
+            )
+        };
         assert_eq!((at(100, 100), at(100, -100)), (g, g));
         assert_eq!((at(100, 101), at(100, -101)), (Q16::default(), Q16::default()));
         assert_eq!(at(i16::MAX, i16::MIN), Q16::default());
@@ -306,7 +320,8 @@ mod tests {
         let ste = FixedSte::<i16, 12>::Ewgs { lambda: Q32::from_raw(-1) };
         let q = quantizer(4, Grid::MidTread, 4096);
         assert!(ste.backward_slice::<i16, 8>(&q, LsqMask::Exact, &[], &mut []).is_err());
-        let long = FixedSte::Standard.backward_slice::<i16, 8>(&q, LsqMask::Exact, &[], &mut [Q16::default()]);
+        let long =
+            FixedSte::Standard.backward_slice::<i16, 8>(&q, LsqMask::Exact, &[], &mut [Q16::default()]);
         assert_eq!(long, Err(Error::Length { what: What::Gradient, expected: 0, got: 1 }));
     }
 

@@ -46,6 +46,7 @@ pub trait Wide:
     + Ord
     + Debug
     + From<i16>
+    + Into<i64>
     + Add<Output = Self>
     + Sub<Output = Self>
     + Mul<Output = Self>
@@ -198,7 +199,9 @@ mod tests {
 
     #[test]
     fn a_shift_rounds_ties_to_even() {
-        for (x, y) in [(6, 2), (10, 2), (2, 0), (-2, 0), (-6, -2), (-10, -2), (5, 1), (-5, -1), (7, 2), (-7, -2)] {
+        for (x, y) in
+            [(6, 2), (10, 2), (2, 0), (-2, 0), (-6, -2), (-10, -2), (5, 1), (-5, -1), (7, 2), (-7, -2)]
+        {
             assert_eq!(x.shift_right(2), y, "{x}");
             assert_eq!(i64::from(x).shift_right(2), i64::from(y), "{x}");
         }
@@ -220,7 +223,8 @@ mod tests {
                 }
             }
             for shift in -70..=70 {
-                let exact = if shift < 0 { nearest(x.into(), 1 << -shift) } else { i128::from(x) << shift.min(63) };
+                let exact =
+                    if shift < 0 { nearest(x.into(), 1 << -shift) } else { i128::from(x) << shift.min(63) };
                 let exact = exact.clamp(i64::MIN.into(), i64::MAX.into());
                 assert_eq!(i128::from(scale(x, shift)), exact, "{x} · 2^{shift}");
             }

@@ -8,6 +8,7 @@
 //! Errors are judged with `w·(1/Δ)`; codes are made with `w/Δ`. The two differ on ties only, where either code has the
 //! same error. All sums run in eight fixed lanes, so that every core finds the same step.
 
+use crate::arch::{Backend, Kernel};
 use crate::error::{Error, Result, What};
 use crate::grid::Levels;
 
@@ -16,7 +17,7 @@ use crate::grid::Levels;
 pub const DEAD_STEP: f32 = f32::EPSILON;
 
 /// Lanes of every sum.
-const LANES: usize = 8;
+pub(super) const LANES: usize = 8;
 /// Weights per inner sum in f32; the sums of blocks are added in f64.
 pub(super) const BLOCK: usize = 256;
 /// The importance of weights that all count the same.
@@ -25,10 +26,16 @@ pub(super) const ONES: [f32; BLOCK] = [1.0; BLOCK];
 const RATIO: f32 = 1.1;
 /// Rungs at most: 1.1^96 ≈ 9,400 spans the largest weight over the mean of a row with one outlier in thousands.
 pub(super) const RUNGS: usize = 96;
+/// Steps tried between a valley's rung and each of its neighbours.
+const FINE: usize = 8;
+/// Steps tried around a rung.
+pub(super) const FINER: usize = 2 * FINE + 1;
 /// Valleys of the ladder that are refined.
 const VALLEYS: usize = 3;
 /// Alternations per valley at most; most stop after a few.
 pub(super) const ROUNDS: usize = 16;
+/// A round that does not improve the error by more than this factor is the last one of its valley.
+pub(super) const SETTLED: f64 = 1.0 - 1e-5;
 
 /// The step that minimises `Σ hᵢ·(wᵢ − ŵᵢ)²` over all weights, h = 1 without an importance.
 ///
@@ -49,23 +56,39 @@ pub fn fit_step(levels: Levels, weights: &[f32], importance: Option<&[f32]>) -> 
     let importance = Importance::new(weights, importance)?;
     let Some(ladder) = Ladder::new(levels, weights, importance) else { return Ok(DEAD_STEP) };
 
+    let backend = Backend::best();
+    let error_at = |step: f32| {
+        let wide = f64::from(step);
+        backend.run(Pass::<false> { levels, weights, importance, step }).error * wide * wide
+    };
+    let refined = |step: f32| {
+        let moments = backend.run(Pass::<true> { levels, weights, importance, step });
+        let wide = f64::from(step);
+        (moments.error * wide * wide, (wide * moments.ratio()) as f32)
+    };
     let mut errors = [0.0f64; RUNGS];
     for (error, step) in errors.iter_mut().zip(ladder.rungs()) {
-        let moments = total(levels, weights, importance, step);
-        *error = moments.error * f64::from(step) * f64::from(step);
+        *error = error_at(step);
     }
 
     let mut best = (f64::INFINITY, DEAD_STEP);
-    for start in valleys(errors.get(..ladder.count).unwrap_or(&[])).into_iter().flatten() {
-        let mut step = ladder.rung(start);
+    for valley in valleys(errors.get(..ladder.count).unwrap_or(&[])).into_iter().flatten() {
+        let mut start = (f64::INFINITY, DEAD_STEP);
+        for step in ladder.between_neighbours(valley) {
+            let error = error_at(step);
+            if error < start.0 {
+                start = (error, step);
+            }
+        }
+        let (mut step, mut last) = (start.1, f64::INFINITY);
         for _ in 0..ROUNDS {
-            let moments = total(levels, weights, importance, step);
-            let error = moments.error * f64::from(step) * f64::from(step);
+            let (error, next) = refined(step);
+            let settled = error > last * SETTLED;
+            last = error;
             if error < best.0 {
                 best = (error, step);
             }
-            let next = (f64::from(step) * moments.ratio()) as f32;
-            if !next.is_normal() || next == step {
+            if settled || !next.is_normal() {
                 break;
             }
             step = next;
@@ -164,9 +187,10 @@ impl Ladder {
         core::iter::successors(Some(self.largest), |&rung| Some(rung / RATIO)).take(self.count)
     }
 
-    /// One of the steps.
-    pub(super) fn rung(&self, index: usize) -> f32 {
-        self.rungs().nth(index).unwrap_or(self.largest)
+    /// Finely spaced steps around one rung, from the rung above to the one below, largest first.
+    pub(super) fn between_neighbours(&self, index: usize) -> impl Iterator<Item = f32> + use<> {
+        let rung = self.rungs().nth(index).unwrap_or(self.largest);
+        (0..FINER).map(move |i| rung * (1.0 + (RATIO - 1.0) * (FINE as f32 - i as f32) / FINE as f32))
     }
 }
 
@@ -212,53 +236,88 @@ impl Moments {
     }
 }
 
-fn total(levels: Levels, weights: &[f32], importance: Importance<'_>, step: f32) -> Moments {
-    let inverse = 1.0 / step;
-    let mut total = Moments::default();
-    for (i, block) in weights.chunks(BLOCK).enumerate() {
-        let found = moments(levels, block, importance.block(i * BLOCK, block.len()), inverse);
-        total.error += found.error;
-        total.cross += found.cross;
-        total.power += found.power;
-    }
-    total
+/// One pass over all weights. `FULL`: all three moments, otherwise the error alone, which costs half.
+struct Pass<'a, const FULL: bool> {
+    levels: Levels,
+    weights: &'a [f32],
+    importance: Importance<'a>,
+    step: f32,
 }
 
-/// The moments of at most [`BLOCK`] weights.
-#[inline(always)]
-pub(super) fn moments(levels: Levels, weights: &[f32], importance: &[f32], inverse: f32) -> Moments {
-    let offset = levels.grid().offset();
-    let (mut error, mut cross, mut power) = ([0.0f32; LANES], [0.0f32; LANES], [0.0f32; LANES]);
-    let mut add = |lane: usize, w: f32, h: f32| {
-        let v = w * inverse;
-        let level = levels.round(v) + offset;
-        let off_by = v - level;
-        error[lane] += h * (off_by * off_by);
-        cross[lane] += h * (v * level);
-        power[lane] += h * (level * level);
-    };
-    let (weights, weights_tail) = weights.as_chunks::<LANES>();
-    let (importance, importance_tail) = importance.as_chunks::<LANES>();
-    for (w, h) in weights.iter().zip(importance) {
+impl<const FULL: bool> Kernel for Pass<'_, FULL> {
+    type Output = Moments;
+
+    #[inline(always)]
+    fn run(self) -> Moments {
+        let inverse = [1.0 / self.step; LANES];
+        let mut total = Moments::default();
+        for (i, block) in self.weights.chunks(BLOCK).enumerate() {
+            let importance = self.importance.block(i * BLOCK, block.len());
+            let mut lanes = LaneMoments::default();
+            let (whole, tail) = block.as_chunks::<LANES>();
+            let (whole_importance, tail_importance) = importance.as_chunks::<LANES>();
+            for (w, h) in whole.iter().zip(whole_importance) {
+                lanes.add::<FULL>(self.levels, w, h, &inverse);
+            }
+            // Lanes without a weight have no importance, hence no part in any sum.
+            let (mut w, mut h) = ([0.0; LANES], [0.0; LANES]);
+            for (i, (&weight, &its)) in tail.iter().zip(tail_importance).enumerate() {
+                (w[i], h[i]) = (weight, its);
+            }
+            lanes.add::<FULL>(self.levels, &w, &h, &inverse);
+            total.error += sum_lanes(&lanes.error);
+            total.cross += sum_lanes(&lanes.cross);
+            total.power += sum_lanes(&lanes.power);
+        }
+        total
+    }
+}
+
+/// [`Moments`] of eight independent rows of weights.
+#[derive(Clone, Copy, Default)]
+pub(super) struct LaneMoments {
+    pub(super) error: [f32; LANES],
+    pub(super) cross: [f32; LANES],
+    pub(super) power: [f32; LANES],
+}
+
+impl LaneMoments {
+    /// Adds one weight to each lane; `FULL`: to all three moments, otherwise to the error alone.
+    #[inline(always)]
+    pub(super) fn add<const FULL: bool>(
+        &mut self,
+        levels: Levels,
+        w: &[f32; LANES],
+        h: &[f32; LANES],
+        inverse: &[f32; LANES],
+    ) {
+        // One loop per moment: in a single one, compilers pair two moments of a lane instead of the lanes of a moment.
+        let (mut v, mut level) = ([0.0f32; LANES], [0.0f32; LANES]);
         for lane in 0..LANES {
-            add(lane, w[lane], h[lane]);
+            v[lane] = w[lane] * inverse[lane];
+            level[lane] = levels.round(v[lane]) + levels.grid().offset();
+        }
+        for lane in 0..LANES {
+            let off_by = v[lane] - level[lane];
+            self.error[lane] += h[lane] * (off_by * off_by);
+        }
+        if FULL {
+            for lane in 0..LANES {
+                self.cross[lane] += h[lane] * (v[lane] * level[lane]);
+            }
+            for lane in 0..LANES {
+                self.power[lane] += h[lane] * (level[lane] * level[lane]);
+            }
         }
     }
-    for (lane, (&w, &h)) in weights_tail.iter().zip(importance_tail).enumerate() {
-        add(lane, w, h);
-    }
-    Moments {
-        error: f64::from(sum_lanes(error)),
-        cross: f64::from(sum_lanes(cross)),
-        power: f64::from(sum_lanes(power)),
-    }
 }
 
-/// Sum of the lanes, in an order that halves of vectors add up in.
-#[inline(always)]
-pub(super) fn sum_lanes(lanes: [f32; LANES]) -> f32 {
-    let [a, b, c, d, e, f, g, h] = lanes;
-    ((a + e) + (c + g)) + ((b + f) + (d + h))
+/// Sum of the lanes. Never inlined: seen together with the loops before it, its tree makes compilers fill vectors along
+/// the tree instead of along the lanes, three times slower.
+#[inline(never)]
+pub(super) fn sum_lanes(lanes: &[f32; LANES]) -> f64 {
+    let [a, b, c, d, e, f, g, h] = *lanes;
+    f64::from(((a + e) + (c + g)) + ((b + f) + (d + h)))
 }
 
 #[cfg(test)]

@@ -84,7 +84,7 @@ impl Kernels {
         let per_step = layout(w.len(), What::Weights, steps)?;
         length(What::Output, out.len(), w.len())?;
         let pass = FakeQuantize { bounds: Bounds::new(levels, LsqMask::Exact), steps, w, out };
-        self.run(pass, steps.len(), per_step)
+        self.run(pass, per_step)
     }
 
     /// [`quantize`] on this backend.
@@ -95,7 +95,7 @@ impl Kernels {
         let per_step = layout(w.len(), What::Weights, steps)?;
         length(What::Codes, codes.len(), w.len())?;
         let pass = Quantize { bounds: Bounds::new(levels, LsqMask::Exact), steps, w, codes };
-        self.run(pass, steps.len(), per_step)
+        self.run(pass, per_step)
     }
 
     /// [`dequantize`] on this backend.
@@ -107,7 +107,7 @@ impl Kernels {
         length(What::Output, out.len(), codes.len())?;
         let (lo, hi) = (levels.lo() as i8, levels.hi() as i8);
         let pass = Dequantize { offset: levels.grid().offset(), lo, hi, steps, codes, out };
-        self.run(pass, steps.len(), per_step)
+        self.run(pass, per_step)
     }
 
     /// [`backward`] on this backend.
@@ -204,9 +204,8 @@ impl Kernels {
         length(What::Output, w_hat.len(), w.len())?;
         length(What::Steps, step_grads.len(), steps.len())?;
         let (bounds, factors) = (Bounds::new(levels, mask), adamw.factors());
-        let n = steps.len();
         let pass = Fused { bounds, steps, next_steps, factors, w, g, m, v, w_hat, step_grads };
-        self.run_with(ste, pass, n, per_step)
+        self.run_with(ste, pass, per_step)
     }
 
     /// The three backward passes, which differ in where gradients come from and go to.
@@ -229,26 +228,26 @@ impl Kernels {
         length(What::Gradient, gradients.arriving().len(), w.len())?;
         length(What::Steps, step_grads.len(), steps.len())?;
         let pass = Backward { bounds: Bounds::new(levels, mask), steps, w, gradients, step_grads };
-        self.run_with(ste, pass, steps.len(), per_step)
+        self.run_with(ste, pass, per_step)
     }
 
-    fn run_with<P: Pass>(self, ste: SteVariant, pass: P, steps: usize, per_step: usize) -> Result<()> {
+    fn run_with<P: Pass>(self, ste: SteVariant, pass: P, per_step: usize) -> Result<()> {
         let Self(backend) = self;
         match ste {
-            SteVariant::Standard => backend.run(Run { pass, estimator: Standard, steps, per_step }),
+            SteVariant::Standard => backend.run(Run { pass, estimator: Standard, per_step }),
             SteVariant::Clipped { clip_val } => {
-                backend.run(Run { pass, estimator: Clipped(clip_val), steps, per_step })
+                backend.run(Run { pass, estimator: Clipped(clip_val), per_step })
             }
-            SteVariant::LearnedStepSize => backend.run(Run { pass, estimator: Lsq, steps, per_step }),
+            SteVariant::LearnedStepSize => backend.run(Run { pass, estimator: Lsq, per_step }),
             SteVariant::Ewgs { lambda } => {
-                backend.run(Run { pass, estimator: Ewgs(lambda), steps, per_step })
+                backend.run(Run { pass, estimator: Ewgs(lambda), per_step })
             }
         }
     }
 
     /// Runs a pass that asks no estimator.
-    fn run<P: Pass>(self, pass: P, steps: usize, per_step: usize) -> Result<()> {
-        self.0.run(Run { pass, estimator: Standard, steps, per_step })
+    fn run<P: Pass>(self, pass: P, per_step: usize) -> Result<()> {
+        self.0.run(Run { pass, estimator: Standard, per_step })
     }
 }
 
@@ -394,3 +393,6 @@ fn positive(steps: &[f32]) -> Result<()> {
 fn length(what: What, got: usize, expected: usize) -> Result<()> {
     if got == expected { Ok(()) } else { Err(Error::Length { what, expected, got }) }
 }
+
+#[cfg(test)]
+mod tests;

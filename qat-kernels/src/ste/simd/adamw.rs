@@ -12,7 +12,9 @@ use crate::error::{Error, Result, What};
 /// w ← w·(1 − lr·decay) − (lr/(1−β₁ᵗ))·m / (√v·(1/√(1−β₂ᵗ)) + ε)
 /// ```
 ///
-/// The factors in parentheses are formed once per call in f64 and rounded to f32. `lr` already contains the schedule.
+/// The factors in parentheses are formed once per call in f64 and rounded to f32. Moments that would be subnormal become
+/// 0: the moment of a weight that gets no gradient decays for ever, and arithmetic on subnormal numbers is slow. `lr`
+/// already contains the schedule.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AdamW {
     /// Learning rate, positive.
@@ -104,10 +106,16 @@ impl Factors {
     /// One update; returns the new weight.
     #[inline(always)]
     pub(super) fn update(self, w: f32, g: f32, m: &mut f32, v: &mut f32) -> f32 {
-        *m = self.beta1 * *m + self.rest1 * g;
-        *v = self.beta2 * *v + (self.rest2 * g) * g;
+        *m = normal(self.beta1 * *m + self.rest1 * g);
+        *v = normal(self.beta2 * *v + (self.rest2 * g) * g);
         w * self.decay - self.rate * *m / (sqrt(*v) * self.scale + self.eps)
     }
+}
+
+/// 0 in place of subnormal numbers.
+#[inline(always)]
+fn normal(x: f32) -> f32 {
+    if x.abs() >= f32::MIN_POSITIVE { x } else { 0.0 }
 }
 
 /// Square root, correctly rounded either way; the inherent one, which needs `std`, compiles to vector instructions.
@@ -120,5 +128,75 @@ fn sqrt(x: f32) -> f32 {
     #[cfg(not(any(feature = "std", test)))]
     {
         crate::math::sqrt(x)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_bad_hyperparameter_is_named() {
+        let good = AdamW::default();
+        assert_eq!(good.validate(), Ok(()));
+        for lr in [0.0, -1.0, f32::NAN, f32::INFINITY] {
+            let got = AdamW { lr, ..good }.validate();
+            assert!(matches!(got, Err(Error::NotPositive { what: What::LearningRate, .. })), "{lr}");
+        }
+        let what = |a: AdamW| match a.validate() {
+            Err(Error::Range { what, .. }) => what,
+            other => panic!("{other:?}"),
+        };
+        for beta in [-0.1, 1.0, f32::NAN] {
+            assert_eq!(what(AdamW { beta1: beta, ..good }), What::Share);
+            assert_eq!(what(AdamW { beta2: beta, ..good }), What::Share);
+        }
+        for eps in [0.0, 1e-40, f32::NAN, f32::INFINITY] {
+            assert_eq!(what(AdamW { eps, ..good }), What::Epsilon);
+        }
+        for weight_decay in [-0.1, 1001.0, f32::NAN] {
+            assert_eq!(what(AdamW { weight_decay, ..good }), What::WeightDecay);
+        }
+        assert_eq!(what(AdamW { step: 0, ..good }), What::Update);
+    }
+
+    #[test]
+    fn the_first_update_moves_every_weight_by_the_learning_rate() {
+        // Bias correction makes m/√v the gradient's sign, whatever its size.
+        let f = AdamW { lr: 0.125, weight_decay: 0.0, ..AdamW::default() }.factors();
+        for g in [1e-3_f32, 1.0, 50.0, -7.0] {
+            let (mut m, mut v) = (0.0, 0.0);
+            let w = f.update(1.0, g, &mut m, &mut v);
+            assert!((w - (1.0 - 0.125 * g.signum())).abs() < 2e-6, "{g}: {w}");
+        }
+    }
+
+    #[test]
+    fn a_constant_gradient_follows_the_textbook_in_f64() {
+        let a = AdamW::default();
+        let (mut w, mut m, mut v) = (0.5_f32, 0.0, 0.0);
+        let (mut w64, mut m64, mut v64) = (0.5_f64, 0.0_f64, 0.0_f64);
+        let (lr, b1, b2) = (f64::from(a.lr), f64::from(a.beta1), f64::from(a.beta2));
+        for step in 1..=500 {
+            let g = (step as f32 * 0.37).sin();
+            w = AdamW { step, ..a }.factors().update(w, g, &mut m, &mut v);
+            let g = f64::from(g);
+            m64 = b1 * m64 + (1.0 - b1) * g;
+            v64 = b2 * v64 + (1.0 - b2) * g * g;
+            let (mh, vh) = (m64 / (1.0 - b1.powi(step as i32)), v64 / (1.0 - b2.powi(step as i32)));
+            w64 = w64 * (1.0 - lr * f64::from(a.weight_decay)) - lr * mh / (vh.sqrt() + f64::from(a.eps));
+        }
+        assert!((f64::from(w) - w64).abs() < 1e-5, "{w} {w64}");
+    }
+
+    #[test]
+    fn moments_do_not_linger_as_subnormal_numbers() {
+        let f = AdamW::default().factors();
+        let (mut m, mut v) = (1e-30, 1e-30);
+        for _ in 0..100_000 {
+            f.update(1.0, 0.0, &mut m, &mut v);
+            assert!(!m.is_subnormal() && !v.is_subnormal());
+        }
+        assert_eq!((m, v), (0.0, 0.0));
     }
 }

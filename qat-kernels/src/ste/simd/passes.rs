@@ -1,57 +1,93 @@
 //! The passes over the caller's slices: which weights share a step, what is checked when, and how sums meet.
 
 use super::adamw::Factors;
-use super::lanes::{self, BLOCK, Bounds, Estimator, F, LANES, pad, tree_sum};
+use super::lanes::{self, Bounds, Estimator, TILE, Update};
 use crate::arch::Kernel;
 use crate::error::{Error, Result, What};
 use core::ops::Range;
 
-/// One pass over `len` weights, seen by the driver.
+/// What a pass may use while it processes a tile: a step and a term for each weight.
+pub(super) struct Scratch {
+    steps: [f32; TILE],
+    next_steps: [f32; TILE],
+    terms: [f32; TILE],
+}
+
+/// One pass over weights, seen by the driver.
 pub(super) trait Pass {
+    /// The steps, one for each run of weights.
+    fn steps(&self) -> &[f32];
+    /// The steps for requantising, where there are any.
+    fn next_steps(&self) -> &[f32] {
+        &[]
+    }
     /// Whether every input in the range is acceptable.
     fn check(&self, range: Range<usize>) -> bool;
     /// The error for a range that is not.
     fn offender(&self, range: Range<usize>) -> Error;
-    /// Processes at most [`BLOCK`] weights of step number `step`; returns the lanes' sum.
-    fn block<E: Estimator>(&mut self, estimator: E, step: usize, range: Range<usize>) -> f32;
-    /// Takes the sum over all blocks of step number `step`.
-    fn finish(&mut self, _step: usize, _sum: f32) {}
+    /// Processes at most [`TILE`] weights.
+    fn tile<E: Estimator>(&mut self, estimator: E, range: Range<usize>, scratch: &mut Scratch);
+    /// Where the steps' gradients go, for passes that fill the scratch terms.
+    fn step_grads(&mut self) -> &mut [f32] {
+        &mut []
+    }
 }
 
-/// Runs `pass` over `steps` runs of `per_step` weights. A tile (at most [`BLOCK`] weights) whose check fails is not
-/// touched, nor is anything behind it.
+/// Spreads steps over the weights they cover.
 #[inline(always)]
-fn drive<P: Pass, E: Estimator>(pass: &mut P, estimator: E, steps: usize, per_step: usize) -> Result<()> {
-    if per_step <= BLOCK {
-        let tile = BLOCK / per_step;
-        let mut step = 0;
-        while step < steps {
-            let end = (step + tile).min(steps);
-            let range = step * per_step..end * per_step;
+fn spread(steps: &[f32], per_step: usize, tile: &mut [f32; TILE]) {
+    if per_step >= 8 && per_step.is_power_of_two() {
+        // The usual groups: whole registers, no loop within a loop.
+        let eights = per_step.trailing_zeros() - 3;
+        for (i, run) in tile.as_chunks_mut::<8>().0[..steps.len() << eights].iter_mut().enumerate() {
+            *run = [steps[i >> eights]; 8];
+        }
+    } else {
+        for (run, step) in tile.chunks_mut(per_step).zip(steps) {
+            run.fill(*step);
+        }
+    }
+}
+
+/// Runs `pass` over runs of `per_step` weights. A tile whose check fails is not touched, nor is anything behind it.
+#[inline(always)]
+fn drive<P: Pass, E: Estimator>(pass: &mut P, estimator: E, per_step: usize) -> Result<()> {
+    let mut scratch = Scratch { steps: [0.0; TILE], next_steps: [0.0; TILE], terms: [0.0; TILE] };
+    let steps = pass.steps().len();
+    // As many whole steps as a tile and its padded lanes hold; or one step over several tiles.
+    let in_tile =
+        (TILE / per_step.max(8)).min(if per_step < 16 && per_step != 8 { TILE / 16 } else { TILE }).max(1);
+    let mut first = 0;
+    while first < steps {
+        let end = (first + in_tile).min(steps);
+        spread(&pass.steps()[first..end], per_step.min(TILE), &mut scratch.steps);
+        if !pass.next_steps().is_empty() {
+            spread(&pass.next_steps()[first..end], per_step.min(TILE), &mut scratch.next_steps);
+        }
+        let (mut at, to) = (first * per_step, end * per_step);
+        // Partial sums meet in f64: a step may cover millions of weights.
+        let mut total = 0.0_f64;
+        while at < to {
+            let range = at..(at + TILE).min(to);
             if !pass.check(range.clone()) {
                 return Err(pass.offender(range));
             }
-            while step < end {
-                let sum = pass.block(estimator, step, step * per_step..(step + 1) * per_step);
-                pass.finish(step, sum);
-                step += 1;
+            pass.tile(estimator, range.clone(), &mut scratch);
+            if per_step > TILE && !pass.step_grads().is_empty() {
+                lanes::sum_runs(&mut scratch.terms, range.len(), 1);
+                total += f64::from(scratch.terms[0]);
+            }
+            at = range.end;
+        }
+        if !pass.step_grads().is_empty() {
+            if per_step > TILE {
+                pass.step_grads()[first] = total as f32;
+            } else {
+                lanes::sum_runs(&mut scratch.terms, per_step, end - first);
+                pass.step_grads()[first..end].copy_from_slice(&scratch.terms[..end - first]);
             }
         }
-    } else {
-        for step in 0..steps {
-            // Partial sums meet in f64: a step may cover millions of weights.
-            let mut sum = 0.0_f64;
-            let (mut at, end) = (step * per_step, (step + 1) * per_step);
-            while at < end {
-                let to = (at + BLOCK).min(end);
-                if !pass.check(at..to) {
-                    return Err(pass.offender(at..to));
-                }
-                sum += f64::from(pass.block(estimator, step, at..to));
-                at = to;
-            }
-            pass.finish(step, sum as f32);
-        }
+        first = end;
     }
     Ok(())
 }
@@ -65,6 +101,11 @@ pub(super) struct FakeQuantize<'a> {
 
 impl Pass for FakeQuantize<'_> {
     #[inline(always)]
+    fn steps(&self) -> &[f32] {
+        self.steps
+    }
+
+    #[inline(always)]
     fn check(&self, range: Range<usize>) -> bool {
         lanes::all_finite(&self.w[range])
     }
@@ -74,18 +115,8 @@ impl Pass for FakeQuantize<'_> {
     }
 
     #[inline(always)]
-    fn block<E: Estimator>(&mut self, _: E, step: usize, range: Range<usize>) -> f32 {
-        let step = self.steps[step];
-        let (w, w_tail) = self.w[range.clone()].as_chunks::<LANES>();
-        let (out, out_tail) = self.out[range].as_chunks_mut::<LANES>();
-        for (w, out) in w.iter().zip(out) {
-            *out = lanes::fake_quantize(self.bounds, step, w);
-        }
-        if !w_tail.is_empty() {
-            let last = lanes::fake_quantize(self.bounds, step, &pad(w_tail));
-            out_tail.copy_from_slice(&last[..w_tail.len()]);
-        }
-        0.0
+    fn tile<E: Estimator>(&mut self, _: E, range: Range<usize>, scratch: &mut Scratch) {
+        lanes::fake_quantize(self.bounds, &scratch.steps, &self.w[range.clone()], &mut self.out[range]);
     }
 }
 
@@ -98,6 +129,11 @@ pub(super) struct Quantize<'a> {
 
 impl Pass for Quantize<'_> {
     #[inline(always)]
+    fn steps(&self) -> &[f32] {
+        self.steps
+    }
+
+    #[inline(always)]
     fn check(&self, range: Range<usize>) -> bool {
         lanes::all_finite(&self.w[range])
     }
@@ -107,18 +143,8 @@ impl Pass for Quantize<'_> {
     }
 
     #[inline(always)]
-    fn block<E: Estimator>(&mut self, _: E, step: usize, range: Range<usize>) -> f32 {
-        let step = self.steps[step];
-        let (w, w_tail) = self.w[range.clone()].as_chunks::<LANES>();
-        let (out, out_tail) = self.codes[range].as_chunks_mut::<LANES>();
-        for (w, out) in w.iter().zip(out) {
-            *out = lanes::quantize(self.bounds, step, w);
-        }
-        if !w_tail.is_empty() {
-            let last = lanes::quantize(self.bounds, step, &pad(w_tail));
-            out_tail.copy_from_slice(&last[..w_tail.len()]);
-        }
-        0.0
+    fn tile<E: Estimator>(&mut self, _: E, range: Range<usize>, scratch: &mut Scratch) {
+        lanes::quantize(self.bounds, &scratch.steps, &self.w[range.clone()], &mut self.codes[range]);
     }
 }
 
@@ -133,6 +159,11 @@ pub(super) struct Dequantize<'a> {
 
 impl Pass for Dequantize<'_> {
     #[inline(always)]
+    fn steps(&self) -> &[f32] {
+        self.steps
+    }
+
+    #[inline(always)]
     fn check(&self, range: Range<usize>) -> bool {
         lanes::all_codes(&self.codes[range], self.lo, self.hi)
     }
@@ -144,18 +175,8 @@ impl Pass for Dequantize<'_> {
     }
 
     #[inline(always)]
-    fn block<E: Estimator>(&mut self, _: E, step: usize, range: Range<usize>) -> f32 {
-        let step = self.steps[step];
-        let (codes, codes_tail) = self.codes[range.clone()].as_chunks::<LANES>();
-        let (out, out_tail) = self.out[range].as_chunks_mut::<LANES>();
-        for (codes, out) in codes.iter().zip(out) {
-            *out = lanes::dequantize(self.offset, step, codes);
-        }
-        if !codes_tail.is_empty() {
-            let last = lanes::dequantize(self.offset, step, &pad(codes_tail));
-            out_tail.copy_from_slice(&last[..codes_tail.len()]);
-        }
-        0.0
+    fn tile<E: Estimator>(&mut self, _: E, range: Range<usize>, scratch: &mut Scratch) {
+        lanes::dequantize(self.offset, &scratch.steps, &self.codes[range.clone()], &mut self.out[range]);
     }
 }
 
@@ -163,8 +184,15 @@ impl Pass for Dequantize<'_> {
 pub(super) trait Gradients {
     /// The gradients that arrive.
     fn arriving(&self) -> &[f32];
-    /// Replaces them, sixteen and fewer at a time.
-    fn transform(&mut self, range: Range<usize>, w: &[f32], f: impl FnMut(&F, &F) -> F);
+    /// Passes them on, and fills `terms`.
+    fn pass_on<E: Estimator>(
+        &mut self,
+        range: Range<usize>,
+        eb: (E, Bounds),
+        steps: &[f32],
+        w: &[f32],
+        terms: &mut [f32],
+    );
 }
 
 /// Gradients from one slice to another.
@@ -180,20 +208,19 @@ impl Gradients for Apart<'_> {
     }
 
     #[inline(always)]
-    fn transform(&mut self, range: Range<usize>, w: &[f32], mut f: impl FnMut(&F, &F) -> F) {
-        let (w, w_tail) = w.as_chunks::<LANES>();
-        let (g, g_tail) = self.g[range.clone()].as_chunks::<LANES>();
-        let (out, out_tail) = self.grad_w[range].as_chunks_mut::<LANES>();
-        for ((w, g), out) in w.iter().zip(g).zip(out) {
-            *out = f(w, g);
-        }
-        if !w_tail.is_empty() {
-            out_tail.copy_from_slice(&f(&pad(w_tail), &pad(g_tail))[..w_tail.len()]);
-        }
+    fn pass_on<E: Estimator>(
+        &mut self,
+        range: Range<usize>,
+        eb: (E, Bounds),
+        steps: &[f32],
+        w: &[f32],
+        terms: &mut [f32],
+    ) {
+        lanes::backward(eb, steps, w, &self.g[range.clone()], &mut self.grad_w[range], terms);
     }
 }
 
-/// Gradients overwritten where they are.
+/// Gradients replaced where they are.
 pub(super) struct InPlace<'a>(pub(super) &'a mut [f32]);
 
 impl Gradients for InPlace<'_> {
@@ -203,16 +230,15 @@ impl Gradients for InPlace<'_> {
     }
 
     #[inline(always)]
-    fn transform(&mut self, range: Range<usize>, w: &[f32], mut f: impl FnMut(&F, &F) -> F) {
-        let (w, w_tail) = w.as_chunks::<LANES>();
-        let (g, g_tail) = self.0[range].as_chunks_mut::<LANES>();
-        for (w, g) in w.iter().zip(g) {
-            *g = f(w, g);
-        }
-        if !w_tail.is_empty() {
-            let last = f(&pad(w_tail), &pad(g_tail));
-            g_tail.copy_from_slice(&last[..w_tail.len()]);
-        }
+    fn pass_on<E: Estimator>(
+        &mut self,
+        range: Range<usize>,
+        eb: (E, Bounds),
+        steps: &[f32],
+        w: &[f32],
+        terms: &mut [f32],
+    ) {
+        lanes::backward_in_place(eb, steps, w, &mut self.0[range], terms);
     }
 }
 
@@ -226,15 +252,15 @@ impl Gradients for ReadOnly<'_> {
     }
 
     #[inline(always)]
-    fn transform(&mut self, range: Range<usize>, w: &[f32], mut f: impl FnMut(&F, &F) -> F) {
-        let (w, w_tail) = w.as_chunks::<LANES>();
-        let (g, g_tail) = self.0[range].as_chunks::<LANES>();
-        for (w, g) in w.iter().zip(g) {
-            f(w, g);
-        }
-        if !w_tail.is_empty() {
-            f(&pad(w_tail), &pad(g_tail));
-        }
+    fn pass_on<E: Estimator>(
+        &mut self,
+        range: Range<usize>,
+        (_, b): (E, Bounds),
+        steps: &[f32],
+        w: &[f32],
+        terms: &mut [f32],
+    ) {
+        lanes::step_gradient(b, steps, w, &self.0[range], terms);
     }
 }
 
@@ -248,6 +274,11 @@ pub(super) struct Backward<'a, G> {
 
 impl<G: Gradients> Pass for Backward<'_, G> {
     #[inline(always)]
+    fn steps(&self) -> &[f32] {
+        self.steps
+    }
+
+    #[inline(always)]
     fn check(&self, range: Range<usize>) -> bool {
         lanes::all_finite(&self.w[range.clone()]) & lanes::all_finite(&self.gradients.arriving()[range])
     }
@@ -257,17 +288,14 @@ impl<G: Gradients> Pass for Backward<'_, G> {
     }
 
     #[inline(always)]
-    fn block<E: Estimator>(&mut self, e: E, step: usize, range: Range<usize>) -> f32 {
-        let (b, step) = (self.bounds, self.steps[step]);
-        let mut sums = [0.0; LANES];
-        self.gradients
-            .transform(range.clone(), &self.w[range], |w, g| lanes::backward(e, b, step, w, g, &mut sums));
-        tree_sum(sums)
+    fn tile<E: Estimator>(&mut self, estimator: E, range: Range<usize>, scratch: &mut Scratch) {
+        let (w, eb) = (&self.w[range.clone()], (estimator, self.bounds));
+        self.gradients.pass_on(range, eb, &scratch.steps, w, &mut scratch.terms);
     }
 
     #[inline(always)]
-    fn finish(&mut self, step: usize, sum: f32) {
-        self.step_grads[step] = sum;
+    fn step_grads(&mut self) -> &mut [f32] {
+        self.step_grads
     }
 }
 
@@ -286,6 +314,16 @@ pub(super) struct Fused<'a> {
 
 impl Pass for Fused<'_> {
     #[inline(always)]
+    fn steps(&self) -> &[f32] {
+        self.steps
+    }
+
+    #[inline(always)]
+    fn next_steps(&self) -> &[f32] {
+        self.next_steps
+    }
+
+    #[inline(always)]
     fn check(&self, range: Range<usize>) -> bool {
         lanes::all_finite(&self.w[range.clone()])
             & lanes::all_finite(&self.g[range.clone()])
@@ -299,39 +337,21 @@ impl Pass for Fused<'_> {
     }
 
     #[inline(always)]
-    fn block<E: Estimator>(&mut self, e: E, step: usize, range: Range<usize>) -> f32 {
-        let (b, f) = (self.bounds, self.factors);
-        let (step, next) = (self.steps[step], self.next_steps[step]);
-        let mut sums = [0.0; LANES];
-        let mut lanes = |w: &mut F, g: &F, m: &mut F, v: &mut F| -> F {
-            let grad = lanes::backward(e, b, step, w, g, &mut sums);
-            for i in 0..LANES {
-                w[i] = f.update(w[i], grad[i], &mut m[i], &mut v[i]);
-            }
-            lanes::fake_quantize(b, next, w)
+    fn tile<E: Estimator>(&mut self, estimator: E, range: Range<usize>, scratch: &mut Scratch) {
+        let update = Update {
+            w: &mut self.w[range.clone()],
+            g: &self.g[range.clone()],
+            m: &mut self.m[range.clone()],
+            v: &mut self.v[range.clone()],
+            w_hat: &mut self.w_hat[range],
         };
-        let (w, w_tail) = self.w[range.clone()].as_chunks_mut::<LANES>();
-        let (g, g_tail) = self.g[range.clone()].as_chunks::<LANES>();
-        let (m, m_tail) = self.m[range.clone()].as_chunks_mut::<LANES>();
-        let (v, v_tail) = self.v[range.clone()].as_chunks_mut::<LANES>();
-        let (out, out_tail) = self.w_hat[range].as_chunks_mut::<LANES>();
-        for ((((w, g), m), v), out) in w.iter_mut().zip(g).zip(m).zip(v).zip(out) {
-            *out = lanes(w, g, m, v);
-        }
-        let n = w_tail.len();
-        if n > 0 {
-            let (mut w, mut m, mut v) = (pad(w_tail), pad(m_tail), pad(v_tail));
-            out_tail.copy_from_slice(&lanes(&mut w, &pad(g_tail), &mut m, &mut v)[..n]);
-            w_tail.copy_from_slice(&w[..n]);
-            m_tail.copy_from_slice(&m[..n]);
-            v_tail.copy_from_slice(&v[..n]);
-        }
-        tree_sum(sums)
+        let Scratch { steps, next_steps, terms } = scratch;
+        lanes::fused((estimator, self.bounds), self.factors, steps, next_steps, update, terms);
     }
 
     #[inline(always)]
-    fn finish(&mut self, step: usize, sum: f32) {
-        self.step_grads[step] = sum;
+    fn step_grads(&mut self) -> &mut [f32] {
+        self.step_grads
     }
 }
 
@@ -345,11 +365,10 @@ fn not_finite(range: Range<usize>, slices: &[(What, &[f32])]) -> Error {
     first.unwrap_or(Error::NotFinite { what: What::Weights, index: range.start })
 }
 
-/// A pass with its estimator and extent, for a backend to run.
+/// A pass with its estimator, for a backend to run.
 pub(super) struct Run<P, E> {
     pub(super) pass: P,
     pub(super) estimator: E,
-    pub(super) steps: usize,
     pub(super) per_step: usize,
 }
 
@@ -358,6 +377,6 @@ impl<P: Pass, E: Estimator> Kernel for Run<P, E> {
 
     #[inline(always)]
     fn run(mut self) -> Self::Output {
-        drive(&mut self.pass, self.estimator, self.steps, self.per_step)
+        drive(&mut self.pass, self.estimator, self.per_step)
     }
 }

@@ -1,0 +1,462 @@
+//! The calibration engine: one configuration, one observer per part, the domains of the data.
+
+use super::config::{CalibrationConfig, CalibrationMethod};
+use super::domains::Domains;
+use super::observer::{CalibrationStats, Observer};
+use super::params::{AffineParams, Calibrated, ClipRange};
+use crate::config::QuantGranularity;
+use crate::error::{Error, Result, What};
+
+/// Samples gathered at a time from interleaved channels.
+const GATHER: usize = 64;
+
+/// Watches values go by and says which range, scale and zero point suit them, in fixed memory.
+///
+/// `S` holds one [`Observer`] per part: an array, a `&mut` slice or a `Vec`, whatever dereferences to one by `AsRef` and
+/// `AsMut`. Per tensor, one observer inside the engine is enough: [`CalibrationEngine::new`].
+///
+/// **Merging.** Two engines that watched two streams can be merged, and the result equals, bit for bit, one engine that
+/// watched both, in whatever order and however split: counts, extremes, histogram, and with them the ranges of min-max,
+/// percentile, MSE and entropy. A moving average depends on the order by its nature: there `a.merge(&b)` means b's
+/// batches after a's, and equals the one engine to within the rounding of f64.
+///
+/// **Cost.** Two passes of integer instructions per sample. The search of MSE evaluates about a hundred thresholds, five
+/// hundred for an affine range with both signs, each over all bins in f64; that of entropy takes about `bins²/2` steps,
+/// half of that with both signs. They run when a range is asked for.
+///
+/// ```
+/// use qat_kernels::calibration::{CalibrationConfig, CalibrationEngine, CalibrationMethod};
+///
+/// let config = CalibrationConfig::default().with_method(CalibrationMethod::Percentile { share: 0.99 });
+/// let mut engine = CalibrationEngine::<2048>::new(config)?;
+/// for batch in 0..10 {
+///     let samples: [f32; 100] = core::array::from_fn(|i| (batch * 100 + i) as f32 / 1000.0);
+///     engine.observe(&samples)?;
+/// }
+/// engine.observe(&[f32::NAN])?; // counted, not used
+/// let range = engine.range(0)?;
+/// assert!((range.hi() - 0.995).abs() < 0.001);
+/// assert!(engine.params(0)?.scale > 0.0);
+/// assert_eq!(engine.stats().non_finite, 1);
+/// # Ok::<(), qat_kernels::Error>(())
+/// ```
+///
+/// Per channel, on the caller's storage:
+///
+/// ```
+/// use qat_kernels::QuantGranularity;
+/// use qat_kernels::calibration::{CalibrationConfig, CalibrationEngine, Observer};
+///
+/// let mut storage = [const { Observer::<0>::new() }; 3]; // min-max needs no histogram
+/// let config = CalibrationConfig::default().with_granularity(QuantGranularity::PerChannel);
+/// let mut engine = CalibrationEngine::with_parts(config, &mut storage[..])?;
+/// engine.observe(&[0.0, 1.0, 0.0, 2.0, 0.0, 4.0])?;
+/// assert_eq!(engine.range(2)?.hi(), 4.0);
+/// # Ok::<(), qat_kernels::Error>(())
+/// ```
+#[derive(Clone, Debug, PartialEq)]
+pub struct CalibrationEngine<const BINS: usize, S = [Observer<BINS>; 1]> {
+    config: CalibrationConfig,
+    parts: S,
+    domains: Domains,
+}
+
+impl<const BINS: usize> CalibrationEngine<BINS> {
+    /// An engine for a whole tensor.
+    ///
+    /// # Errors
+    /// As [`CalibrationEngine::with_parts`]; so the granularity must be `PerTensor`, or something else of which there is
+    /// just one.
+    pub fn new(config: CalibrationConfig) -> Result<Self> {
+        Self::with_parts(config, [const { Observer::new() }])
+    }
+}
+
+impl<const BINS: usize, S: AsRef<[Observer<BINS>]>> CalibrationEngine<BINS, S> {
+    /// An engine with one observer per part. Observers that have seen samples go on from there.
+    ///
+    /// # Errors
+    /// What [`CalibrationConfig::validate`] finds; [`Error::Unsupported`] for per-token granularity, which keeps no state
+    /// (see [`per_token`](super::per_token)); [`Error::Empty`] without observers; [`Error::Length`] for more than one
+    /// observer per tensor; [`Error::Capacity`] if the method needs more bins
+    /// ([`CalibrationMethod::min_bins`]).
+    pub fn with_parts(config: CalibrationConfig, parts: S) -> Result<Self> {
+        config.validate()?;
+        let got = parts.as_ref().len();
+        match config.granularity {
+            QuantGranularity::PerToken => return Err(Error::Unsupported { what: What::Granularity }),
+            _ if got == 0 => return Err(Error::Empty { what: What::Channels }),
+            QuantGranularity::PerTensor if got > 1 => {
+                return Err(Error::Length { what: What::Channels, expected: 1, got });
+            }
+            _ => {}
+        }
+        check_bins::<BINS>(&config)?;
+        Ok(Self { config, parts, domains: Domains::new() })
+    }
+
+    /// The configuration.
+    #[must_use]
+    pub const fn config(&self) -> &CalibrationConfig {
+        &self.config
+    }
+
+    /// The observers, one per part.
+    #[must_use]
+    pub fn parts(&self) -> &[Observer<BINS>] {
+        self.parts.as_ref()
+    }
+
+    /// Examples counted per domain.
+    #[must_use]
+    pub const fn domains(&self) -> &Domains {
+        &self.domains
+    }
+
+    /// Counts examples of a domain of the data; bookkeeping for the provenance, with no influence on ranges.
+    ///
+    /// # Errors
+    /// As [`Domains::add`].
+    pub fn count_examples(&mut self, domain: &str, examples: u64) -> Result<()> {
+        self.domains.add(domain, examples)
+    }
+
+    /// Counts over all parts.
+    #[must_use]
+    pub fn stats(&self) -> CalibrationStats {
+        self.parts().iter().fold(CalibrationStats::default(), |mut sum, part| {
+            sum.add(&part.stats());
+            sum
+        })
+    }
+
+    /// The range that the method chooses for a part.
+    ///
+    /// # Errors
+    /// [`Error::Length`] if there is no such part; [`Error::NoSamples`] if it saw none that counts.
+    pub fn range(&self, part: usize) -> Result<ClipRange> {
+        self.range_by(part, &self.config)
+    }
+
+    /// The range that another method would choose from the same samples: compare several after one pass.
+    ///
+    /// # Errors
+    /// As [`Self::range`]; what [`CalibrationConfig::validate`] finds; [`Error::Capacity`] if the method needs more bins;
+    /// [`Error::Mismatch`] for a moving average that was not asked for when the samples went by.
+    pub fn range_with(&self, part: usize, method: CalibrationMethod) -> Result<ClipRange> {
+        let config = self.config.with_method(method);
+        method.validate()?;
+        check_bins::<BINS>(&config)?;
+        let averages = |m| matches!(m, CalibrationMethod::MovingAverage { .. });
+        if averages(method) && method != self.config.method {
+            return Err(Error::Mismatch { what: What::Config });
+        }
+        self.range_by(part, &config)
+    }
+
+    fn range_by(&self, part: usize, config: &CalibrationConfig) -> Result<ClipRange> {
+        let got = self.parts().len();
+        let observer =
+            self.parts().get(part).ok_or(Error::Length { what: What::Channels, expected: part + 1, got })?;
+        observer.range(config)?.ok_or(Error::NoSamples { part })
+    }
+
+    /// Scale and zero point of a part.
+    ///
+    /// # Errors
+    /// As [`Self::range`].
+    pub fn params(&self, part: usize) -> Result<AffineParams> {
+        Ok(self.calibrated(part)?.params)
+    }
+
+    /// Range, scale and zero point of a part.
+    ///
+    /// # Errors
+    /// As [`Self::range`].
+    pub fn calibrated(&self, part: usize) -> Result<Calibrated> {
+        let range = self.range(part)?;
+        Ok(Calibrated { range, params: AffineParams::of(range, self.config.levels()?, self.config.scheme) })
+    }
+
+    /// Range, scale and zero point of every part, written to the front of `out`; returns that part of it.
+    ///
+    /// # Errors
+    /// [`Error::Length`] if `out` has fewer entries than there are parts; [`Error::NoSamples`] for the first part that
+    /// saw none.
+    pub fn finish<'o>(&self, out: &'o mut [Calibrated]) -> Result<&'o mut [Calibrated]> {
+        let (expected, got) = (self.parts().len(), out.len());
+        let out = out.get_mut(..expected).ok_or(Error::Length { what: What::Output, expected, got })?;
+        for (part, slot) in out.iter_mut().enumerate() {
+            *slot = self.calibrated(part)?;
+        }
+        Ok(out)
+    }
+}
+
+impl<const BINS: usize, S: AsRef<[Observer<BINS>]> + AsMut<[Observer<BINS>]>> CalibrationEngine<BINS, S> {
+    /// Observes one batch: parts one after the other, of equal length, as the rows of a weight matrix. NaN, ±∞ and
+    /// samples beyond the outlier limit are counted and left out.
+    ///
+    /// # Errors
+    /// [`Error::NotDivisible`] if the samples do not divide into the parts; [`Error::Length`] if the parts are groups and
+    /// have another length than the granularity says.
+    pub fn observe(&mut self, samples: &[f32]) -> Result<()> {
+        let parts = self.parts.as_mut();
+        let len = part_len(samples.len(), parts.len())?;
+        match self.config.granularity {
+            QuantGranularity::PerGroup(group) if len != group && len != 0 => {
+                return Err(Error::Length {
+                    what: What::Samples,
+                    expected: group.saturating_mul(parts.len()),
+                    got: samples.len(),
+                });
+            }
+            _ => {}
+        }
+        // Nothing to cut an empty batch into.
+        for (part, samples) in parts.iter_mut().zip(samples.chunks_exact(len.max(1))) {
+            let mut batch = part.batch(&self.config);
+            batch.observe(samples);
+            batch.finish();
+        }
+        Ok(())
+    }
+
+    /// Observes one batch with the parts interleaved, the channel being the last dimension: activations in NHWC order,
+    /// or `[tokens, features]`.
+    ///
+    /// # Errors
+    /// [`Error::NotDivisible`] if the samples do not divide into the parts.
+    pub fn observe_channels_last(&mut self, samples: &[f32]) -> Result<()> {
+        let parts = self.parts.as_mut();
+        part_len(samples.len(), parts.len())?;
+        if let [only] = parts {
+            let mut batch = only.batch(&self.config);
+            batch.observe(samples);
+            batch.finish();
+            return Ok(());
+        }
+        let channels = parts.len();
+        let mut gathered = [0.0; GATHER];
+        for (channel, part) in parts.iter_mut().enumerate() {
+            let mut batch = part.batch(&self.config);
+            let mut rest = samples.iter().skip(channel).step_by(channels);
+            loop {
+                let mut n = 0;
+                for (slot, &x) in gathered.iter_mut().zip(&mut rest) {
+                    *slot = x;
+                    n += 1;
+                }
+                batch.observe(gathered.get(..n).unwrap_or(&[]));
+                if n < GATHER {
+                    break;
+                }
+            }
+            batch.finish();
+        }
+        Ok(())
+    }
+
+    /// Observes one batch of a single part.
+    ///
+    /// # Errors
+    /// [`Error::Length`] if there is no such part.
+    pub fn observe_part(&mut self, part: usize, samples: &[f32]) -> Result<()> {
+        let parts = self.parts.as_mut();
+        let got = parts.len();
+        let observer =
+            parts.get_mut(part).ok_or(Error::Length { what: What::Channels, expected: part + 1, got })?;
+        let mut batch = observer.batch(&self.config);
+        batch.observe(samples);
+        batch.finish();
+        Ok(())
+    }
+
+    /// Adds what another engine saw, as if this one had seen it next.
+    ///
+    /// # Errors
+    /// Nothing is changed on [`Error::Mismatch`] (configurations differ), [`Error::Length`] (numbers of parts differ) and
+    /// [`Error::Capacity`] (more domains than fit).
+    pub fn merge<T: AsRef<[Observer<BINS>]>>(&mut self, other: &CalibrationEngine<BINS, T>) -> Result<()> {
+        if self.config != other.config {
+            return Err(Error::Mismatch { what: What::Config });
+        }
+        let (mine, theirs) = (self.parts.as_mut(), other.parts());
+        if mine.len() != theirs.len() {
+            return Err(Error::Length { what: What::Channels, expected: mine.len(), got: theirs.len() });
+        }
+        self.domains.merge(&other.domains)?;
+        for (mine, theirs) in mine.iter_mut().zip(theirs) {
+            mine.merge(theirs);
+        }
+        Ok(())
+    }
+}
+
+fn check_bins<const BINS: usize>(config: &CalibrationConfig) -> Result<()> {
+    if BINS < config.method.min_bins(config.bits) {
+        return Err(Error::Capacity { what: What::Histogram, capacity: BINS });
+    }
+    Ok(())
+}
+
+/// Samples of each part.
+fn part_len(len: usize, parts: usize) -> Result<usize> {
+    match len.checked_rem(parts) {
+        Some(0) => Ok(len / parts),
+        _ => Err(Error::NotDivisible { what: What::Samples, len, by: parts }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MINMAX: CalibrationMethod = CalibrationMethod::MinMax;
+
+    fn config(method: CalibrationMethod) -> CalibrationConfig {
+        CalibrationConfig::default().with_method(method)
+    }
+
+    fn per_channel<const N: usize, const BINS: usize>(
+        method: CalibrationMethod,
+    ) -> CalibrationEngine<BINS, [Observer<BINS>; N]> {
+        let config = config(method).with_granularity(QuantGranularity::PerChannel);
+        CalibrationEngine::with_parts(config, [const { Observer::new() }; N]).unwrap()
+    }
+
+    #[test]
+    fn engines_that_cannot_work_are_refused() {
+        let e = |c| CalibrationEngine::<0>::new(c).unwrap_err();
+        assert_eq!(e(config(MINMAX).with_bits(1)), Error::Bits { bits: 1 });
+        let token = config(MINMAX).with_granularity(QuantGranularity::PerToken);
+        assert_eq!(e(token), Error::Unsupported { what: What::Granularity });
+        for method in
+            [CalibrationMethod::Mse, CalibrationMethod::Entropy, CalibrationMethod::Percentile { share: 0.9 }]
+        {
+            assert_eq!(e(config(method)), Error::Capacity { what: What::Histogram, capacity: 0 });
+        }
+        let few = CalibrationEngine::<256>::new(config(CalibrationMethod::Mse)).unwrap_err();
+        assert_eq!(few, Error::Capacity { what: What::Histogram, capacity: 256 });
+        assert!(CalibrationEngine::<512>::new(config(CalibrationMethod::Mse)).is_ok());
+        let none: [Observer<0>; 0] = [];
+        assert_eq!(
+            CalibrationEngine::with_parts(
+                config(MINMAX).with_granularity(QuantGranularity::PerChannel),
+                none
+            ),
+            Err(Error::Empty { what: What::Channels })
+        );
+        assert_eq!(
+            CalibrationEngine::with_parts(config(MINMAX), [Observer::<0>::new(); 2]).unwrap_err(),
+            Error::Length { what: What::Channels, expected: 1, got: 2 }
+        );
+    }
+
+    #[test]
+    fn batches_that_do_not_fit_are_refused() {
+        let mut e = per_channel::<3, 0>(MINMAX);
+        assert_eq!(e.observe(&[0.0; 4]), Err(Error::NotDivisible { what: What::Samples, len: 4, by: 3 }));
+        assert_eq!(
+            e.observe_channels_last(&[0.0; 4]),
+            Err(Error::NotDivisible { what: What::Samples, len: 4, by: 3 })
+        );
+        assert_eq!(
+            e.observe_part(3, &[0.0]),
+            Err(Error::Length { what: What::Channels, expected: 4, got: 3 })
+        );
+        assert_eq!(e.range(3), Err(Error::Length { what: What::Channels, expected: 4, got: 3 }));
+        assert_eq!(e.observe(&[]), Ok(()));
+        let grouped = config(MINMAX).with_granularity(QuantGranularity::PerGroup(4));
+        let mut e = CalibrationEngine::with_parts(grouped, [Observer::<0>::new(); 2]).unwrap();
+        assert_eq!(e.observe(&[0.0; 6]), Err(Error::Length { what: What::Samples, expected: 8, got: 6 }));
+        assert_eq!(e.observe(&[0.0; 8]), Ok(()));
+    }
+
+    #[test]
+    fn a_part_without_samples_is_named() {
+        let mut e = per_channel::<2, 0>(MINMAX);
+        e.observe(&[1.0, f32::NAN]).unwrap();
+        assert_eq!(e.range(1), Err(Error::NoSamples { part: 1 }));
+        let unused = e.calibrated(0).unwrap();
+        assert_eq!(e.finish(&mut [unused; 2]), Err(Error::NoSamples { part: 1 }));
+        assert_eq!(e.finish(&mut [unused]), Err(Error::Length { what: What::Output, expected: 2, got: 1 }));
+        let stats = e.stats();
+        assert_eq!((stats.empty_parts, stats.constant_parts, stats.non_finite), (1, 1, 1));
+    }
+
+    #[test]
+    fn both_layouts_of_channels_see_the_same() {
+        const C: usize = 5;
+        let rows: Vec<f32> = (0..C * 301).map(|i| ((i * 7919) % 1013) as f32 / 100.0 - 3.0).collect();
+        let last: Vec<f32> = (0..rows.len()).map(|i| rows[(i % C) * 301 + i / C]).collect();
+        let method = CalibrationMethod::MovingAverage { momentum: 0.5 };
+        let (mut a, mut b) = (per_channel::<C, 64>(method), per_channel::<C, 64>(method));
+        for _ in 0..2 {
+            a.observe(&rows).unwrap();
+            b.observe_channels_last(&last).unwrap();
+        }
+        assert_eq!(a, b);
+        assert_eq!(a.stats().samples, 2 * rows.len() as u64);
+    }
+
+    #[test]
+    fn outliers_are_left_out_and_counted() {
+        let limited = config(CalibrationMethod::Mse).with_outlier_limit(10.0);
+        let mut e = CalibrationEngine::<512>::new(limited).unwrap();
+        e.observe(&[1.0, -2.0, 10.0, 1e30, f32::NEG_INFINITY]).unwrap();
+        assert_eq!(e.parts()[0].extremes(), Some(ClipRange::new(-2.0, 10.0).unwrap()));
+        let stats = e.stats();
+        assert_eq!((stats.samples, stats.outliers, stats.non_finite), (3, 1, 1));
+    }
+
+    #[test]
+    fn constants_keep_their_value() {
+        for method in [
+            MINMAX,
+            CalibrationMethod::MovingAverage { momentum: 0.9 },
+            CalibrationMethod::Percentile { share: 0.999 },
+            CalibrationMethod::Mse,
+            CalibrationMethod::Entropy,
+        ] {
+            for c in [3.7, -3.7, 1e-20, 0.0] {
+                let mut e = CalibrationEngine::<512>::new(config(method)).unwrap();
+                for _ in 0..5 {
+                    e.observe(&[c; 33]).unwrap();
+                }
+                let Calibrated { range, params } = e.calibrated(0).unwrap();
+                assert_eq!((range.lo(), range.hi()), (c, c), "{method:?}");
+                let levels = e.config().levels().unwrap();
+                let back = params.dequantize(params.quantize(c, levels), levels);
+                assert!((back - c).abs() <= c.abs() * 1e-6, "{method:?} {c} {back}");
+                assert_eq!(e.stats().constant_parts, 1);
+            }
+        }
+    }
+
+    #[test]
+    fn one_pass_serves_several_methods() {
+        let mut e = CalibrationEngine::<512>::new(config(CalibrationMethod::Mse)).unwrap();
+        e.observe(&[-1.0, 0.5, 2.0]).unwrap();
+        assert_eq!(e.range_with(0, CalibrationMethod::Mse), e.range(0));
+        assert_eq!(e.range_with(0, MINMAX), Ok(ClipRange::new(-1.0, 2.0).unwrap()));
+        assert!(matches!(
+            e.range_with(0, CalibrationMethod::Percentile { share: 2.0 }),
+            Err(Error::Range { .. })
+        ));
+        let average = CalibrationMethod::MovingAverage { momentum: 0.5 };
+        assert_eq!(e.range_with(0, average), Err(Error::Mismatch { what: What::Config }));
+        let few = CalibrationEngine::<16>::new(config(MINMAX)).unwrap();
+        assert!(matches!(few.range_with(0, CalibrationMethod::Mse), Err(Error::Capacity { .. })));
+    }
+
+    #[test]
+    fn merges_that_make_no_sense_are_refused() {
+        let mut a = CalibrationEngine::<16>::new(config(MINMAX)).unwrap();
+        let b = CalibrationEngine::<16>::new(config(MINMAX).with_bits(4)).unwrap();
+        assert_eq!(a.merge(&b), Err(Error::Mismatch { what: What::Config }));
+        let mut c = per_channel::<2, 16>(MINMAX);
+        let d = per_channel::<3, 16>(MINMAX);
+        assert_eq!(c.merge(&d), Err(Error::Length { what: What::Channels, expected: 2, got: 3 }));
+    }
+}

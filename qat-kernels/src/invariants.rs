@@ -1,0 +1,282 @@
+//! The invariants of training and deployment as checks that tests, fuzzers and debug builds share.
+//!
+//! | invariant | check |
+//! |---|---|
+//! | INV-1: no zero gradient except by explicit clipping | [`gradient_flow`] |
+//! | INV-2: α > 0 and finite after construction, load and every optimiser step | [`positive_alpha`] |
+//! | INV-3: Δ = α·π/k, k ∈ {2, 3, 4, 5}, bit for bit | [`pi_steps`] |
+//! | INV-5: artifacts decode to what was encoded, and carry their provenance | [`round_trip`], [`provenance`] |
+//! | INV-6: 1 ≤ r ≤ min(d_in, d_out) | [`rank`] |
+//!
+//! (There is no INV-4.) Each returns [`Error::Invariant`], which names the invariant and the first place where it is
+//! broken; wrong lengths are their own errors. A debug build checks with
+//! `debug_assert_eq!(invariants::positive_alpha(&alpha), Ok(()))`; a release build carries none of it.
+
+use crate::error::{Error, Result, What};
+use crate::grid::{Levels, pi_step};
+use crate::lora::Rank;
+use crate::ste::{LsqMask, SteVariant};
+use core::fmt;
+
+/// An invariant, by number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Invariant {
+    /// INV-1: no zero gradient except by explicit clipping.
+    GradientFlow,
+    /// INV-2: α is positive and finite.
+    PositiveAlpha,
+    /// INV-3: Δ = α·π/k with k ∈ {2, 3, 4, 5}.
+    PiStep,
+    /// INV-5: artifacts decode to what was encoded and carry their provenance.
+    Artifact,
+    /// INV-6: 1 ≤ r ≤ min(d_in, d_out).
+    Rank,
+}
+
+impl fmt::Display for Invariant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Invariant::GradientFlow => "INV-1 (no zero gradient except by clipping)",
+            Invariant::PositiveAlpha => "INV-2 (alpha is positive and finite)",
+            Invariant::PiStep => "INV-3 (step = alpha*pi/k, k in 2..=5)",
+            Invariant::Artifact => "INV-5 (artifacts round-trip and carry provenance)",
+            Invariant::Rank => "INV-6 (1 <= rank <= min(d_in, d_out))",
+        })
+    }
+}
+
+fn broken<T>(invariant: Invariant, index: usize) -> Result<T> {
+    Err(Error::Invariant { invariant, index })
+}
+
+/// Gradients below this, 2^−100, may vanish by underflow in the few products of an estimator.
+const SMALLEST: f32 = f32::from_bits((127 - 100) << 23);
+
+/// INV-1 for the weights of one step: wherever a gradient `upstream` (of at least 2^−100) arrives and the estimator does
+/// not clip, a finite, non-zero gradient must have come out.
+///
+/// What counts as clipping: |w| > clip_val for `Clipped`, a weight outside the mask for LSQ and EWGS, nothing for the
+/// standard estimator. EWGS with λ ≥ 2 can cancel a gradient without clipping; that is reported like any other loss.
+///
+/// # Errors
+/// [`Error::Length`]; [`Error::Invariant`] with the index of the first lost gradient.
+///
+/// ```
+/// use qat_kernels::{Error, Grid, Levels, LsqMask, SteVariant, invariants};
+/// let lv = Levels::new(2, Grid::MidTread)?; // codes −2..=1
+/// let check = |out: &[f32]| {
+///     let (w, g) = ([0.3, 5.0], [1.0, 1.0]);
+///     invariants::gradient_flow(SteVariant::LearnedStepSize, lv, LsqMask::Exact, 1.0, &w, &g, out)
+/// };
+/// assert_eq!(check(&[1.0, 0.0]), Ok(())); // 5.0 is clipped
+/// assert!(matches!(check(&[0.0, 0.0]), Err(Error::Invariant { index: 0, .. })));
+/// # Ok::<(), Error>(())
+/// ```
+pub fn gradient_flow(
+    ste: SteVariant,
+    levels: Levels,
+    mask: LsqMask,
+    step: f32,
+    weights: &[f32],
+    upstream: &[f32],
+    gradients: &[f32],
+) -> Result<()> {
+    for got in [upstream.len(), gradients.len()] {
+        if got != weights.len() {
+            return Err(Error::Length { what: What::Gradient, expected: weights.len(), got });
+        }
+    }
+    for (index, ((&w, &g), &out)) in weights.iter().zip(upstream).zip(gradients).enumerate() {
+        let clipped = match ste {
+            SteVariant::Standard => false,
+            SteVariant::Clipped { clip_val } => w.abs() > clip_val || w.is_nan(),
+            SteVariant::LearnedStepSize | SteVariant::Ewgs { .. } => !mask.passes(w / step, levels),
+        };
+        let arrives = g.is_finite() && g.abs() >= SMALLEST;
+        if arrives && !clipped && (out == 0.0 || !out.is_finite()) {
+            return broken(Invariant::GradientFlow, index);
+        }
+    }
+    Ok(())
+}
+
+/// INV-2: every α is positive and finite.
+///
+/// # Errors
+/// [`Error::Invariant`] with the index of the first that is not.
+pub fn positive_alpha(alpha: &[f32]) -> Result<()> {
+    match alpha.iter().position(|&a| !(a > 0.0 && a.is_finite())) {
+        Some(index) => broken(Invariant::PositiveAlpha, index),
+        None => Ok(()),
+    }
+}
+
+/// INV-3: every step is [`pi_step`] of its channel's α and its own divisor, bit for bit.
+///
+/// `alpha` has one entry per channel; `divisors` and `steps` have the same number of groups for each channel, in order
+/// (one each where k is fixed).
+///
+/// # Errors
+/// [`Error::Length`], [`Error::NotDivisible`] or [`Error::Empty`] for slices that do not fit; [`Error::Invariant`] with
+/// the index of the first wrong step or divisor (α itself is judged by INV-2, but a step that does not exist is wrong).
+pub fn pi_steps(alpha: &[f32], divisors: &[u8], steps: &[f32]) -> Result<()> {
+    if divisors.len() != steps.len() {
+        return Err(Error::Length { what: What::Steps, expected: divisors.len(), got: steps.len() });
+    }
+    if alpha.is_empty() || divisors.is_empty() {
+        return Err(Error::Empty { what: if alpha.is_empty() { What::Alpha } else { What::Divisors } });
+    }
+    if !divisors.len().is_multiple_of(alpha.len()) {
+        return Err(Error::NotDivisible { what: What::Divisors, len: divisors.len(), by: alpha.len() });
+    }
+    let groups = divisors.len() / alpha.len();
+    let wanted =
+        alpha.iter().zip(divisors.chunks(groups)).flat_map(|(&a, ks)| ks.iter().map(move |&k| pi_step(a, k)));
+    match wanted.zip(steps).position(|(wanted, &step)| wanted.map(f32::to_bits) != Ok(step.to_bits())) {
+        Some(index) => broken(Invariant::PiStep, index),
+        None => Ok(()),
+    }
+}
+
+/// INV-5, first half: what was decoded is what was encoded.
+///
+/// # Errors
+/// [`Error::Invariant`] if decoding failed or gave something else.
+pub fn round_trip<T: PartialEq, E>(encoded: &T, decoded: Result<T, E>) -> Result<()> {
+    match decoded {
+        Ok(back) if back == *encoded => Ok(()),
+        _ => broken(Invariant::Artifact, 0),
+    }
+}
+
+/// INV-6: `1 ≤ rank ≤ min(d_in, d_out)`.
+///
+/// # Errors
+/// [`Error::Invariant`].
+pub fn rank(rank: usize, d_in: usize, d_out: usize) -> Result<()> {
+    match Rank::new(rank, d_in, d_out) {
+        Ok(_) => Ok(()),
+        Err(_) => broken(Invariant::Rank, 0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::grid::Grid;
+    use crate::ste::simd;
+    use proptest::prelude::*;
+
+    fn estimators() -> impl Strategy<Value = SteVariant> {
+        prop_oneof![
+            Just(SteVariant::Standard),
+            Just(SteVariant::LearnedStepSize),
+            (0.01_f32..10.0).prop_map(|clip_val| SteVariant::Clipped { clip_val }),
+            (0.0_f32..1.99).prop_map(|lambda| SteVariant::Ewgs { lambda }),
+        ]
+    }
+
+    fn grids() -> impl Strategy<Value = Levels> {
+        (2_u8..=8, any::<bool>())
+            .prop_map(|(b, rise)| Levels::new(b, if rise { Grid::MidRise } else { Grid::MidTread }).unwrap())
+    }
+
+    fn masks() -> impl Strategy<Value = LsqMask> {
+        any::<bool>().prop_map(|rounded| if rounded { LsqMask::Rounded } else { LsqMask::Exact })
+    }
+
+    proptest! {
+        #[test]
+        fn inv_1_holds_for_the_scalar_and_the_batched_estimators(
+            ste in estimators(), lv in grids(), mask in masks(), step in 1e-6_f32..1e3,
+            pairs in prop::collection::vec((-12.0_f32..12.0, prop::num::f32::NORMAL), 1..80),
+        ) {
+            let w: Vec<f32> = pairs.iter().map(|p| p.0 * step).collect();
+            // Beyond 2^126 a factor of 2 would overflow, which is no loss of gradient but no finite one either.
+            let g: Vec<f32> = pairs.iter().map(|p| p.1.clamp(-1e37, 1e37)).collect();
+            let mut out: Vec<f32> =
+                w.iter().zip(&g).map(|(&w, &g)| ste.backward_in_range(w, step, lv, mask, g)).collect();
+            prop_assert_eq!(gradient_flow(ste, lv, mask, step, &w, &g, &out), Ok(()));
+            simd::backward(ste, lv, mask, &[step], &w, &g, &mut out, &mut [0.0]).unwrap();
+            prop_assert_eq!(gradient_flow(ste, lv, mask, step, &w, &g, &out), Ok(()));
+            // And a gradient lost anywhere is found there.
+            let unclipped = |i: &usize| out[*i] != 0.0 && g[*i].abs() >= SMALLEST;
+            if let Some(i) = (0..out.len()).find(unclipped) {
+                out[i] = 0.0;
+                prop_assert_eq!(
+                    gradient_flow(ste, lv, mask, step, &w, &g, &out),
+                    Err(Error::Invariant { invariant: Invariant::GradientFlow, index: i })
+                );
+            }
+        }
+
+        #[test]
+        fn inv_2_and_inv_3_hold_for_every_pi_step_that_exists(
+            alpha in prop::collection::vec(1e-30_f32..1e30, 1..9), ks in prop::collection::vec(2_u8..=5, 9), at in 0_usize..9,
+        ) {
+            let groups = ks.len() / alpha.len();
+            let ks = &ks[..groups * alpha.len()];
+            let mut steps: Vec<f32> =
+                ks.iter().enumerate().map(|(i, &k)| pi_step(alpha[i / groups], k).unwrap()).collect();
+            prop_assert_eq!(positive_alpha(&alpha), Ok(()));
+            prop_assert_eq!(pi_steps(&alpha, ks, &steps), Ok(()));
+            let at = at % steps.len();
+            steps[at] = steps[at].next_up();
+            let e = Error::Invariant { invariant: Invariant::PiStep, index: at };
+            prop_assert_eq!(pi_steps(&alpha, ks, &steps), Err(e));
+        }
+
+        #[test]
+        fn inv_2_finds_the_first_bad_alpha(
+            good in prop::collection::vec(f32::MIN_POSITIVE..f32::MAX, 0..9),
+            bad in prop_oneof![Just(0.0), Just(-0.0), Just(f32::NAN), Just(f32::INFINITY), -1e3_f32..-1e-3],
+        ) {
+            let mut alpha = good.clone();
+            alpha.extend([bad, 1.0]);
+            let e = Error::Invariant { invariant: Invariant::PositiveAlpha, index: good.len() };
+            prop_assert_eq!(positive_alpha(&alpha), Err(e));
+        }
+
+        #[test]
+        fn inv_5_holds_for_the_codes_of_the_grid(lv in grids(), step in 1e-3_f32..1e3, w in prop::collection::vec(-10.0_f32..10.0, 1..50)) {
+            let codes: Vec<i32> = w.iter().map(|&w| lv.quantize(w * step, step)).collect();
+            let back: Vec<i32> = codes.iter().map(|&q| lv.quantize(lv.dequantize(q, step), step)).collect();
+            prop_assert_eq!(round_trip::<_, Error>(&codes, Ok(back)), Ok(()));
+        }
+
+        #[test]
+        fn inv_6_is_the_rank_types_own_rule(r in 0_usize..40, d_in in 0_usize..40, d_out in 0_usize..40) {
+            let ok = r >= 1 && r <= d_in.min(d_out);
+            prop_assert_eq!(rank(r, d_in, d_out).is_ok(), ok);
+        }
+    }
+
+    #[test]
+    fn inv_3_refuses_divisors_that_do_not_exist() {
+        let third = pi_step(1.0, 3).unwrap();
+        let e = Err(Error::Invariant { invariant: Invariant::PiStep, index: 1 });
+        assert_eq!(pi_steps(&[1.0], &[3, 6], &[third, third]), e);
+        assert_eq!(pi_steps(&[1.0, -1.0], &[3, 3], &[third, -third]), e);
+        assert_eq!(pi_steps(&[], &[3], &[third]), Err(Error::Empty { what: What::Alpha }));
+        assert!(matches!(pi_steps(&[1.0], &[3], &[]), Err(Error::Length { what: What::Steps, .. })));
+    }
+
+    #[test]
+    fn inv_5_finds_a_failed_and_a_wrong_decoding() {
+        let e = Err(Error::Invariant { invariant: Invariant::Artifact, index: 0 });
+        assert_eq!(round_trip(&1, Err(())), e);
+        assert_eq!(round_trip::<_, ()>(&1, Ok(2)), e);
+    }
+
+    #[test]
+    fn inv_1_reports_an_ewgs_factor_that_cancels() {
+        let lv = Levels::new(4, Grid::MidTread).unwrap();
+        let ste = SteVariant::Ewgs { lambda: 2.0 };
+        let (w, g) = ([0.5], [-1.0]); // v − level = ½, 1 − 2·½ = 0
+        let out = [ste.backward_in_range(w[0], 1.0, lv, LsqMask::Exact, g[0])];
+        let e = gradient_flow(ste, lv, LsqMask::Exact, 1.0, &w, &g, &out).unwrap_err();
+        assert_eq!(e, Error::Invariant { invariant: Invariant::GradientFlow, index: 0 });
+        assert!(e.to_string().contains("INV-1"));
+    }
+}

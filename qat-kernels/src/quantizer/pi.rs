@@ -1,0 +1,179 @@
+//! Pi steps with one k for all: Δ = α·π/k.
+//!
+//! With α free this is a uniform quantiser whose step is written as a multiple of π: the same codes and the same error
+//! for the same step. What differs is the parameter that is trained, α, whose gradient is π/k times the step's.
+
+use super::runs::{check_length, run_length, with_steps};
+use super::search::DEAD_STEP;
+use super::{DifferentiableQuantizer, QuantizerSettings};
+use crate::error::{Error, Result, What};
+use crate::grid::{Levels, pi_step};
+use crate::ste::{lsq_gradient_scale, simd};
+use core::f32::consts::PI;
+
+/// A quantiser with steps `α·π/k`, k ∈ {2, 3, 4, 5} fixed, α learned.
+///
+/// `S` holds α, n of them, each for an n-th of the weights: as the steps of [`super::UniformQuantizer`].
+///
+/// ```
+/// use core::f32::consts::PI;
+/// use qat_kernels::quantizer::{DifferentiableQuantizer, PiQuantDifferentiable, QuantizerSettings};
+/// use qat_kernels::{Grid, Levels};
+/// let settings = QuantizerSettings::new(Levels::new(2, Grid::MidTread)?); // codes −2..=1
+/// let quantizer = PiQuantDifferentiable::new(settings, 4, [4.0 / PI])?; // a step of 1
+/// let weights = [0.4, 0.9, 3.0];
+///
+/// let mut w_hat = [0.0; 3];
+/// quantizer.forward(&weights, &mut w_hat)?;
+/// assert_eq!(w_hat, [0.0, 1.0, 1.0]);
+///
+/// let (mut grad_weights, mut grad_alpha) = ([0.0; 3], [0.0]);
+/// quantizer.backward(&weights, &[1.0, 1.0, 2.0], &mut grad_weights, &mut grad_alpha)?;
+/// assert_eq!(grad_weights, [1.0, 1.0, 0.0]); // 3.0 is beyond the largest level
+/// // Step: (0 − 0.4) + (1 − 0.9) + 2·1 = 1.7, times 1/√(3·1); then α: times π/4.
+/// assert!((grad_alpha[0] - 1.7 / 3f32.sqrt() * PI / 4.0).abs() < 1e-6);
+/// # Ok::<(), qat_kernels::Error>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct PiQuantDifferentiable<S = [f32; 1]> {
+    settings: QuantizerSettings,
+    k: u8,
+    alphas: S,
+}
+
+impl<S: AsRef<[f32]> + AsMut<[f32]>> PiQuantDifferentiable<S> {
+    /// A quantiser with these α.
+    ///
+    /// # Errors
+    /// [`Error::Divisor`] unless k ∈ {2, 3, 4, 5}; [`Error::Empty`] without an α; [`Error::NotPositive`] for an α that
+    /// gives no positive normal step; [`Error::Range`] for a bad parameter of the estimator.
+    pub fn new(settings: QuantizerSettings, k: u8, alphas: S) -> Result<Self> {
+        settings.ste.validate()?;
+        if !super::DIVISORS.contains(&k) {
+            return Err(Error::Divisor { k });
+        }
+        check_alphas(alphas.as_ref(), k)?;
+        Ok(Self { settings, k, alphas })
+    }
+
+    /// α, one per tensor, channel or group.
+    #[must_use]
+    pub fn alphas(&self) -> &[f32] {
+        self.alphas.as_ref()
+    }
+
+    /// The divisor.
+    #[must_use]
+    pub fn k(&self) -> u8 {
+        self.k
+    }
+
+    /// The settings.
+    #[must_use]
+    pub fn settings(&self) -> &QuantizerSettings {
+        &self.settings
+    }
+
+    /// Takes the storage back.
+    #[must_use]
+    pub fn into_alphas(self) -> S {
+        self.alphas
+    }
+
+    fn with_steps(
+        &self,
+        len: usize,
+        what: What,
+        kernel: impl FnMut(core::ops::Range<usize>, &[f32]) -> Result<()>,
+    ) -> Result<()> {
+        let alphas = self.alphas.as_ref();
+        let per_alpha = run_length(len, what, alphas.len(), What::Alpha)?;
+        with_steps(alphas.len(), per_alpha, |i| pi_step(alphas[i], self.k), kernel)
+    }
+}
+
+fn check_alphas(alphas: &[f32], k: u8) -> Result<()> {
+    if alphas.is_empty() {
+        return Err(Error::Empty { what: What::Alpha });
+    }
+    match alphas.iter().position(|&alpha| pi_step(alpha, k).is_err()) {
+        Some(index) => Err(Error::NotPositive { what: What::Alpha, index, value: alphas[index] }),
+        None => Ok(()),
+    }
+}
+
+impl<S: AsRef<[f32]> + AsMut<[f32]>> DifferentiableQuantizer for PiQuantDifferentiable<S> {
+    fn levels(&self) -> Levels {
+        self.settings.levels
+    }
+
+    fn scale_count(&self) -> usize {
+        self.alphas.as_ref().len()
+    }
+
+    fn scales(&self, out: &mut [f32]) -> Result<()> {
+        check_length(What::Alpha, out.len(), self.scale_count())?;
+        out.copy_from_slice(self.alphas.as_ref());
+        Ok(())
+    }
+
+    fn set_scales(&mut self, scales: &[f32]) -> Result<()> {
+        check_length(What::Alpha, scales.len(), self.scale_count())?;
+        check_alphas(scales, self.k)?;
+        self.alphas.as_mut().copy_from_slice(scales);
+        Ok(())
+    }
+
+    fn init_scale_weighted(&mut self, weights: &[f32], importance: Option<&[f32]>) -> Result<()> {
+        let (settings, k) = (self.settings, self.k);
+        super::init_runs(weights, importance, self.alphas.as_mut(), What::Alpha, |weights, importance| {
+            let alpha = settings.initial_step(weights, importance)? * (f32::from(k) / PI);
+            Ok(if pi_step(alpha, k).is_ok() { alpha } else { DEAD_STEP })
+        })
+    }
+
+    fn forward(&self, weights: &[f32], out: &mut [f32]) -> Result<()> {
+        check_length(What::Output, out.len(), weights.len())?;
+        self.with_steps(weights.len(), What::Weights, |range, steps| {
+            simd::fake_quantize(self.levels(), steps, &weights[range.clone()], &mut out[range])
+        })
+    }
+
+    fn backward(
+        &self,
+        weights: &[f32],
+        grad_output: &[f32],
+        grad_weights: &mut [f32],
+        grad_scales: &mut [f32],
+    ) -> Result<()> {
+        let QuantizerSettings { levels, ste, mask, .. } = self.settings;
+        check_length(What::Gradient, grad_output.len(), weights.len())?;
+        check_length(What::Output, grad_weights.len(), weights.len())?;
+        check_length(What::Alpha, grad_scales.len(), self.scale_count())?;
+        let per_alpha = run_length(weights.len(), What::Weights, self.scale_count(), What::Alpha)?;
+        let mut done = 0;
+        self.with_steps(weights.len(), What::Weights, |range, steps| {
+            let sums = &mut grad_scales[done..done + steps.len()];
+            done += steps.len();
+            let (w, g) = (&weights[range.clone()], &grad_output[range.clone()]);
+            simd::backward(ste, levels, mask, steps, w, g, &mut grad_weights[range], sums)
+        })?;
+        let scale = lsq_gradient_scale(per_alpha, levels) * (PI / f32::from(self.k));
+        grad_scales.iter_mut().for_each(|gradient| *gradient *= scale);
+        Ok(())
+    }
+
+    fn quantize(&self, weights: &[f32], codes: &mut [i8]) -> Result<()> {
+        check_length(What::Codes, codes.len(), weights.len())?;
+        self.with_steps(weights.len(), What::Weights, |range, steps| {
+            simd::quantize(self.levels(), steps, &weights[range.clone()], &mut codes[range])
+        })
+    }
+
+    fn dequantize(&self, codes: &[i8], out: &mut [f32]) -> Result<()> {
+        check_length(What::Output, out.len(), codes.len())?;
+        self.with_steps(codes.len(), What::Codes, |range, steps| {
+            simd::dequantize(self.levels(), steps, &codes[range.clone()], &mut out[range])
+        })
+    }
+}

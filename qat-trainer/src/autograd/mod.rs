@@ -1,0 +1,27 @@
+//! The one bridge to torch: what `tch` does not offer, and the only place of the crate with `unsafe`.
+//!
+//! * `slice`, `slice_mut`: the memory of a CPU tensor as a slice, without a copy, so that qat-kernels works on it;
+//! * [`closure_node`]: an autograd node whose backward is a Rust closure.
+//!
+//! Neither a Rust panic nor a C++ exception crosses the border: each arrives on the other side as an error.
+
+mod closure;
+mod ffi;
+mod slices;
+
+pub use closure::closure_node;
+pub(crate) use slices::{slice, slice_mut};
+
+use crate::error::{Error, ErrorKind};
+
+impl From<tch::TchError> for Error {
+    fn from(e: tch::TchError) -> Self {
+        let text = match e {
+            tch::TchError::Torch(text) => text,
+            e => e.to_string(),
+        };
+        // torch appends a C++ stack trace, of no use to whoever reads this.
+        let text = text.split("\nException raised from").next().unwrap_or_default();
+        Error::new(ErrorKind::Train, format!("torch: {text}"))
+    }
+}

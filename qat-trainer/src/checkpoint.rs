@@ -1,0 +1,275 @@
+//! Checkpoints: named f32 tensors and a table of text, in the safetensors format, replaced in one step.
+//!
+//! # Names
+//! A layer `L` (see [`crate::spec::LayerSpec::name`]) keeps, in torch's layouts:
+//!
+//! | tensor | shape | meaning |
+//! |---|---|---|
+//! | `L.weight` | `[out, in, kh, kw]`, depthwise `[c, 1, kh, kw]`, linear `[out, in]` | weights (unquantised) |
+//! | `L.bias` | `[out]` | bias; absent where batch normalisation stands in for it |
+//! | `L.bn.weight`, `L.bn.bias`, `L.bn.running_mean`, `L.bn.running_var` | `[out]` | batch normalisation; absent once folded |
+//! | `L.alpha` | `[out]` | per channel: the step of a uniform quantiser, α of a Pi quantiser |
+//! | `L.divisors` | `[out * ceil(in*kh*kw / group)]` | k of each group of an adaptive Pi quantiser, row by row |
+//! | `L.act.scale`, `L.act.zero_point` | `[1]` | 8-bit range of the output, for layers that have one |
+//! | `input.scale`, `input.zero_point` | `[1]` | 8-bit range of the model's input |
+//!
+//! A floating-point checkpoint has no quantisers and no ranges. An adaptive quantiser groups the weights of a channel in
+//! the order in which they lie in `L.weight`.
+
+use crate::error::{Error, ErrorKind, Result};
+use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use std::collections::{BTreeMap, HashMap};
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+/// A tensor of f32 in row-major order.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Array {
+    /// Dimensions; their product is the length of `data`.
+    pub shape: Vec<usize>,
+    /// Elements, the last dimension running fastest.
+    pub data: Vec<f32>,
+}
+
+/// Named tensors and a table of text.
+///
+/// ```
+/// use qat_trainer::checkpoint::Checkpoint;
+/// let dir = std::env::temp_dir().join(format!("checkpoint-doc-{}", std::process::id()));
+/// std::fs::create_dir_all(&dir)?;
+/// let mut c = Checkpoint::default();
+/// c.insert("fc.bias", &[3], vec![0.5, -1.0, 2.0])?;
+/// c.metadata.insert("epoch".into(), "7".into());
+/// c.save(&dir.join("c.safetensors"))?;
+/// assert_eq!(Checkpoint::load(&dir.join("c.safetensors"))?, c);
+/// # std::fs::remove_dir_all(&dir)?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Checkpoint {
+    /// The tensors, by name.
+    pub tensors: BTreeMap<String, Array>,
+    /// Free text, by name; numbers and structures as JSON.
+    pub metadata: BTreeMap<String, String>,
+}
+
+impl Checkpoint {
+    /// Adds or replaces a tensor.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Checkpoint`] if the shape does not cover the data.
+    pub fn insert(&mut self, name: &str, shape: &[usize], data: Vec<f32>) -> Result<()> {
+        let covered = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
+        if covered != Some(data.len()) {
+            return Err(tensor_error(name, format!("a shape of {shape:?} does not hold {} numbers", data.len()))
+                .remedy("this is a mistake in the caller"));
+        }
+        self.tensors.insert(name.into(), Array { shape: shape.into(), data });
+        Ok(())
+    }
+
+    /// The tensor `name`, which must have this shape and finite numbers only.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Checkpoint`] naming the tensor.
+    pub fn get(&self, name: &str, shape: &[usize]) -> Result<&[f32]> {
+        let array = self.tensors.get(name).ok_or_else(|| {
+            tensor_error(name, "this tensor is missing".into()).remedy("train again with this run description")
+        })?;
+        if array.shape != shape {
+            return Err(tensor_error(
+                name,
+                format!("its shape is {:?}, the run description needs {shape:?}", array.shape),
+            )
+            .remedy("use the run description that the checkpoint was trained with"));
+        }
+        if let Some(i) = array.data.iter().position(|x| !x.is_finite()) {
+            return Err(tensor_error(name, format!("element {i} is {}", array.data[i]))
+                .remedy("the training diverged: lower the learning rate"));
+        }
+        Ok(&array.data)
+    }
+
+    /// Whether there is a tensor `name`.
+    #[must_use]
+    pub fn has(&self, name: &str) -> bool {
+        self.tensors.contains_key(name)
+    }
+
+    /// The checkpoint as the bytes of a safetensors file; equal checkpoints give equal bytes.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Checkpoint`] if the format cannot hold it.
+    pub fn to_bytes(&self) -> Result<Vec<u8>> {
+        let bytes: Vec<(&str, &Array, Vec<u8>)> = self
+            .tensors
+            .iter()
+            .map(|(name, a)| (name.as_str(), a, a.data.iter().flat_map(|x| x.to_le_bytes()).collect()))
+            .collect();
+        let failed = |e: safetensors::SafeTensorError| {
+            Error::new(ErrorKind::Checkpoint, format!("cannot be written as safetensors: {e}"))
+        };
+        let views = bytes
+            .iter()
+            .map(|(name, a, b)| Ok((*name, TensorView::new(Dtype::F32, a.shape.clone(), b).map_err(failed)?)))
+            .collect::<Result<Vec<_>>>()?;
+        // The format's writer takes a hash map, whose order would differ from run to run: one entry has one order.
+        let table = serde_json::to_string(&self.metadata).map_err(|e| {
+            Error::new(ErrorKind::Checkpoint, format!("the metadata cannot be written: {e}"))
+        })?;
+        let metadata = HashMap::from([(METADATA.to_string(), table)]);
+        safetensors::serialize(views, Some(metadata)).map_err(failed)
+    }
+
+    /// Reads the bytes of a safetensors file.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Checkpoint`] for anything that is not a file of [`Self::to_bytes`].
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
+        let damaged = |e: String| {
+            Error::new(ErrorKind::Checkpoint, format!("not a checkpoint: {e}"))
+                .remedy("the file is damaged or something else; train again or take another file")
+        };
+        let (_, header) = SafeTensors::read_metadata(bytes).map_err(|e| damaged(e.to_string()))?;
+        let table = header.metadata().as_ref().and_then(|m| m.get(METADATA));
+        let metadata = match table {
+            Some(json) => serde_json::from_str(json).map_err(|e| damaged(format!("metadata: {e}")))?,
+            None => BTreeMap::new(),
+        };
+        let file = SafeTensors::deserialize(bytes).map_err(|e| damaged(e.to_string()))?;
+        let mut tensors = BTreeMap::new();
+        for (name, view) in file.iter() {
+            if view.dtype() != Dtype::F32 {
+                return Err(damaged(format!("tensor `{name}` is {:?}, not F32", view.dtype())));
+            }
+            let data = view
+                .data()
+                .chunks_exact(4)
+                .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
+                .collect();
+            tensors.insert(name.to_string(), Array { shape: view.shape().to_vec(), data });
+        }
+        Ok(Self { tensors, metadata })
+    }
+
+    /// Writes the checkpoint to `path` by [`write_atomically`].
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`], [`ErrorKind::Checkpoint`].
+    pub fn save(&self, path: &Path) -> Result<()> {
+        write_atomically(path, &self.to_bytes().map_err(|e| e.file(path))?)
+    }
+
+    /// Reads the checkpoint at `path`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`], [`ErrorKind::Checkpoint`].
+    pub fn load(path: &Path) -> Result<Self> {
+        let bytes = fs::read(path).map_err(|e| Error::io("read", path, &e))?;
+        Self::from_bytes(&bytes).map_err(|e| e.file(path))
+    }
+}
+
+const METADATA: &str = "qat";
+
+fn tensor_error(name: &str, problem: String) -> Error {
+    Error::new(ErrorKind::Checkpoint, problem).place(format!("tensor `{name}`"))
+}
+
+/// Writes a file in one step: to a temporary name beside it, flushed to the disk, then renamed. A reader sees the old
+/// file or the new one; a failure leaves the old one and no other trace.
+///
+/// # Errors
+/// [`ErrorKind::Io`].
+pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
+    let name = path.file_name().ok_or_else(|| {
+        Error::new(ErrorKind::Io, "this is not the name of a file").file(path).remedy("give a file name")
+    })?;
+    let mut temporary = name.to_os_string();
+    // Two processes may write beside each other; each gets its own temporary.
+    temporary.push(format!(".{}.tmp", std::process::id()));
+    let temporary = path.with_file_name(temporary);
+    let write = || -> std::io::Result<()> {
+        let mut file = File::create(&temporary)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        drop(file);
+        fs::rename(&temporary, path)?;
+        sync_folder(path)
+    };
+    write().map_err(|e| {
+        // Best effort: the error worth reporting is the first one.
+        let _ = fs::remove_file(&temporary);
+        Error::io("write", path, &e)
+    })
+}
+
+/// Makes a rename durable: on Unix the folder itself has to reach the disk.
+fn sync_folder(path: &Path) -> std::io::Result<()> {
+    if cfg!(unix) {
+        let folder = match path.parent() {
+            Some(p) if !p.as_os_str().is_empty() => p.to_path_buf(),
+            _ => PathBuf::from("."),
+        };
+        File::open(folder)?.sync_all()?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample() -> Checkpoint {
+        let mut c = Checkpoint::default();
+        c.insert("a.weight", &[2, 3], vec![1.0, -2.0, 3.5, f32::MIN_POSITIVE, 0.0, -0.0]).unwrap();
+        c.insert("a.bias", &[2], vec![0.25, 1e30]).unwrap();
+        c.metadata.insert("epoch".into(), "3".into());
+        c.metadata.insert("seed".into(), "9".into());
+        c
+    }
+
+    #[test]
+    fn bytes_are_reproducible_and_round_trip() {
+        let c = sample();
+        let bytes = c.to_bytes().unwrap();
+        for _ in 0..8 {
+            assert_eq!(c.to_bytes().unwrap(), bytes);
+        }
+        assert_eq!(Checkpoint::from_bytes(&bytes).unwrap(), c);
+    }
+
+    #[test]
+    fn every_truncation_is_an_error() {
+        let bytes = sample().to_bytes().unwrap();
+        for n in 0..bytes.len() {
+            let e = Checkpoint::from_bytes(&bytes[..n]).unwrap_err();
+            assert_eq!(e.kind(), ErrorKind::Checkpoint, "{n}");
+        }
+    }
+
+    #[test]
+    fn wrong_shapes_names_and_numbers_are_named() {
+        let mut c = sample();
+        assert!(c.insert("b", &[2, 2], vec![0.0; 3]).is_err());
+        assert!(c.get("nothing", &[1]).unwrap_err().to_string().contains("`nothing`"));
+        assert!(c.get("a.bias", &[3]).unwrap_err().to_string().contains("[3]"));
+        c.insert("a.bias", &[2], vec![0.0, f32::NAN]).unwrap();
+        assert!(c.get("a.bias", &[2]).unwrap_err().to_string().contains("element 1 is NaN"));
+    }
+
+    #[test]
+    fn a_failed_write_leaves_the_old_file_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("c.safetensors");
+        sample().save(&path).unwrap();
+        // A folder in the way of the rename.
+        let blocked = dir.path().join("blocked");
+        fs::create_dir_all(blocked.join("inside")).unwrap();
+        assert_eq!(write_atomically(&blocked, b"x").unwrap_err().kind(), ErrorKind::Io);
+        let mut names: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+        names.sort();
+        assert_eq!(names, ["blocked", "c.safetensors"]);
+    }
+}

@@ -1,0 +1,323 @@
+//! From a quantised network to the bytes of a `.piq` file.
+
+use crate::affine::Affine;
+use crate::checkpoint::Checkpoint;
+use crate::data::{Dataset, Standardisation};
+use crate::error::{Error, ErrorKind, Result};
+use crate::graph::{Graph, Node, Quantised, Steps, codes};
+use crate::spec::{Act, Op, Run, Shape, Value};
+use qat_kernels::artifact::{self, InputTransform, Metadata, ModelBuilder, Output, TensorId, TensorSpec};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+/// Test examples whose answers go into the file.
+const KNOWN_ANSWERS: usize = 2;
+/// Metadata entry of a checkpoint.
+const ABOUT: &str = "about";
+
+/// What a model file says about its origin, and what the engine's caller needs around it. Training stores it in its
+/// checkpoints, so that exporting one needs no data set.
+#[derive(Clone, Debug, PartialEq)]
+pub struct About {
+    /// Shape of the input.
+    pub shape: Shape,
+    /// Names of the classes.
+    pub classes: Vec<String>,
+    /// SHA-256 of the training files.
+    pub dataset_sha256: [u8; 32],
+    /// From raw features to the model's input.
+    pub standardisation: Standardisation,
+    /// Examples that the ranges were calibrated on.
+    pub samples: usize,
+    /// How the model was quantised, such as `qat, learned ranges, mse`.
+    pub method: String,
+    /// Standardised examples whose answers the file will hold.
+    pub known_inputs: Vec<Vec<f32>>,
+}
+
+/// The part of [`About`] that is not numbers.
+#[derive(Serialize, Deserialize)]
+struct AboutText {
+    shape: [usize; 3],
+    classes: Vec<String>,
+    dataset_sha256: String,
+    samples: usize,
+    method: String,
+}
+
+impl About {
+    /// What is to be said about a model trained by `run` on `data`; `method` in words.
+    #[must_use]
+    pub fn new(run: &Run, data: &Dataset, method: String) -> Self {
+        Self {
+            shape: data.shape,
+            classes: data.classes.clone(),
+            dataset_sha256: data.sha256,
+            standardisation: data.standardisation.clone(),
+            samples: run.qat.calibration.samples.min(data.train.len()),
+            method,
+            known_inputs: data.test.examples().take(KNOWN_ANSWERS).map(<[f32]>::to_vec).collect(),
+        }
+    }
+
+    /// Puts it into a checkpoint: tensors `input.mean`, `input.std` and `input.known`, and one entry of the metadata.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Checkpoint`] if an example has not the shape of the input.
+    pub fn store(&self, into: &mut Checkpoint) -> Result<()> {
+        let Standardisation { mean, std } = &self.standardisation;
+        into.insert("input.mean", &[mean.len()], mean.clone())?;
+        into.insert("input.std", &[std.len()], std.clone())?;
+        into.insert("input.known", &[self.known_inputs.len(), self.shape.len()], self.known_inputs.concat())?;
+        let text = AboutText {
+            shape: [self.shape.h, self.shape.w, self.shape.c],
+            classes: self.classes.clone(),
+            dataset_sha256: hex(&self.dataset_sha256),
+            samples: self.samples,
+            method: self.method.clone(),
+        };
+        let json = serde_json::to_string(&text)
+            .map_err(|e| Error::new(ErrorKind::Checkpoint, format!("the metadata cannot be written: {e}")))?;
+        into.metadata.insert(ABOUT.into(), json);
+        Ok(())
+    }
+
+    /// Takes it out of a checkpoint.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Checkpoint`] if it is not there or damaged.
+    pub fn load(from: &Checkpoint) -> Result<Self> {
+        let broken = |problem: String| {
+            Error::new(ErrorKind::Checkpoint, problem)
+                .place(format!("metadata `{ABOUT}`"))
+                .remedy("take a checkpoint that `qat train` finished")
+        };
+        let json = from.metadata.get(ABOUT).ok_or_else(|| broken("this entry is missing".into()))?;
+        let text: AboutText = serde_json::from_str(json).map_err(|e| broken(e.to_string()))?;
+        let [h, w, c] = text.shape;
+        let features = h.checked_mul(w).and_then(|n| n.checked_mul(c)).filter(|&n| n > 0);
+        let features = features.ok_or_else(|| broken("the shape of the input is impossible".into()))?;
+        let len = |name: &str| from.tensors.get(name).map_or(0, |a| a.data.len());
+        let pairs = len("input.mean");
+        let mean = from.get("input.mean", &[pairs])?.to_vec();
+        let std = from.get("input.std", &[pairs])?.to_vec();
+        if std.iter().any(|s| *s <= 0.0) {
+            return Err(broken("a standard deviation is not positive".into()));
+        }
+        let known = from.get("input.known", &[len("input.known") / features, features])?;
+        Ok(Self {
+            shape: Shape { h, w, c },
+            classes: text.classes,
+            dataset_sha256: unhex(&text.dataset_sha256).ok_or_else(|| broken("a SHA-256 is no SHA-256".into()))?,
+            standardisation: Standardisation { mean, std },
+            samples: text.samples,
+            method: text.method,
+            known_inputs: known.chunks_exact(features).map(<[f32]>::to_vec).collect(),
+        })
+    }
+}
+
+/// Exports a checkpoint of the quantised training.
+///
+/// `created`: Unix time in seconds for the provenance, 0 if not stated; nothing else in the file depends on when or
+/// where it is made.
+///
+/// # Errors
+/// [`ErrorKind::Checkpoint`] for what is wrong with the checkpoint, [`ErrorKind::Model`] for what the integer engine
+/// cannot do.
+pub fn export_checkpoint(run: &Run, bytes: &[u8], created: u64) -> Result<Vec<u8>> {
+    let checkpoint = Checkpoint::from_bytes(bytes)?;
+    let about = About::load(&checkpoint)?;
+    let graph = Graph::from_checkpoint(&run.model, about.shape, about.classes.len(), &checkpoint)?;
+    let network = Quantised::from_checkpoint(graph, &checkpoint)?;
+    export(&network, &run.name, &about, Sha256::digest(bytes).into(), created)
+}
+
+/// Writes a quantised network as a `.piq` file. `source_sha256` identifies the checkpoint it was made from.
+///
+/// # Errors
+/// [`ErrorKind::Model`] naming the layer that the integer engine cannot run: an accumulator that could overflow, scales
+/// too far apart, a dimension beyond 16 bits.
+pub fn export(
+    network: &Quantised,
+    name: &str,
+    about: &About,
+    source_sha256: [u8; 32],
+    created: u64,
+) -> Result<Vec<u8>> {
+    let labels = about.classes.join("\n");
+    let bytes = |v: &[f32]| v.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>();
+    let (mean, std) = (bytes(&about.standardisation.mean), bytes(&about.standardisation.std));
+    let metadata = Metadata {
+        name,
+        tool: concat!("qat ", env!("CARGO_PKG_VERSION")),
+        labels: &labels,
+        source_sha256,
+        dataset_sha256: about.dataset_sha256,
+        samples: about.samples as u64,
+        method: &about.method,
+        created,
+        input: InputTransform { mean: &mean, std: &std },
+    };
+    let (builder, layers) = build(network)?;
+    let known: Vec<Vec<i8>> = about
+        .known_inputs
+        .iter()
+        .map(|x| x.iter().map(|&x| network.input.quantize(x)).collect())
+        .collect();
+    let known: Vec<&[i8]> = known.iter().map(Vec::as_slice).collect();
+    builder.finish(&metadata, &known).map_err(|e| {
+        let layer = match e {
+            qat_kernels::Error::Op { op, .. } => layers.get(op),
+            _ => None,
+        };
+        refused(e, layer.map_or(name, String::as_str))
+    })
+}
+
+/// The operators, and for each the name of its layer.
+fn build(network: &Quantised) -> Result<(ModelBuilder, Vec<String>)> {
+    let Affine { scale, zero_point } = network.input;
+    let shape = shape16(network.graph.input, "input")?;
+    let mut builder = ModelBuilder::new(TensorSpec { shape, scale, zero_point });
+    let mut layers = Vec::new();
+    let mut values: Vec<TensorId> = Vec::with_capacity(network.graph.nodes.len());
+    for (i, node) in network.graph.nodes.iter().enumerate() {
+        let (input, from) = match node.op {
+            Op::Add { from, .. } => (node.input, Some(from)),
+            _ => (node.input, None),
+        };
+        let start = builder.input();
+        let tensor = |v: Value| match v {
+            Value::Input => start,
+            Value::Layer(i) => values[i],
+        };
+        let (x, other) = (tensor(input), from.map(tensor));
+        let value = if matches!(node.op, Op::Flatten) {
+            x // the engine reads any tensor as a vector
+        } else {
+            layers.push(node.name.clone());
+            operator(&mut builder, node, network.steps[i].as_ref(), network.outputs[i], x, other)?
+        };
+        values.push(value);
+    }
+    Ok((builder, layers))
+}
+
+fn operator(
+    builder: &mut ModelBuilder,
+    node: &Node,
+    steps: Option<&Steps>,
+    code: Affine,
+    x: TensorId,
+    other: Option<TensorId>,
+) -> Result<TensorId> {
+    shape16(node.shape, &node.name)?;
+    let output = Output::new(code.scale, code.zero_point);
+    let output = match node.op.act() {
+        Act::None => output,
+        Act::Relu => output.relu(),
+        Act::Relu6 => output.relu6(),
+    };
+    let done = match (&node.op, &node.weights, node.op.quant(), steps) {
+        (op, Some(weights), Some(quant), Some(steps)) => {
+            let mut codes = codes(weights, quant, steps)?;
+            let steps = match steps {
+                Steps::PerChannel(steps) => artifact::Steps::PerChannel(steps),
+                Steps::PiAdaptive { alpha, divisors, group } => {
+                    artifact::Steps::PiAdaptive { alpha, divisors, group: *group }
+                }
+            };
+            if matches!(op, Op::Depthwise { .. }) {
+                codes = transpose(&codes, weights.channels, weights.fan_in);
+            }
+            let packed = artifact::Weights { levels: quant.levels, codes: &codes, steps };
+            match op {
+                Op::Conv { window, .. } => {
+                    builder.conv2d(x, window16(*window, node)?, &packed, &weights.bias, output)
+                }
+                Op::Depthwise { window, .. } => {
+                    builder.depthwise_conv2d(x, window16(*window, node)?, &packed, &weights.bias, output)
+                }
+                _ => builder.linear(x, &packed, &weights.bias, output),
+            }
+        }
+        (Op::MaxPool(window), ..) => builder.max_pool(x, window16(*window, node)?, output.clamp),
+        (Op::AvgPool(window), ..) => builder.avg_pool(x, window16(*window, node)?, output),
+        (Op::GlobalAvgPool, ..) => {
+            let Shape { h, w, .. } = node.input_shape;
+            let window = crate::spec::Window { kernel: [h, w], stride: [1, 1], pad: [0, 0] };
+            builder.avg_pool(x, window16(window, node)?, output)
+        }
+        (Op::Add { .. }, ..) if other.is_some() => builder.add(x, other.unwrap_or(x), output),
+        _ => {
+            return Err(Error::new(ErrorKind::Model, "the layer has no quantiser")
+                .place(format!("layer `{}`", node.name))
+                .remedy("this is a mistake in the caller"));
+        }
+    };
+    done.map_err(|e| refused(e, &node.name))
+}
+
+/// The builder's refusal, with the layer's name and what can be done.
+fn refused(e: qat_kernels::Error, layer: &str) -> Error {
+    use qat_kernels::{Error as E, OpFault};
+    let remedy = match e {
+        E::Op { fault: OpFault::Overflow { .. }, .. } => "give the layer fewer inputs, fewer bits or a uniform step",
+        E::Op { fault: OpFault::Requantisation, .. } => "its output is constant or its scales are extreme: train again",
+        _ => "change the layer in the run description",
+    };
+    Error::new(ErrorKind::Model, e.to_string()).place(format!("layer `{layer}`")).remedy(remedy)
+}
+
+fn transpose(codes: &[i8], rows: usize, columns: usize) -> Vec<i8> {
+    (0..columns).flat_map(|c| (0..rows).map(move |r| codes[r * columns + c])).collect()
+}
+
+fn shape16(shape: Shape, layer: &str) -> Result<[u16; 3]> {
+    let narrow = |n: usize| {
+        u16::try_from(n).map_err(|_| {
+            Error::new(ErrorKind::Model, format!("a dimension of {n} does not fit the file format's 16 bits"))
+                .place(format!("layer `{layer}`"))
+                .remedy("make the layer smaller")
+        })
+    };
+    Ok([narrow(shape.h)?, narrow(shape.w)?, narrow(shape.c)?])
+}
+
+fn window16(window: crate::spec::Window, node: &Node) -> Result<artifact::Window> {
+    let fault = || {
+        Error::new(ErrorKind::Model, "its kernel, stride or padding does not fit the file format")
+            .place(format!("layer `{}`", node.name))
+            .remedy("make the window smaller")
+    };
+    let wide = |n: usize| u16::try_from(n).map_err(|_| fault());
+    let narrow = |n: usize| u8::try_from(n).map_err(|_| fault());
+    let [top, left] = [narrow(window.pad[0])?, narrow(window.pad[1])?];
+    Ok(artifact::Window {
+        kernel: [wide(window.kernel[0])?, wide(window.kernel[1])?],
+        stride: [narrow(window.stride[0])?, narrow(window.stride[1])?],
+        pad: [top, left, top, left],
+    })
+}
+
+/// Lower-case hexadecimal digits.
+#[must_use]
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+fn unhex(text: &str) -> Option<[u8; 32]> {
+    let digits = text.as_bytes().as_chunks::<2>().0;
+    let mut out = [0; 32];
+    if text.len() != 64 {
+        return None;
+    }
+    for (byte, pair) in out.iter_mut().zip(digits) {
+        *byte = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
+    }
+    Some(out)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,125 @@
+//! Exported networks against the floating-point reference.
+
+use super::*;
+use crate::graph::tests as nets;
+use crate::ptq;
+use crate::spec::{Calibration, CalibrationMethod};
+use qat_kernels::infer::Model;
+
+fn about(graph: &Graph, known: &[f32]) -> About {
+    About {
+        shape: graph.input,
+        classes: ["a", "b", "c"].map(String::from).to_vec(),
+        dataset_sha256: [7; 32],
+        standardisation: Standardisation { mean: vec![1.5], std: vec![0.5] },
+        samples: 12,
+        method: "ptq, min-max".into(),
+        known_inputs: known.chunks_exact(graph.input.len()).map(<[f32]>::to_vec).collect(),
+    }
+}
+
+/// The network with everything at 8 bits but what `layers` says, its examples, and the largest difference between
+/// engine and reference in units of the output's scale.
+fn worst_difference(layers: &str) -> f32 {
+    let model = nets::model(layers);
+    let checkpoint = nets::checkpoint(&model, nets::SMALL_INPUT);
+    let graph = Graph::from_checkpoint(&model, nets::SMALL_INPUT, 3, &checkpoint).unwrap();
+    let examples = nets::examples(40, graph.input.len());
+    let how = Calibration { method: CalibrationMethod::MinMax, samples: 40 };
+    let input = Affine::from_range(-1.5, 1.5);
+    let network = ptq::quantise(graph, input, &examples, how).unwrap();
+    let width = network.graph.input.len();
+    let file = export(&network, "net", &about(&network.graph, &examples[..2 * width]), [3; 32], 0).unwrap();
+    let model = Model::parse(&file).unwrap();
+    let (mut out, mut arena) = (vec![0; model.output_len()], vec![0; model.arena_len()]);
+    assert_eq!(model.self_test(&mut out, &mut arena).unwrap(), 2);
+
+    let dequantised = network.dequantised().unwrap();
+    let code = *network.outputs.last().unwrap();
+    let mut worst = 0f32;
+    for x in examples.chunks_exact(width) {
+        let q: Vec<i8> = x.iter().map(|&x| network.input.quantize(x)).collect();
+        model.run(&q, &mut out, &mut arena).unwrap();
+        for (&q, y) in out.iter().zip(network.forward(&dequantised, x)) {
+            worst = worst.max((code.dequantize(q) - y).abs() / code.scale);
+        }
+    }
+    worst
+}
+
+#[test]
+fn one_layer_is_within_one_step_of_the_reference() {
+    // Only the rounding of bias and multiplier, and ties, can differ: a code next door, never further.
+    let flat = r#"{ op = "flatten" },"#;
+    for layers in [
+        r#"{ op = "flatten" }, { op = "linear", out = 3 }"#.to_string(),
+        format!("{flat} {{ op = \"linear\", out = 3, bits = 2, grid = \"mid-rise\", step = {{ pi = {{ k = 5 }} }} }}"),
+        r#"{ op = "conv", out = 3, kernel = [6, 5] }"#.into(),
+        r#"{ op = "conv", out = 3, kernel = [6, 5], bits = 8, bn = true }"#.into(),
+        r#"{ op = "conv", out = 3, kernel = 3, pad = 1 }, { op = "global-avg-pool" }"#.into(),
+    ] {
+        let worst = worst_difference(&layers);
+        assert!(worst <= 1.001, "{layers}: {worst}");
+    }
+}
+
+#[test]
+fn a_network_of_every_operator_follows_the_reference() {
+    // Differences of one code in early layers reach the logits through the layers after them.
+    let worst = worst_difference(nets::SMALL_CNN);
+    assert!(worst <= 4.0, "{worst}");
+}
+
+#[test]
+fn equal_input_gives_equal_bytes_and_the_metadata_comes_back() {
+    let graph = nets::small_cnn();
+    let examples = nets::examples(8, graph.input.len());
+    let how = Calibration { samples: 8, ..Calibration::default() };
+    let network = ptq::quantise(graph, Affine::from_range(-1.5, 1.5), &examples, how).unwrap();
+    let about = about(&network.graph, &examples[..network.graph.input.len()]);
+    let file = export(&network, "net", &about, [3; 32], 99).unwrap();
+    assert_eq!(export(&network, "net", &about, [3; 32], 99).unwrap(), file);
+    let meta = Model::parse(&file).unwrap().metadata().unwrap();
+    assert_eq!((meta.name, meta.created, meta.samples), ("net", 99, 12));
+    assert_eq!((meta.source_sha256, meta.dataset_sha256), ([3; 32], [7; 32]));
+    assert_eq!(meta.label_list().collect::<Vec<_>>(), ["a", "b", "c"]);
+    // What a device computes from raw features is what training saw.
+    let model = Model::parse(&file).unwrap();
+    let raw: Vec<f32> = (0..model.input_len()).map(|i| i as f32 / 16.0).collect();
+    let mut standardised = raw.clone();
+    about.standardisation.apply(&mut standardised);
+    let want: Vec<i8> = standardised.iter().map(|&x| network.input.quantize(x)).collect();
+    let mut got = vec![0; raw.len()];
+    meta.input.apply(model.input_scale(), model.input_zero_point(), &raw, &mut got).unwrap();
+    assert_eq!(got, want);
+}
+
+#[test]
+fn what_is_stored_in_a_checkpoint_comes_back() {
+    let graph = nets::small_cnn();
+    for known in [0, 1, 2] {
+        let mut about = about(&graph, &nets::examples(known, graph.input.len()));
+        if known == 0 {
+            about.standardisation = Standardisation::none();
+        }
+        let mut c = Checkpoint::default();
+        about.store(&mut c).unwrap();
+        let back = Checkpoint::from_bytes(&c.to_bytes().unwrap()).unwrap();
+        assert_eq!(About::load(&back).unwrap(), about);
+    }
+    assert!(About::load(&Checkpoint::default()).unwrap_err().to_string().contains("`about`"));
+}
+
+#[test]
+fn an_accumulator_that_could_overflow_is_refused_by_name() {
+    let levels = qat_kernels::Levels::new(8, qat_kernels::Grid::MidTread).unwrap();
+    let quant = crate::spec::WeightQuant { levels, step: qat_kernels::config::StepRule::Uniform };
+    let fan_in = 65_000; // 65,000 · 256 · 128 ≈ 2^31
+    let weights = crate::graph::Weights { channels: 3, fan_in, rows: vec![0.5; 3 * fan_in], bias: vec![0.0; 3] };
+    let graph = nets::linear_graph(weights, quant);
+    let steps = vec![Some(Steps::PerChannel(vec![0.5; 3]))];
+    let network = Quantised::new(graph, Affine::from_range(-1.0, 1.0), steps, &[Some(Affine::from_range(-9.0, 9.0))]);
+    let e = export(&network, "net", &about(&network.graph, &[]), [3; 32], 0).unwrap_err();
+    assert_eq!(e.kind(), ErrorKind::Model);
+    assert!(e.to_string().contains("layer `l`") && e.to_string().contains("fewer inputs"), "{e}");
+}

@@ -1,0 +1,135 @@
+//! The network that will be shipped, without torch: batch normalisation folded away, weights and activations in the
+//! integer engine's order (height, width, channels).
+//!
+//! [`Graph`] is the floating-point network, [`Quantised`] adds a quantiser to every layer and a range to every
+//! activation. Both have a plain forward pass that serves as reference.
+
+mod fold;
+mod forward;
+mod order;
+mod quantised;
+
+pub use fold::{BN_EPS, BatchNorm, fold_batch_norm};
+pub use order::row_order;
+pub use quantised::{Quantised, Steps, codes};
+
+use crate::checkpoint::Checkpoint;
+use crate::error::{Error, ErrorKind, Result};
+use crate::spec::{ModelSpec, Op, Shape, Value};
+
+/// A floating-point network with folded batch normalisation.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Graph {
+    /// Shape of the input.
+    pub input: Shape,
+    /// The layers, in order.
+    pub nodes: Vec<Node>,
+}
+
+/// One layer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Node {
+    /// Its name in the run description.
+    pub name: String,
+    /// What it reads.
+    pub input: Value,
+    /// The shape of what it reads.
+    pub input_shape: Shape,
+    /// What it does.
+    pub op: Op,
+    /// The shape of its output.
+    pub shape: Shape,
+    /// Its weights, where it has some.
+    pub weights: Option<Weights>,
+}
+
+/// The weights of a layer, one row per output channel.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Weights {
+    /// Output channels.
+    pub channels: usize,
+    /// Weights of a channel.
+    pub fan_in: usize,
+    /// `channels × fan_in` numbers; a row runs over kernel height, kernel width, input channels, of a linear layer over
+    /// the height, width and channels of its input.
+    pub rows: Vec<f32>,
+    /// One number per channel.
+    pub bias: Vec<f32>,
+}
+
+impl Graph {
+    /// Takes the weights of `model` out of a checkpoint, floating-point or quantised, and folds batch normalisation
+    /// where it still is.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Spec`] if the layers do not fit `input` and `classes`; [`ErrorKind::Checkpoint`] if a tensor is
+    /// missing, of another shape, or not finite.
+    pub fn from_checkpoint(model: &ModelSpec, input: Shape, classes: usize, from: &Checkpoint) -> Result<Self> {
+        let shapes = model.check(input, classes)?;
+        let mut nodes = Vec::with_capacity(model.layers.len());
+        for (i, layer) in model.layers.iter().enumerate() {
+            let input_shape = layer.input.of(input, &shapes);
+            let weights = match layer.op.weight_shape(input_shape) {
+                None => None,
+                Some(shape) => {
+                    let order = row_order(model, i, input, &shapes);
+                    Some(Weights::from_checkpoint(&layer.name, &shape, &order, from)?)
+                }
+            };
+            nodes.push(Node {
+                name: layer.name.clone(),
+                input: layer.input,
+                input_shape,
+                op: layer.op.clone(),
+                shape: shapes[i],
+                weights,
+            });
+        }
+        Ok(Self { input, nodes })
+    }
+
+    /// Number of weights and biases.
+    #[must_use]
+    pub fn parameters(&self) -> usize {
+        self.nodes.iter().filter_map(|n| n.weights.as_ref()).map(|w| w.rows.len() + w.bias.len()).sum()
+    }
+}
+
+impl Weights {
+    fn from_checkpoint(name: &str, shape: &[usize], order: &[usize], from: &Checkpoint) -> Result<Self> {
+        let channels = shape[0];
+        let tensor = |part: &str, shape: &[usize]| from.get(&format!("{name}.{part}"), shape);
+        let bias = match from.has(&format!("{name}.bias")) {
+            true => Some(tensor("bias", &[channels])?),
+            false => None,
+        };
+        let weights = tensor("weight", shape)?;
+        let (weights, bias) = if from.has(&format!("{name}.bn.weight")) {
+            let bn = BatchNorm {
+                weight: tensor("bn.weight", &[channels])?,
+                bias: tensor("bn.bias", &[channels])?,
+                running_mean: tensor("bn.running_mean", &[channels])?,
+                running_var: tensor("bn.running_var", &[channels])?,
+            };
+            fold_batch_norm(weights, bias, bn)?
+        } else {
+            let bias = bias.ok_or_else(|| {
+                Error::new(ErrorKind::Checkpoint, "neither a bias nor batch normalisation is there")
+                    .place(format!("tensor `{name}.bias`"))
+                    .remedy("train again with this run description")
+            })?;
+            (weights.to_vec(), bias.to_vec())
+        };
+        let fan_in = order.len();
+        let rows = weights.chunks_exact(fan_in).flat_map(|row| order.iter().map(|&i| row[i])).collect();
+        Ok(Self { channels, fan_in, rows, bias })
+    }
+
+    /// The weights of each channel.
+    pub fn channel_rows(&self) -> impl ExactSizeIterator<Item = &[f32]> {
+        self.rows.chunks_exact(self.fan_in)
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -1,0 +1,197 @@
+//! A network with a quantiser per layer and a range per activation.
+
+use super::{Graph, Node, Weights};
+use crate::affine::Affine;
+use crate::checkpoint::Checkpoint;
+use crate::error::{Error, ErrorKind, Result};
+use crate::spec::{WeightQuant, Value};
+use qat_kernels::config::StepRule;
+use qat_kernels::pi_step;
+
+/// A quantised network.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Quantised {
+    /// The network with its unquantised weights.
+    pub graph: Graph,
+    /// The code of the input.
+    pub input: Affine,
+    /// The steps of each layer's weights, `None` where there are no weights.
+    pub steps: Vec<Option<Steps>>,
+    /// The code of each layer's output.
+    pub outputs: Vec<Affine>,
+}
+
+/// The steps of a layer's weights.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Steps {
+    /// Δ of each output channel; of a Pi quantiser already α·π/k.
+    PerChannel(Vec<f32>),
+    /// α of each output channel and k of each group.
+    PiAdaptive {
+        /// One per channel.
+        alpha: Vec<f32>,
+        /// Row by row, in the engine's order.
+        divisors: Vec<u8>,
+        /// Weights per divisor.
+        group: usize,
+    },
+}
+
+impl Steps {
+    /// From what a checkpoint stores: the step or α of each channel, and the divisors of an adaptive quantiser.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Checkpoint`] for numbers that are no steps, α or divisors.
+    pub fn new(rule: StepRule, alpha: &[f32], divisors: &[u8]) -> Result<Self> {
+        let wrong = |e: qat_kernels::Error| Error::new(ErrorKind::Checkpoint, e.to_string());
+        match rule {
+            StepRule::Uniform => match alpha.iter().position(|s| !(*s > 0.0 && s.is_normal())) {
+                None => Ok(Steps::PerChannel(alpha.to_vec())),
+                Some(i) => {
+                    Err(Error::new(ErrorKind::Checkpoint, format!("the step of channel {i} is {}", alpha[i])))
+                }
+            },
+            StepRule::Pi { k } => {
+                let steps = alpha.iter().map(|&a| pi_step(a, k)).collect::<Result<_, _>>();
+                Ok(Steps::PerChannel(steps.map_err(wrong)?))
+            }
+            StepRule::PiAdaptive { group } => {
+                for &a in alpha {
+                    for k in 2..=5 {
+                        pi_step(a, k).map_err(wrong)?;
+                    }
+                }
+                if let Some(&k) = divisors.iter().find(|k| !(2..=5).contains(*k)) {
+                    return Err(wrong(qat_kernels::Error::Divisor { k }));
+                }
+                Ok(Steps::PiAdaptive { alpha: alpha.to_vec(), divisors: divisors.to_vec(), group })
+            }
+        }
+    }
+
+    fn from_checkpoint(name: &str, quant: WeightQuant, weights: &Weights, from: &Checkpoint) -> Result<Self> {
+        let alpha = from.get(&format!("{name}.alpha"), &[weights.channels])?;
+        let divisors: Vec<u8> = match quant.step {
+            StepRule::PiAdaptive { group } => {
+                let count = weights.rows.len() / group;
+                from.get(&format!("{name}.divisors"), &[count])?.iter().map(|&k| k as u8).collect()
+            }
+            _ => Vec::new(),
+        };
+        Self::new(quant.step, alpha, &divisors).map_err(|e| e.place(format!("layer `{name}`")))
+    }
+
+    /// The step of weight `index` of channel `channel`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Model`] for an α or divisor that [`Steps::new`] would have refused.
+    fn at(&self, channel: usize, index: usize, fan_in: usize) -> Result<f32> {
+        match self {
+            Steps::PerChannel(steps) => Ok(steps[channel]),
+            Steps::PiAdaptive { alpha, divisors, group } => {
+                Ok(pi_step(alpha[channel], divisors[(channel * fan_in + index) / group])?)
+            }
+        }
+    }
+}
+
+/// The codes of a layer's weights, row by row.
+///
+/// # Errors
+/// [`ErrorKind::Model`] if the steps are not those of a [`Steps::new`] for these weights.
+pub fn codes(weights: &Weights, quant: WeightQuant, steps: &Steps) -> Result<Vec<i8>> {
+    each(weights, steps, |w, step| quant.levels.quantize(w, step) as i8)
+}
+
+fn each<T>(weights: &Weights, steps: &Steps, f: impl Fn(f32, f32) -> T) -> Result<Vec<T>> {
+    let mut out = Vec::with_capacity(weights.rows.len());
+    for (channel, row) in weights.channel_rows().enumerate() {
+        for (i, &w) in row.iter().enumerate() {
+            out.push(f(w, steps.at(channel, i, weights.fan_in)?));
+        }
+    }
+    Ok(out)
+}
+
+impl Quantised {
+    /// The quantisers and ranges that training left in a checkpoint.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Checkpoint`] if a tensor is missing, of another shape, or holds what it cannot hold.
+    pub fn from_checkpoint(graph: Graph, from: &Checkpoint) -> Result<Self> {
+        let affine = |prefix: &str| -> Result<Affine> {
+            let scale = from.get(&format!("{prefix}.scale"), &[1])?[0];
+            let zero_point = from.get(&format!("{prefix}.zero_point"), &[1])?[0];
+            let whole = zero_point.fract() == 0.0 && (-128.0..=127.0).contains(&zero_point);
+            if !(scale > 0.0 && scale.is_normal() && whole) {
+                return Err(Error::new(
+                    ErrorKind::Checkpoint,
+                    format!("scale {scale} and zero point {zero_point} are no 8-bit code"),
+                )
+                .place(format!("tensor `{prefix}.scale`"))
+                .remedy("train again with this run description"));
+            }
+            Ok(Affine { scale, zero_point: zero_point as i8 })
+        };
+        let mut steps = Vec::with_capacity(graph.nodes.len());
+        let mut ranges = Vec::with_capacity(graph.nodes.len());
+        for node in &graph.nodes {
+            steps.push(match (&node.weights, node.op.quant()) {
+                (Some(weights), Some(quant)) => Some(Steps::from_checkpoint(&node.name, quant, weights, from)?),
+                _ => None,
+            });
+            ranges.push(match node.op.has_range() {
+                true => Some(affine(&format!("{}.act", node.name))?),
+                false => None,
+            });
+        }
+        let input = affine("input")?;
+        Ok(Self { outputs: resolve(&graph.nodes, input, &ranges), graph, input, steps })
+    }
+
+    /// A network with the given steps, and ranges for the layers that have one of their own.
+    #[must_use]
+    pub fn new(graph: Graph, input: Affine, steps: Vec<Option<Steps>>, ranges: &[Option<Affine>]) -> Self {
+        Self { outputs: resolve(&graph.nodes, input, ranges), graph, input, steps }
+    }
+
+    /// The same network with every weight replaced by the value of its code.
+    ///
+    /// # Errors
+    /// As [`codes`].
+    pub fn dequantised(&self) -> Result<Graph> {
+        let mut graph = self.graph.clone();
+        for (node, steps) in graph.nodes.iter_mut().zip(&self.steps) {
+            let quant = node.op.quant();
+            if let (Some(weights), Some(quant), Some(steps)) = (&mut node.weights, quant, steps) {
+                weights.rows = each(weights, steps, |w, step| quant.levels.fake_quantize(w, step))?;
+            }
+        }
+        Ok(graph)
+    }
+
+    /// The logits of one example with activations rounded to their codes; `dequantised` comes from
+    /// [`Self::dequantised`]. It differs from the integer engine in the last bit of an activation now and then: biases
+    /// and multipliers are rounded there, sums in floating point here.
+    #[must_use]
+    pub fn forward(&self, dequantised: &Graph, example: &[f32]) -> Vec<f32> {
+        let x: Vec<f32> = example.iter().map(|&x| self.input.fake_quantize(x)).collect();
+        dequantised.forward(&x, |i, out| {
+            let code = self.outputs[i];
+            out.iter_mut().for_each(|y| *y = code.fake_quantize(*y));
+        })
+    }
+}
+
+/// The code of every output: its own range, or that of what it reads.
+fn resolve(nodes: &[Node], input: Affine, ranges: &[Option<Affine>]) -> Vec<Affine> {
+    let mut outputs: Vec<Affine> = Vec::with_capacity(nodes.len());
+    for (i, node) in nodes.iter().enumerate() {
+        let inherited = match node.input {
+            Value::Input => input,
+            Value::Layer(from) => outputs[from],
+        };
+        outputs.push(ranges.get(i).copied().flatten().unwrap_or(inherited));
+    }
+    outputs
+}

@@ -1,0 +1,3 @@
+//! The command `qat`; see `qat --help`.
+
+fn main() {}

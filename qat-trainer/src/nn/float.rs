@@ -1,0 +1,185 @@
+//! The network in floating point, with batch normalisation.
+
+use super::graph::{activate, unweighted, walk, weighted};
+use super::param::Param;
+use super::random::{Purpose, Random};
+use super::weights::Rates;
+use super::{Network, one_gradient};
+use crate::autograd::slice;
+use crate::checkpoint::Checkpoint;
+use crate::error::Result;
+use crate::graph::BN_EPS;
+use crate::spec::{Act, ModelSpec, Shape};
+use tch::{Device, Kind, Tensor};
+
+/// Share of the newest batch in the running statistics.
+const BN_MOMENTUM: f64 = 0.1;
+
+/// A network in floating point.
+#[derive(Debug)]
+pub(crate) struct FloatNet {
+    spec: ModelSpec,
+    layers: Vec<Option<Weighted>>,
+}
+
+#[derive(Debug)]
+struct Weighted {
+    shape: Vec<usize>,
+    weight: Param,
+    bias: Option<Param>,
+    norm: Option<Norm>,
+}
+
+#[derive(Debug)]
+struct Norm {
+    weight: Param,
+    bias: Param,
+    mean: Tensor,
+    var: Tensor,
+}
+
+impl FloatNet {
+    /// A network with random weights: uniform with the variance of He et al. (2015) before a ReLU, of LeCun et al.
+    /// (1998) elsewhere. Biases start at 0.
+    pub(crate) fn new(spec: &ModelSpec, input: Shape, seed: u64) -> Result<Self> {
+        let mut layers = Vec::new();
+        for (i, (l, shape)) in spec.layers.iter().zip(weight_shapes(spec, input)?).enumerate() {
+            let Some(shape) = shape else {
+                layers.push(None);
+                continue;
+            };
+            let (out, fan_in) = (shape[0], shape[1..].iter().product::<usize>());
+            let gain: f32 = if l.op.act() == Act::None { 3.0 } else { 6.0 };
+            let bound = (gain / fan_in as f32).sqrt();
+            let mut random = Random::new(seed, Purpose::Weights(i));
+            let weight: Vec<f32> = (0..out * fan_in).map(|_| bound * random.symmetric()).collect();
+            let full = |x: f32, decays| Param::new(&vec![x; out], &[out], decays);
+            layers.push(Some(Weighted {
+                weight: Param::new(&weight, &shape, true)?,
+                bias: if l.op.bn() { None } else { Some(full(0.0, false)?) },
+                norm: match l.op.bn() {
+                    true => Some(Norm {
+                        weight: full(1.0, false)?,
+                        bias: full(0.0, false)?,
+                        mean: Tensor::f_zeros([out as i64], (Kind::Float, Device::Cpu))?,
+                        var: Tensor::f_ones([out as i64], (Kind::Float, Device::Cpu))?,
+                    }),
+                    false => None,
+                },
+                shape,
+            }));
+        }
+        Ok(Self { spec: spec.clone(), layers })
+    }
+
+    /// The network of a floating-point checkpoint.
+    pub(crate) fn load(spec: &ModelSpec, input: Shape, from: &Checkpoint) -> Result<Self> {
+        let mut net = Self::new(spec, input, 0)?;
+        for (l, w) in spec.layers.iter().zip(&mut net.layers) {
+            let Some(w) = w else { continue };
+            let out = [w.shape[0]];
+            let get = |name: &str, shape: &[usize]| from.get(&format!("{}.{name}", l.name), shape);
+            w.weight = Param::new(get("weight", &w.shape)?, &w.shape, true)?;
+            if let Some(bias) = &mut w.bias {
+                *bias = Param::new(get("bias", &out)?, &out, false)?;
+            }
+            if let Some(n) = &mut w.norm {
+                n.weight = Param::new(get("bn.weight", &out)?, &out, false)?;
+                n.bias = Param::new(get("bn.bias", &out)?, &out, false)?;
+                n.mean = Tensor::f_from_slice(get("bn.running_mean", &out)?)?;
+                n.var = Tensor::f_from_slice(get("bn.running_var", &out)?)?;
+            }
+        }
+        Ok(net)
+    }
+
+    fn params(&self) -> impl Iterator<Item = &Param> {
+        self.layers.iter().flatten().flat_map(|w| {
+            let norm = w.norm.iter().flat_map(|n| [&n.weight, &n.bias]);
+            std::iter::once(&w.weight).chain(&w.bias).chain(norm)
+        })
+    }
+
+    fn params_mut(&mut self) -> impl Iterator<Item = &mut Param> {
+        self.layers.iter_mut().flatten().flat_map(|w| {
+            let norm = w.norm.iter_mut().flat_map(|n| [&mut n.weight, &mut n.bias]);
+            std::iter::once(&mut w.weight).chain(&mut w.bias).chain(norm)
+        })
+    }
+}
+
+/// The shape of each layer's weights, in torch's layout; `None` for layers without.
+pub(crate) fn weight_shapes(spec: &ModelSpec, input: Shape) -> Result<Vec<Option<Vec<usize>>>> {
+    let shapes = spec.shapes(input)?;
+    Ok(spec.layers.iter().map(|l| l.op.weight_shape(l.input.of(input, &shapes))).collect())
+}
+
+impl Network for FloatNet {
+    fn forward(&self, x: &Tensor, train: bool) -> Result<Tensor> {
+        walk(&self.spec, x, |i, l, inputs| {
+            let y = match &self.layers[i] {
+                Some(w) => {
+                    let y = weighted(&l.op, inputs.x, w.weight.leaf(), w.bias.as_ref().map(Param::leaf))?;
+                    match &w.norm {
+                        Some(n) => y.f_batch_norm(
+                            Some(n.weight.leaf()),
+                            Some(n.bias.leaf()),
+                            Some(&n.mean),
+                            Some(&n.var),
+                            train,
+                            BN_MOMENTUM,
+                            BN_EPS,
+                            false,
+                        )?,
+                        None => y,
+                    }
+                }
+                None => unweighted(l, &inputs)?,
+            };
+            activate(l.op.act(), y)
+        })
+    }
+
+    fn leaves(&self) -> Vec<&Tensor> {
+        self.params().map(Param::leaf).collect()
+    }
+
+    fn update(&mut self, grads: &[Tensor], rates: &Rates) -> Result<()> {
+        let mut grads = grads.iter();
+        for p in self.params_mut() {
+            let g = one_gradient(grads.next())?.f_contiguous()?;
+            p.update(slice(&g)?, rates.factor, &rates.weights)?;
+        }
+        Ok(())
+    }
+
+    fn average(&mut self, decay: f32) -> Result<()> {
+        self.params_mut().try_for_each(|p| p.average(decay))
+    }
+
+    fn take_average(&mut self) -> Result<()> {
+        self.params_mut().try_for_each(Param::take_average)
+    }
+
+    fn save(&self) -> Result<Checkpoint> {
+        let mut c = Checkpoint::default();
+        for (l, w) in self.spec.layers.iter().zip(&self.layers) {
+            let Some(w) = w else { continue };
+            let out = [w.shape[0]];
+            let mut put = |name: &str, shape: &[usize], data: &[f32]| {
+                c.insert(&format!("{}.{name}", l.name), shape, data.to_vec())
+            };
+            put("weight", &w.shape, w.weight.values()?)?;
+            if let Some(bias) = &w.bias {
+                put("bias", &out, bias.values()?)?;
+            }
+            if let Some(n) = &w.norm {
+                put("bn.weight", &out, n.weight.values()?)?;
+                put("bn.bias", &out, n.bias.values()?)?;
+                put("bn.running_mean", &out, slice(&n.mean)?)?;
+                put("bn.running_var", &out, slice(&n.var)?)?;
+            }
+        }
+        Ok(c)
+    }
+}

@@ -1,0 +1,215 @@
+//! The quantised network during training: what the integer engine computes, on floats.
+//!
+//! Batch normalisation is folded before anything is quantised and does not come back. Every value between two layers
+//! passes an 8-bit affine quantiser where the engine rounds: after each layer with weights and each sum (there the
+//! quantiser's lower bound is the ReLU), and after each average, on the range of its input. Biases stay in floating
+//! point: the engine's 32-bit biases are finer than f32 sums of this size.
+
+use super::float::weight_shapes;
+use super::graph::{activate, reads, unweighted, walk, weighted};
+use super::param::Param;
+use super::range::Range;
+use super::weights::{QuantWeights, Rates};
+use super::{Network, one_gradient};
+use crate::affine::Affine;
+use crate::autograd::slice;
+use crate::checkpoint::Checkpoint;
+use crate::error::{Error, ErrorKind, Result};
+use crate::spec::{Act, ModelSpec, Op, Shape, Value};
+use qat_kernels::SteVariant;
+use tch::Tensor;
+
+/// A quantised network in training.
+#[derive(Debug)]
+pub(crate) struct QuantNet {
+    spec: ModelSpec,
+    weights: Vec<Option<(Vec<usize>, QuantWeights, Param)>>,
+    input: Range,
+    ranges: Vec<Option<Range>>,
+    /// Whose range the output of each layer is rounded to.
+    rounds_to: Vec<Option<Value>>,
+}
+
+/// How the network is to learn.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Learning {
+    /// The estimator of the weights.
+    pub(crate) ste: SteVariant,
+    /// Whether the scales of activations are learned.
+    pub(crate) ranges: bool,
+}
+
+impl QuantNet {
+    /// The quantised form of a folded floating-point checkpoint. `ranges` holds the 8-bit code of the output of every
+    /// layer that has one of its own.
+    pub(crate) fn new(
+        spec: &ModelSpec,
+        shape: Shape,
+        folded: &Checkpoint,
+        input: Affine,
+        ranges: &[Option<Affine>],
+        learning: Learning,
+    ) -> Result<Self> {
+        let shapes = spec.shapes(shape)?;
+        let mut weights = Vec::new();
+        for (l, shape) in spec.layers.iter().zip(weight_shapes(spec, shape)?) {
+            weights.push(match (shape, l.op.quant()) {
+                (Some(shape), Some(quant)) => {
+                    let get = |part: &str, shape: &[usize]| folded.get(&format!("{}.{part}", l.name), shape);
+                    let w = get("weight", &shape)?;
+                    let alpha = format!("{}.alpha", l.name);
+                    let w = if folded.has(&alpha) {
+                        let alpha = folded.get(&alpha, &shape[..1])?;
+                        QuantWeights::with_alpha(w, &shape, quant, learning.ste, alpha)
+                    } else {
+                        QuantWeights::new(w, &shape, quant, learning.ste)
+                    };
+                    let w = w.map_err(|e| e.place(format!("layer `{}`", l.name)))?;
+                    let bias = Param::new(get("bias", &shape[..1])?, &shape[..1], false)?;
+                    Some((shape, w, bias))
+                }
+                _ => None,
+            });
+        }
+        let mut own = Vec::new();
+        for ((l, shape), affine) in spec.layers.iter().zip(&shapes).zip(ranges) {
+            own.push(match (l.op.has_range(), affine) {
+                (true, Some(affine)) => Some(Range::new(*affine, shape.len(), learning.ranges)?),
+                (true, None) => return Err(l.error("its output has no 8-bit range")),
+                (false, _) => None,
+            });
+        }
+        let input = Range::new(input, shape.len(), false)?;
+        Ok(Self { spec: spec.clone(), weights, input, ranges: own, rounds_to: rounds_to(spec) })
+    }
+
+    /// The network of a quantised checkpoint.
+    pub(crate) fn load(spec: &ModelSpec, shape: Shape, from: &Checkpoint, learning: Learning) -> Result<Self> {
+        let affine = |prefix: &str| -> Result<Affine> {
+            let (scale, zero_point) = (format!("{prefix}.scale"), format!("{prefix}.zero_point"));
+            let (s, z) = (from.get(&scale, &[1])?[0], from.get(&zero_point, &[1])?[0]);
+            let fits = s > 0.0 && s.is_normal() && (-128.0..=127.0).contains(&z) && z.fract() == 0.0;
+            if !fits {
+                return Err(Error::new(ErrorKind::Checkpoint, format!("{s} and {z} are no scale and zero point"))
+                    .place(format!("tensors `{scale}` and `{zero_point}`")));
+            }
+            Ok(Affine { scale: s, zero_point: z as i8 })
+        };
+        let range = |l: &crate::spec::LayerSpec| match l.op.has_range() {
+            true => affine(&format!("{}.act", l.name)).map(Some),
+            false => Ok(None),
+        };
+        let ranges = spec.layers.iter().map(range).collect::<Result<Vec<_>>>()?;
+        Self::new(spec, shape, from, affine("input")?, &ranges, learning)
+    }
+
+    fn range(&self, of: Value) -> Option<&Range> {
+        match of {
+            Value::Input => Some(&self.input),
+            Value::Layer(i) => self.ranges[i].as_ref(),
+        }
+    }
+}
+
+/// Whose range each layer's output is rounded to, where the engine rounds at all.
+///
+/// A rounding that only a max-pooling would see happens after it: rounding keeps order, so that the result is the same,
+/// and there are fewer numbers to round.
+fn rounds_to(spec: &ModelSpec) -> Vec<Option<Value>> {
+    let mut owner: Vec<Value> = Vec::new();
+    let mut rounds: Vec<Option<Value>> = Vec::new();
+    for (i, l) in spec.layers.iter().enumerate() {
+        let source = l.input.of(Value::Input, &owner);
+        owner.push(if l.op.has_range() { Value::Layer(i) } else { source });
+        let averages = matches!(l.op, Op::AvgPool(_) | Op::GlobalAvgPool);
+        rounds.push((l.op.has_range() || averages).then_some(owner[i]));
+    }
+    for (j, l) in spec.layers.iter().enumerate() {
+        if let (Op::MaxPool(_), Value::Layer(i)) = (&l.op, l.input) {
+            let readers = spec.layers.iter().filter(|l| reads(l).contains(&Some(Value::Layer(i)))).count();
+            if readers == 1 {
+                rounds[j] = rounds[i].take();
+            }
+        }
+    }
+    rounds
+}
+
+impl Network for QuantNet {
+    /// `x` must be rounded to the code of the input already. There is nothing that depends on `train`.
+    fn forward(&self, x: &Tensor, _train: bool) -> Result<Tensor> {
+        walk(&self.spec, x, |i, l, inputs| {
+            let y = match &self.weights[i] {
+                Some((_, w, bias)) => weighted(&l.op, inputs.x, w.leaf(), Some(bias.leaf()))?,
+                None => unweighted(l, &inputs)?,
+            };
+            let range = self.rounds_to[i].and_then(|of| self.range(of));
+            // Where the code starts at 0, its lower bound is the ReLU.
+            let own = self.ranges[i].as_ref();
+            let clamps = l.op.act() == Act::Relu && own.is_some_and(|r| r.affine().zero_point == i8::MIN);
+            let y = if clamps { y } else { activate(l.op.act(), y)? };
+            match range {
+                Some(range) => range.forward(&y),
+                None => Ok(y),
+            }
+        })
+    }
+
+    fn leaves(&self) -> Vec<&Tensor> {
+        let weights = self.weights.iter().flatten().flat_map(|(_, w, bias)| [w.leaf(), bias.leaf()]);
+        weights.chain(self.ranges.iter().flatten().filter_map(Range::leaf)).collect()
+    }
+
+    fn update(&mut self, grads: &[Tensor], rates: &Rates) -> Result<()> {
+        let mut grads = grads.iter();
+        for (_, w, bias) in self.weights.iter_mut().flatten() {
+            let g = one_gradient(grads.next())?.f_contiguous()?;
+            w.update(slice(&g)?, rates)?;
+            bias.update(slice(one_gradient(grads.next())?)?, rates.factor, &rates.weights)?;
+        }
+        for range in self.ranges.iter_mut().flatten().filter(|r| r.leaf().is_some()) {
+            range.update(slice(one_gradient(grads.next())?)?[0] * rates.factor, &rates.scales)?;
+        }
+        Ok(())
+    }
+
+    fn average(&mut self, decay: f32) -> Result<()> {
+        for (_, w, bias) in self.weights.iter_mut().flatten() {
+            w.average(decay);
+            bias.average(decay)?;
+        }
+        self.ranges.iter_mut().flatten().for_each(|r| r.average(decay));
+        Ok(())
+    }
+
+    fn take_average(&mut self) -> Result<()> {
+        for (_, w, bias) in self.weights.iter_mut().flatten() {
+            w.take_average()?;
+            bias.take_average()?;
+        }
+        self.ranges.iter_mut().flatten().try_for_each(Range::take_average)
+    }
+
+    fn save(&self) -> Result<Checkpoint> {
+        let mut c = Checkpoint::default();
+        let mut put_range = |prefix: &str, range: &Range| -> Result<()> {
+            let a = range.affine();
+            c.insert(&format!("{prefix}.scale"), &[1], vec![a.scale])?;
+            c.insert(&format!("{prefix}.zero_point"), &[1], vec![a.zero_point.into()])
+        };
+        put_range("input", &self.input)?;
+        for (l, range) in self.spec.layers.iter().zip(&self.ranges) {
+            if let Some(range) = range {
+                put_range(&format!("{}.act", l.name), range)?;
+            }
+        }
+        for (l, weights) in self.spec.layers.iter().zip(&self.weights) {
+            if let Some((shape, w, bias)) = weights {
+                c.insert(&format!("{}.weight", l.name), shape, w.weights().to_vec())?;
+                c.insert(&format!("{}.alpha", l.name), &shape[..1], w.alpha().to_vec())?;
+                c.insert(&format!("{}.bias", l.name), &shape[..1], bias.values()?.to_vec())?;
+            }
+        }
+        Ok(c)
+    }
+}

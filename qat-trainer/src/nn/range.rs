@@ -1,0 +1,252 @@
+//! 8-bit activations during training: the affine quantiser of the integer engine, on floats.
+//!
+//! ```text
+//! q = clamp(round_ties_even(x/s) + z, −128, 127)      x̂ = (q − z)·s
+//! ```
+//!
+//! The zero point z is fixed by calibration; the scale s may be learned. Its gradient is that of LSQ (Esser et al. 2020,
+//! equation 3) with the bounds −128 − z and 127 − z, and its optimiser works on log s: relative steps suit ranges of any
+//! size, and the scale cannot leave the positive numbers (INV-2).
+
+use super::param::{Moments, Update, average, leaf};
+use crate::affine::Affine;
+use crate::autograd::{closure_node, slice, slice_mut};
+use crate::error::{Error, ErrorKind, Result};
+use qat_kernels::ste_simd::AdamW;
+use rayon::prelude::*;
+use tch::Tensor;
+
+/// What the kernels need of an [`Affine`]: the scale, and the codes' bounds relative to the zero point.
+#[derive(Clone, Copy)]
+struct Grid {
+    scale: f32,
+    lo: f32,
+    hi: f32,
+}
+
+impl Grid {
+    fn of(a: Affine) -> Self {
+        let z = f32::from(a.zero_point);
+        Self { scale: a.scale, lo: -128.0 - z, hi: 127.0 - z }
+    }
+
+    /// [`Affine::fake_quantize`], vectorisable; NaN stays NaN, so that a diverged training shows.
+    #[inline(always)]
+    fn fake_quantize(self, x: f32) -> f32 {
+        round(clamp(x / self.scale, self.lo, self.hi)) * self.scale
+    }
+}
+
+/// x̂ of all numbers, in place.
+pub(crate) fn fake_quantize_slice(affine: Affine, x: &mut [f32]) {
+    let grid = Grid::of(affine);
+    for x in x {
+        *x = grid.fake_quantize(*x);
+    }
+}
+
+/// Rounds to an integer, ties to even, for |x| ≤ 2²²; see `Levels::round` of qat-kernels.
+#[inline(always)]
+fn round(x: f32) -> f32 {
+    const MAGIC: f32 = 12_582_912.0;
+    (x + MAGIC) - MAGIC
+}
+
+#[inline(always)]
+fn clamp(x: f32, lo: f32, hi: f32) -> f32 {
+    let x = if x < lo { lo } else { x };
+    if x > hi { hi } else { x }
+}
+
+/// Elements per unit of parallel work. Sums are formed within units and then over units in order, so that they do not
+/// depend on the number of threads.
+const UNIT: usize = 1 << 14;
+
+/// x̂ as a node of the graph. `scale` is the leaf that holds `affine.scale`; it gets LSQ's gradient times `factor`.
+pub(crate) fn fake_quantize(x: &Tensor, affine: Affine, scale: &Tensor, factor: f32) -> Result<Tensor> {
+    let (x, grid) = (x.f_contiguous()?, Grid::of(affine));
+    let y = tch::no_grad(|| -> Result<Tensor> {
+        let mut y = x.f_empty_like()?;
+        let source = slice(&x)?;
+        let units = slice_mut(&mut y)?.par_chunks_mut(UNIT).zip(source.par_chunks(UNIT));
+        units.for_each(|(y, x)| {
+            for (y, &x) in y.iter_mut().zip(x) {
+                *y = grid.fake_quantize(x);
+            }
+        });
+        Ok(y)
+    })?;
+    let learned = scale.requires_grad();
+    closure_node(y, &[&x, scale], &[&x], move |grad, saved| {
+        let [x] = saved else { return Err(Error::new(ErrorKind::Train, "one saved tensor expected")) };
+        let grad = grad.f_contiguous()?;
+        let mut grad_x = x.f_empty_like()?;
+        let (g, x) = (slice(&grad)?, slice(x)?);
+        let sums: Vec<f32> = slice_mut(&mut grad_x)?
+            .par_chunks_mut(UNIT)
+            .zip(g.par_chunks(UNIT).zip(x.par_chunks(UNIT)))
+            .map(|(grad_x, (g, x))| backward(grid, x, g, grad_x))
+            .collect();
+        let sum: f64 = sums.iter().map(|&s| f64::from(s)).sum();
+        let grad_scale = match learned {
+            true => Some(Tensor::f_from_slice(&[(sum * f64::from(factor)) as f32])?),
+            false => None,
+        };
+        Ok(vec![Some(grad_x), grad_scale])
+    })
+}
+
+/// The gradient with respect to x, and the sum that the scale's gradient is made of.
+fn backward(grid: Grid, x: &[f32], g: &[f32], grad_x: &mut [f32]) -> f32 {
+    const LANES: usize = 16;
+    let one = |x: f32, g: f32, grad_x: &mut f32| -> f32 {
+        let v = x / grid.scale;
+        let c = clamp(v, grid.lo, grid.hi);
+        let inside = c == v;
+        *grad_x = if inside { g } else { 0.0 };
+        let level = round(c);
+        g * if inside { level - v } else { level }
+    };
+    let mut lanes = [0.0; LANES];
+    let (mut outs, mut xs, mut gs) = (grad_x.chunks_exact_mut(LANES), x.chunks_exact(LANES), g.chunks_exact(LANES));
+    for ((o, x), g) in (&mut outs).zip(&mut xs).zip(&mut gs) {
+        for i in 0..LANES {
+            lanes[i] += one(x[i], g[i], &mut o[i]);
+        }
+    }
+    let mut sum: f32 = lanes.iter().sum();
+    for ((o, &x), &g) in outs.into_remainder().iter_mut().zip(xs.remainder()).zip(gs.remainder()) {
+        sum += one(x, g, o);
+    }
+    sum
+}
+
+/// The quantiser of one activation, with its learned scale.
+#[derive(Debug)]
+pub(crate) struct Range {
+    affine: Affine,
+    leaf: Tensor,
+    moments: Moments,
+    average: Option<Vec<f32>>,
+    elements: usize,
+}
+
+impl Range {
+    /// A quantiser that starts from `affine`, for activations of `elements` numbers per example. Its scale is `learned`
+    /// or stays.
+    pub(crate) fn new(affine: Affine, elements: usize, learned: bool) -> Result<Self> {
+        let leaf = leaf(&[affine.scale], &[1])?.f_set_requires_grad(learned)?;
+        Ok(Self { affine, leaf, moments: Moments::new(1), average: None, elements })
+    }
+
+    /// Scale and zero point.
+    pub(crate) fn affine(&self) -> Affine {
+        self.affine
+    }
+
+    /// x̂.
+    pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        // LSQ's factor, with N counted per example so that it does not depend on the batch.
+        let factor = 1.0 / (self.elements as f32 * 127.0).sqrt();
+        fake_quantize(x, self.affine, &self.leaf, factor)
+    }
+
+    /// The leaf of a learned scale.
+    pub(crate) fn leaf(&self) -> Option<&Tensor> {
+        self.leaf.requires_grad().then_some(&self.leaf)
+    }
+
+    /// One step of AdamW on log s, given the gradient of s.
+    pub(crate) fn update(&mut self, grad: f32, adamw: &AdamW) -> Result<()> {
+        let (m, v) = self.moments.split();
+        let delta = Update::new(adamw).step(grad * self.affine.scale, &mut m[0], &mut v[0]);
+        self.set(self.affine.scale * (-delta).exp())
+    }
+
+    /// Moves the running average of s.
+    pub(crate) fn average(&mut self, decay: f32) {
+        average(&mut self.average, &[self.affine.scale], decay);
+    }
+
+    /// Replaces the scale by its average, if there is one.
+    pub(crate) fn take_average(&mut self) -> Result<()> {
+        if let Some(average) = self.average.take() {
+            self.set(average[0])?;
+        }
+        Ok(())
+    }
+
+    fn set(&mut self, scale: f32) -> Result<()> {
+        if scale.is_nan() {
+            return Err(Error::new(ErrorKind::Train, "the scale of an activation is no longer a number")
+                .remedy("lower the learning rate"));
+        }
+        // Far beyond any activation, far from where a product with a weight's step would leave the normal numbers.
+        self.affine.scale = scale.clamp(1e-12, 1e12);
+        slice_mut(&mut self.leaf)?[0] = self.affine.scale;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tch::{Device, Kind};
+
+    /// The same function from torch's operators, with the detach trick.
+    fn reference(x: &Tensor, a: Affine, scale: &Tensor) -> Tensor {
+        let z = f64::from(a.zero_point);
+        let v = (x / scale).clamp(-128.0 - z, 127.0 - z);
+        (v.round() - &v).detach().f_add(&v).unwrap() * scale
+    }
+
+    #[test]
+    fn forward_and_gradients_equal_torchs_operators() {
+        tch::manual_seed(4);
+        for (affine, n) in [
+            (Affine { scale: 0.013, zero_point: -128 }, 50_000i64), // several units and a tail
+            (Affine { scale: 0.02, zero_point: 31 }, 1003),
+        ] {
+            let x = Tensor::randn([n], (Kind::Float, Device::Cpu)).set_requires_grad(true);
+            let g = Tensor::randn([n], (Kind::Float, Device::Cpu));
+            let scale = leaf(&[affine.scale], &[1]).unwrap();
+            let run = |y: Tensor| {
+                let grads = Tensor::f_run_backward(&[(&y * &g).sum(Kind::Float)], &[&x, &scale], false, false);
+                (y.detach(), grads.unwrap())
+            };
+            let (ours, grads) = run(fake_quantize(&x, affine, &scale, 0.5).unwrap());
+            let (torch, wanted) = run(reference(&x, affine, &scale));
+            assert!(ours.equal(&torch));
+            assert!(grads[0].allclose(&wanted[0], 1e-6, 1e-7, false));
+            let (a, b) = (grads[1].double_value(&[0]), 0.5 * wanted[1].double_value(&[0]));
+            assert!((a - b).abs() < 1e-4 * b.abs().max(1.0), "{a} {b}");
+            assert!(grads[0].eq(0.0).any().int64_value(&[]) == 1, "nothing was clamped");
+        }
+    }
+
+    #[test]
+    fn equals_the_definition() {
+        for affine in [Affine::from_range(-1.3, 2.0), Affine::from_range(0.0, 5.1), Affine::from_range(-7.0, 0.0)] {
+            let x: Vec<f32> = (-4000..4000).map(|i| i as f32 / 500.0).collect();
+            let mut y = x.clone();
+            fake_quantize_slice(affine, &mut y);
+            for (x, y) in x.iter().zip(y) {
+                assert_eq!(y, affine.fake_quantize(*x), "{x}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_learned_scale_moves_towards_less_error_and_stays_positive() {
+        let x = Tensor::arange(1000, (Kind::Float, Device::Cpu)) / 1000.0;
+        let mut range = Range::new(Affine { scale: 1e-3, zero_point: -128 }, 1000, true).unwrap();
+        for step in 1..=300 {
+            let loss = (range.forward(&x).unwrap() - &x).pow_tensor_scalar(2).sum(Kind::Float);
+            let g = Tensor::f_run_backward(&[loss], &[range.leaf().unwrap()], false, false).unwrap();
+            let adamw = AdamW { lr: 1e-2, step, ..AdamW::default() };
+            range.update(g[0].double_value(&[0]) as f32, &adamw).unwrap();
+        }
+        assert!((range.affine().scale * 255.0 - 1.0).abs() < 0.05, "{:?}", range.affine());
+        range.update(f32::INFINITY, &AdamW::default()).unwrap_err();
+    }
+}

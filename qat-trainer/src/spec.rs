@@ -1,0 +1,229 @@
+//! The run description: one TOML file that says which data, which network, how to train and how to quantise.
+//!
+//! Every key is documented at the field it fills: [`DataSpec`], [`ModelSpec`], [`TrainSpec`], [`QatSpec`]. Unknown keys
+//! are errors. Paths are relative to the TOML file.
+//!
+//! ```
+//! let toml = r#"
+//! [data]
+//! format = "csv"
+//! train = "train.csv"
+//! test = "test.csv"
+//!
+//! [model]
+//! layers = [
+//!   { op = "linear", out = 32, bn = true, act = "relu", bits = 8 },
+//!   { op = "linear", out = 32, bn = true, act = "relu" },
+//!   { op = "linear", out = 3, bits = 8 },
+//! ]
+//!
+//! [qat]
+//! bits = 2
+//! grid = "mid-rise"
+//! step = { pi = { k = 3 } }
+//! epochs = 5
+//! "#;
+//! let run = qat_trainer::spec::Run::parse(toml, "run.toml".as_ref())?;
+//! assert_eq!(run.model.layers.len(), 3);
+//! assert_eq!(run.qat.config.bits, 2);
+//! # Ok::<(), qat_trainer::Error>(())
+//! ```
+
+mod data;
+mod model;
+mod train;
+
+pub use data::{Column, DataSpec, Files};
+pub use model::{Act, LayerSpec, ModelSpec, Op, Shape, Value, WeightQuant, Window};
+pub use train::{ActivationQuant, Augment, Calibration, CalibrationMethod, QatSpec, Schedule, TrainSpec};
+
+use crate::error::{Error, ErrorKind, Result};
+use serde::Deserialize;
+use std::path::{Path, PathBuf};
+
+/// A whole run description.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Run {
+    /// Name of the model, written into its file. TOML: `name`; default: the name of the TOML file without its ending.
+    pub name: String,
+    /// Where the run description was read from; errors name it.
+    pub file: PathBuf,
+    /// The text it was read from; `qat train` stores it beside its results.
+    pub text: String,
+    /// `[data]`.
+    pub data: DataSpec,
+    /// `[model]`.
+    pub model: ModelSpec,
+    /// `[train]`.
+    pub train: TrainSpec,
+    /// `[qat]`.
+    pub qat: QatSpec,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawRun {
+    name: Option<String>,
+    data: toml::Spanned<data::RawData>,
+    model: model::RawModel,
+    #[serde(default)]
+    train: TrainSpec,
+    #[serde(default)]
+    qat: train::RawQat,
+}
+
+impl Run {
+    /// Reads a run description.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`] if the file cannot be read, [`ErrorKind::Spec`] with line and key otherwise.
+    pub fn load(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let bytes = std::fs::read(path).map_err(|e| Error::io("read", path, &e))?;
+        let text = String::from_utf8(bytes).map_err(|e| {
+            Error::new(ErrorKind::Spec, "the run description is not UTF-8 text")
+                .file(path)
+                .place(format!("byte {}", e.utf8_error().valid_up_to()))
+                .remedy("save it as UTF-8")
+        })?;
+        Self::parse(&text, path)
+    }
+
+    /// Reads a run description from `text`; `path` is the file it stands for, from which relative paths start.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Spec`] with line and key.
+    pub fn parse(text: &str, path: &Path) -> Result<Self> {
+        let base = path.parent().unwrap_or(Path::new(""));
+        let source = Source { text };
+        let raw: RawRun = toml::from_str(text).map_err(|e| {
+            let at = e.span().map_or_else(|| "top".into(), |span| source.place(span.start));
+            Error::new(ErrorKind::Spec, e.message()).place(at).file(path)
+        })?;
+        let name = raw.name.unwrap_or_else(|| {
+            path.file_stem().map_or_else(|| "model".into(), |stem| stem.to_string_lossy().into_owned())
+        });
+        if name.is_empty() || name.len() > 64 {
+            return Err(source
+                .error("", "name", "the name is empty or longer than 64 bytes")
+                .file(path)
+                .remedy("give a short name"));
+        }
+        let parts = || -> Result<_> {
+            let data = DataSpec::from_raw(raw.data, base, source)?;
+            raw.train.validate(source)?;
+            let qat = QatSpec::from_raw(raw.qat, source)?;
+            let model = ModelSpec::from_raw(raw.model, &qat.config, source)?;
+            Ok((data, model, raw.train, qat))
+        };
+        let (data, model, train, qat) = parts().map_err(|e| e.file(path))?;
+        Ok(Self { name, file: path.into(), text: text.into(), data, model, train, qat })
+    }
+}
+
+/// The TOML text, for turning byte offsets and keys into line numbers.
+#[derive(Clone, Copy)]
+struct Source<'a> {
+    text: &'a str,
+}
+
+impl Source<'_> {
+    /// "line 3" for a byte offset.
+    fn place(self, offset: usize) -> String {
+        let before = self.text.get(..offset).unwrap_or(self.text);
+        format!("line {}", before.bytes().filter(|&b| b == b'\n').count() + 1)
+    }
+
+    /// An error about `key` of `[section]` (empty: the top level), with its line.
+    ///
+    /// Values are checked after the whole file has been read, when the parser's positions are gone; looking the key up
+    /// in the text is exact for the usual `key = value` lines and falls back to the section's header.
+    fn error(self, section: &str, key: &str, problem: impl Into<String>) -> Error {
+        let header = format!("[{section}]");
+        let mut inside = section.is_empty();
+        let mut line = None;
+        for (i, text) in self.text.lines().enumerate() {
+            let text = text.trim_start();
+            if text.starts_with('[') {
+                inside = text.starts_with(&header);
+                if inside {
+                    line = Some(i + 1);
+                }
+            } else if inside && text.strip_prefix(key).is_some_and(|rest| rest.trim_start().starts_with('=')) {
+                line = Some(i + 1);
+                break;
+            }
+        }
+        let key = if section.is_empty() { format!("`{key}`") } else { format!("`{key}` of [{section}]") };
+        let place = line.map_or_else(|| key.clone(), |line| format!("line {line}, {key}"));
+        Error::new(ErrorKind::Spec, problem).place(place)
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    pub(crate) const MLP: &str = r#"
+[data]
+format = "csv"
+train = "train.csv"
+test = "test.csv"
+
+[model]
+layers = [
+  { op = "linear", out = 8, bn = true, act = "relu", bits = 8 },
+  { op = "linear", out = 3 },
+]
+
+[train]
+epochs = 3
+
+[qat]
+bits = 2
+"#;
+
+    fn error(text: &str) -> String {
+        Run::parse(text, Path::new("dir/run.toml")).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn defaults_and_paths() {
+        let run = Run::parse(MLP, Path::new("dir/run.toml")).unwrap();
+        assert_eq!(run.name, "run");
+        let Files::Csv { train, .. } = &run.data.files else { panic!("{:?}", run.data) };
+        assert_eq!(train, Path::new("dir/train.csv"));
+        assert_eq!(run.train.epochs, 3);
+        assert_eq!(run.train.batch, TrainSpec::default().batch);
+    }
+
+    #[test]
+    fn every_mistake_names_file_line_and_key() {
+        let cases = [
+            ("epochs = 3", "epoch = 3", ["line 14", "unknown field `epoch`"]),
+            ("epochs = 3", "epochs = 0", ["line 14", "`epochs` of [train]"]),
+            ("epochs = 3", "epochs = \"three\"", ["line 14", "expected u32"]),
+            ("epochs = 3", "lr = -1.0", ["line 14", "`lr` of [train]"]),
+            ("bits = 2\n", "bits = 9\n", ["line 17", "2 to 8"]),
+            ("bits = 2\n", "step = { pi = { k = 7 } }\n", ["line 17", "k = 7"]),
+            ("out = 3 }", "out = 3, kernel = 3 }", ["line 10", "`kernel` has no meaning"]),
+            ("out = 3 }", "out = 3, wat = 3 }", ["line 10", "unknown field `wat`"]),
+            ("out = 3 }", "out = 0 }", ["line 10", "`out`"]),
+            ("out = 3 }", "out = 3, bits = 1 }", ["line 10", "2 to 8"]),
+            ("out = 3 }", "out = 3, input = \"nowhere\" }", ["line 10", "`nowhere`"]),
+            ("format = \"csv\"", "format = \"csv\"\nresize = [4, 4]", ["line 4", "`resize`"]),
+            ("test = \"test.csv\"", "", ["line 2", "`test` is missing"]),
+            ("[data]", "[data", ["line 2", ""]),
+        ];
+        for (from, to, wants) in cases {
+            let text = MLP.replacen(from, to, 1);
+            assert_ne!(text, MLP, "{from}");
+            let e = error(&text);
+            assert!(e.starts_with("dir/run.toml: "), "{e}");
+            assert!(!e.contains('\n'), "{e}");
+            for want in wants {
+                assert!(e.contains(want), "{to}: {e} lacks {want}");
+            }
+        }
+    }
+}

@@ -1,0 +1,657 @@
+//! `[model]`: the layers, and the shape of every value between them.
+
+use super::{Source, train::check_layer_config};
+use crate::error::{Error, ErrorKind, Result};
+use qat_kernels::config::StepRule;
+use qat_kernels::{Grid, Levels, QatConfig};
+use serde::Deserialize;
+
+/// The network: layers in the order in which they run.
+///
+/// TOML: `layers = [ { op = "conv", out = 16, kernel = 3, pad = 1, bn = true, act = "relu" }, … ]`. Each layer reads the
+/// layer before it unless `input` names another.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ModelSpec {
+    /// The layers; at least one.
+    pub layers: Vec<LayerSpec>,
+}
+
+/// One layer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LayerSpec {
+    /// Unique name; the prefix of the layer's tensors in a checkpoint. TOML: `name`; default: the operator and the index
+    /// of the layer, as in `conv0`.
+    pub name: String,
+    /// What it reads. TOML: `input`, the name of an earlier layer or `"input"`; default: the layer before.
+    pub input: Value,
+    /// What it does.
+    pub op: Op,
+    /// Line of the run description, for errors.
+    pub line: String,
+}
+
+/// A value that flows through the network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Value {
+    /// The input of the model.
+    Input,
+    /// The output of the layer of this index.
+    Layer(usize),
+}
+
+impl Value {
+    /// What belongs to this value, out of what belongs to the input and to each layer.
+    ///
+    /// # Panics
+    /// Never for a value of the [`ModelSpec`] that `layers` covers: a layer reads earlier ones only.
+    pub(crate) fn of<T: Copy>(self, input: T, layers: &[T]) -> T {
+        match self {
+            Value::Input => input,
+            Value::Layer(i) => layers[i],
+        }
+    }
+}
+
+/// An operator with its parameters.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Op {
+    /// `conv`: 2-D convolution to `out` channels.
+    Conv {
+        /// Output channels.
+        out: usize,
+        /// Kernel, stride, padding.
+        window: Window,
+        /// Batch normalisation after it (`bn`, default false); without it the layer has a bias of its own.
+        bn: bool,
+        /// Activation after it (`act`, default none).
+        act: Act,
+        /// How its weights are quantised.
+        quant: WeightQuant,
+    },
+    /// `depthwise`: one filter per channel.
+    Depthwise {
+        /// Kernel, stride, padding.
+        window: Window,
+        /// As for `conv`.
+        bn: bool,
+        /// As for `conv`.
+        act: Act,
+        /// As for `conv`.
+        quant: WeightQuant,
+    },
+    /// `linear`: fully connected layer to `out` features; its input must be flat.
+    Linear {
+        /// Output features.
+        out: usize,
+        /// As for `conv`.
+        bn: bool,
+        /// As for `conv`.
+        act: Act,
+        /// As for `conv`.
+        quant: WeightQuant,
+    },
+    /// `max-pool`: largest value of each window.
+    MaxPool(Window),
+    /// `avg-pool`: mean of each window.
+    AvgPool(Window),
+    /// `global-avg-pool`: mean of each channel; the output is flat.
+    GlobalAvgPool,
+    /// `add`: residual; adds the output of the layer that `from` names to its input.
+    Add {
+        /// The other summand.
+        from: Value,
+        /// Activation after the sum.
+        act: Act,
+    },
+    /// `flatten`: makes a map flat, channel by channel (the order of a C×H×W tensor).
+    Flatten,
+}
+
+impl Op {
+    /// The name in TOML.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Op::Conv { .. } => "conv",
+            Op::Depthwise { .. } => "depthwise",
+            Op::Linear { .. } => "linear",
+            Op::MaxPool(_) => "max-pool",
+            Op::AvgPool(_) => "avg-pool",
+            Op::GlobalAvgPool => "global-avg-pool",
+            Op::Add { .. } => "add",
+            Op::Flatten => "flatten",
+        }
+    }
+
+    /// The activation, [`Act::None`] for operators that cannot have one.
+    #[must_use]
+    pub const fn act(&self) -> Act {
+        match self {
+            Op::Conv { act, .. } | Op::Depthwise { act, .. } | Op::Linear { act, .. } | Op::Add { act, .. } => *act,
+            _ => Act::None,
+        }
+    }
+
+    /// The quantiser of the weights, where there are weights.
+    #[must_use]
+    pub const fn quant(&self) -> Option<WeightQuant> {
+        match self {
+            Op::Conv { quant, .. } | Op::Depthwise { quant, .. } | Op::Linear { quant, .. } => Some(*quant),
+            _ => None,
+        }
+    }
+
+    /// The shape of the weights in torch's layout, for an input of this shape; see [`crate::checkpoint`].
+    #[must_use]
+    pub fn weight_shape(&self, input: Shape) -> Option<Vec<usize>> {
+        match self {
+            Op::Conv { out, window, .. } => Some(vec![*out, input.c, window.kernel[0], window.kernel[1]]),
+            Op::Depthwise { window, .. } => Some(vec![input.c, 1, window.kernel[0], window.kernel[1]]),
+            Op::Linear { out, .. } => Some(vec![*out, input.len()]),
+            _ => None,
+        }
+    }
+
+    /// Whether batch normalisation follows the weights.
+    #[must_use]
+    pub const fn bn(&self) -> bool {
+        matches!(
+            self,
+            Op::Conv { bn: true, .. } | Op::Depthwise { bn: true, .. } | Op::Linear { bn: true, .. }
+        )
+    }
+
+    /// Whether the output gets a range of its own (weights, sums). The others keep the range of their input.
+    #[must_use]
+    pub const fn has_range(&self) -> bool {
+        matches!(self, Op::Conv { .. } | Op::Depthwise { .. } | Op::Linear { .. } | Op::Add { .. })
+    }
+}
+
+/// The window of a convolution or pooling, `[vertical, horizontal]` each. In TOML each key takes one number for both or
+/// a pair.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Window {
+    /// `kernel`.
+    pub kernel: [usize; 2],
+    /// `stride`; default 1, for pooling the kernel.
+    pub stride: [usize; 2],
+    /// `pad`: zeros (the real number 0) on each side, less than the kernel; default 0. Pooling has none.
+    pub pad: [usize; 2],
+}
+
+/// The activation function that ends a layer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Act {
+    /// None.
+    #[default]
+    None,
+    /// max(x, 0).
+    Relu,
+    /// min(max(x, 0), 6).
+    Relu6,
+}
+
+impl Act {
+    /// Applies it.
+    #[must_use]
+    pub fn apply(self, x: f32) -> f32 {
+        match self {
+            Act::None => x,
+            Act::Relu => x.max(0.0),
+            Act::Relu6 => x.clamp(0.0, 6.0),
+        }
+    }
+}
+
+/// How the weights of one layer are quantised, one step per output channel. TOML: `bits`, `grid`, `step` of the layer;
+/// default: those of `[qat]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WeightQuant {
+    /// Bits and grid.
+    pub levels: Levels,
+    /// Uniform or Pi steps.
+    pub step: StepRule,
+}
+
+/// Height, width and channels of a value. A flat value of n features is 1×1×n.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shape {
+    /// Height.
+    pub h: usize,
+    /// Width.
+    pub w: usize,
+    /// Channels or features.
+    pub c: usize,
+}
+
+impl Shape {
+    /// A flat value.
+    #[must_use]
+    pub const fn flat(features: usize) -> Self {
+        Self { h: 1, w: 1, c: features }
+    }
+
+    /// Number of elements.
+    #[must_use]
+    pub const fn len(self) -> usize {
+        self.h * self.w * self.c
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub const fn is_empty(self) -> bool {
+        self.len() == 0
+    }
+
+    /// Whether it is a vector, not a map.
+    #[must_use]
+    pub const fn is_flat(self) -> bool {
+        self.h == 1 && self.w == 1
+    }
+}
+
+impl std::fmt::Display for Shape {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.is_flat() { write!(f, "{}", self.c) } else { write!(f, "{}x{}x{}", self.h, self.w, self.c) }
+    }
+}
+
+/// Largest value of any dimension that a layer may ask for: the file format's 16 bits.
+const MAX_DIM: usize = u16::MAX as usize;
+/// Largest number of elements of a value.
+const MAX_LEN: usize = 1 << 28;
+
+impl ModelSpec {
+    /// The shape of each layer's output, given that of the model's input.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Spec`] naming the layer: a window larger than its input, a linear layer on a map, a sum of different
+    /// shapes.
+    ///
+    /// ```
+    /// use qat_trainer::spec::{Run, Shape};
+    /// # let toml = r#"
+    /// # [data]
+    /// # format = "csv"
+    /// # train = "train.csv"
+    /// # test = "test.csv"
+    /// # [model]
+    /// # layers = [{ op = "linear", out = 8, act = "relu" }, { op = "linear", out = 3 }]
+    /// # "#;
+    /// # let run = Run::parse(toml, "run.toml".as_ref())?;
+    /// assert_eq!(run.model.shapes(Shape::flat(16))?, [Shape::flat(8), Shape::flat(3)]);
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
+    pub fn shapes(&self, input: Shape) -> Result<Vec<Shape>> {
+        let mut shapes: Vec<Shape> = Vec::with_capacity(self.layers.len());
+        let shape_of = |shapes: &[Shape], value: Value| value.of(input, shapes);
+        for (i, layer) in self.layers.iter().enumerate() {
+            let x = shape_of(&shapes, layer.input);
+            let fail = |problem: String, remedy: &str| layer.error(problem).remedy(remedy);
+            let windowed = |w: &Window, c: usize| -> Result<Shape> {
+                let side = |i: usize, len: usize| {
+                    let padded = len + 2 * w.pad[i];
+                    (padded >= w.kernel[i]).then(|| (padded - w.kernel[i]) / w.stride[i] + 1)
+                };
+                match (side(0, x.h), side(1, x.w)) {
+                    (Some(h), Some(w)) => Ok(Shape { h, w, c }),
+                    _ => Err(fail(
+                        format!("its kernel of {}x{} is larger than its input of {x}", w.kernel[0], w.kernel[1]),
+                        "make the kernel smaller, pad, or pool less before it",
+                    )),
+                }
+            };
+            let out = match &layer.op {
+                Op::Conv { out, window, .. } => windowed(window, *out)?,
+                Op::Depthwise { window, .. } => windowed(window, x.c)?,
+                Op::MaxPool(window) | Op::AvgPool(window) => windowed(window, x.c)?,
+                Op::Linear { out, .. } if x.is_flat() => Shape::flat(*out),
+                Op::Linear { .. } => {
+                    return Err(fail(
+                        format!("a linear layer cannot read a map of {x}"),
+                        "put { op = \"flatten\" } or a global-avg-pool before it",
+                    ));
+                }
+                Op::GlobalAvgPool => Shape::flat(x.c),
+                Op::Flatten => Shape::flat(x.len()),
+                Op::Add { from, .. } => {
+                    let other = shape_of(&shapes, *from);
+                    if other != x {
+                        return Err(fail(format!("it adds {other} to {x}"), "bring both to one shape"));
+                    }
+                    x
+                }
+            };
+            // A flattened map lies in C×H×W order in training and in H×W×C order on the integer engine. A linear layer
+            // makes up for it with the order of its weights; nothing else can.
+            if self.flattened(layer.input, input, &shapes).is_some()
+                && !matches!(layer.op, Op::Linear { .. } | Op::Flatten)
+            {
+                return Err(fail(
+                    format!("a {} cannot follow a flatten", layer.op.name()),
+                    "flatten right before the linear layer",
+                ));
+            }
+            if let (Some(quant), Some(shape)) = (layer.op.quant(), layer.op.weight_shape(x))
+                && let StepRule::PiAdaptive { group } = quant.step
+            {
+                let fan_in: usize = shape.iter().skip(1).product();
+                if matches!(layer.op, Op::Depthwise { .. }) || !fan_in.is_multiple_of(group) {
+                    return Err(fail(
+                        format!("groups of {group} do not divide its {fan_in} weights per channel"),
+                        "give this layer step = { pi = { k = 3 } }",
+                    ));
+                }
+            }
+            if out.len() > MAX_LEN || out.h > MAX_DIM || out.w > MAX_DIM || out.c > MAX_DIM {
+                return Err(fail(
+                    format!("its output of {out} is too large"),
+                    "use a larger stride or fewer channels",
+                ));
+            }
+            shapes.push(out);
+            if i + 1 == self.layers.len() && self.flattened(Value::Layer(i), input, &shapes).is_some() {
+                return Err(fail("the last layer is a flatten".into(), "end with a linear layer"));
+            }
+        }
+        Ok(shapes)
+    }
+
+    /// If `value` is a flattened map, the map's shape.
+    pub(crate) fn flattened(&self, value: Value, input: Shape, shapes: &[Shape]) -> Option<Shape> {
+        let Value::Layer(i) = value else { return None };
+        let layer = self.layers.get(i).filter(|l| matches!(l.op, Op::Flatten))?;
+        let map = layer.input.of(input, shapes);
+        if map.is_flat() { self.flattened(layer.input, input, shapes) } else { Some(map) }
+    }
+
+    /// Checks that the network turns `input` into one number per class.
+    ///
+    /// # Errors
+    /// Those of [`Self::shapes`], and [`ErrorKind::Spec`] if the last layer has another width or an activation.
+    pub fn check(&self, input: Shape, classes: usize) -> Result<Vec<Shape>> {
+        let shapes = self.shapes(input)?;
+        if let (Some(layer), Some(out)) = (self.layers.last(), shapes.last()) {
+            if *out != Shape::flat(classes) {
+                return Err(layer
+                    .error(format!("the last layer gives {out}, but the data has {classes} classes"))
+                    .remedy(format!("end with {{ op = \"linear\", out = {classes} }}")));
+            }
+            if layer.op.act() != Act::None {
+                return Err(layer
+                    .error("the last layer has an activation, but its output is read as logits")
+                    .remedy("remove `act`"));
+            }
+        }
+        Ok(shapes)
+    }
+}
+
+impl LayerSpec {
+    /// An error about this layer.
+    pub(crate) fn error(&self, problem: impl Into<String>) -> Error {
+        Error::new(ErrorKind::Spec, problem).place(format!("{}, layer `{}`", self.line, self.name))
+    }
+}
+
+#[derive(Clone, Copy, Deserialize)]
+#[serde(untagged, expecting = "expected one number, or two: [vertical, horizontal]")]
+enum Pair {
+    Both(usize),
+    Each([usize; 2]),
+}
+
+impl From<Pair> for [usize; 2] {
+    fn from(p: Pair) -> Self {
+        match p {
+            Pair::Both(n) => [n, n],
+            Pair::Each(p) => p,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum OpName {
+    Conv,
+    Depthwise,
+    Linear,
+    MaxPool,
+    AvgPool,
+    GlobalAvgPool,
+    Add,
+    Flatten,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawModel {
+    layers: Vec<toml::Spanned<RawLayer>>,
+}
+
+/// One flat table for all operators, so that the parser reports unknown keys with their line; which key belongs to
+/// which operator is checked afterwards.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawLayer {
+    op: OpName,
+    name: Option<String>,
+    input: Option<String>,
+    out: Option<usize>,
+    kernel: Option<Pair>,
+    stride: Option<Pair>,
+    pad: Option<Pair>,
+    bn: Option<bool>,
+    act: Option<Act>,
+    bits: Option<u8>,
+    grid: Option<Grid>,
+    step: Option<StepRule>,
+    from: Option<String>,
+}
+
+impl ModelSpec {
+    pub(super) fn from_raw(raw: RawModel, defaults: &QatConfig, source: Source<'_>) -> Result<Self> {
+        if raw.layers.is_empty() {
+            return Err(source.error("model", "layers", "the network has no layer").remedy("add layers"));
+        }
+        let mut layers: Vec<LayerSpec> = Vec::with_capacity(raw.layers.len());
+        for (i, raw) in raw.layers.into_iter().enumerate() {
+            let line = source.place(raw.span().start);
+            let layer = raw.into_inner().resolve(i, &layers, defaults, &line).map_err(|e| e.place(line))?;
+            layers.push(layer);
+        }
+        Ok(Self { layers })
+    }
+}
+
+impl RawLayer {
+    fn resolve(self, index: usize, before: &[LayerSpec], defaults: &QatConfig, line: &str) -> Result<LayerSpec> {
+        let kind = match self.op {
+            OpName::Conv => "conv",
+            OpName::Depthwise => "depthwise",
+            OpName::Linear => "linear",
+            OpName::MaxPool => "max-pool",
+            OpName::AvgPool => "avg-pool",
+            OpName::GlobalAvgPool => "global-avg-pool",
+            OpName::Add => "add",
+            OpName::Flatten => "flatten",
+        };
+        self.refuse_foreign_keys(kind)?;
+        let name = match &self.name {
+            Some(name) => name.clone(),
+            None => format!("{kind}{index}"),
+        };
+        let usable = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
+        if name.is_empty() || name == "input" || name.len() > 64 || !name.chars().all(usable) {
+            return Err(spec(format!("`{name}` cannot be the name of a layer"))
+                .remedy("use letters, digits, - and _, at most 64, and not `input`"));
+        }
+        if before.iter().any(|l| l.name == name) {
+            return Err(spec(format!("two layers are called `{name}`")).remedy("rename one"));
+        }
+        let find = |wanted: &str| {
+            if wanted == "input" {
+                return Ok(Value::Input);
+            }
+            before.iter().position(|l| l.name == wanted).map(Value::Layer).ok_or_else(|| {
+                spec(format!("no earlier layer is called `{wanted}`"))
+                    .remedy("give that layer a `name`, or correct this one")
+            })
+        };
+        let input = match &self.input {
+            Some(wanted) => find(wanted)?,
+            None => index.checked_sub(1).map_or(Value::Input, Value::Layer),
+        };
+        let (bn, act) = (self.bn.unwrap_or(false), self.act.unwrap_or_default());
+        let op = match self.op {
+            OpName::Conv => {
+                Op::Conv { out: self.out()?, window: self.window(false)?, bn, act, quant: self.quant(defaults)? }
+            }
+            OpName::Depthwise => {
+                Op::Depthwise { window: self.window(false)?, bn, act, quant: self.quant(defaults)? }
+            }
+            OpName::Linear => Op::Linear { out: self.out()?, bn, act, quant: self.quant(defaults)? },
+            OpName::MaxPool => Op::MaxPool(self.window(true)?),
+            OpName::AvgPool => Op::AvgPool(self.window(true)?),
+            OpName::GlobalAvgPool => Op::GlobalAvgPool,
+            OpName::Flatten => Op::Flatten,
+            OpName::Add => {
+                let from = self.from.as_deref().ok_or_else(|| {
+                    spec("`from` is missing").remedy("name the layer whose output is to be added")
+                })?;
+                Op::Add { from: find(from)?, act }
+            }
+        };
+        Ok(LayerSpec { name, input, op, line: line.into() })
+    }
+
+    fn refuse_foreign_keys(&self, kind: &str) -> Result<()> {
+        use OpName as O;
+        let weighted = matches!(self.op, O::Conv | O::Depthwise | O::Linear);
+        let windowed = matches!(self.op, O::Conv | O::Depthwise | O::MaxPool | O::AvgPool);
+        let padded = matches!(self.op, O::Conv | O::Depthwise);
+        let keys = [
+            ("out", self.out.is_some(), matches!(self.op, O::Conv | O::Linear)),
+            ("kernel", self.kernel.is_some(), windowed),
+            ("stride", self.stride.is_some(), windowed),
+            ("pad", self.pad.is_some(), padded),
+            ("bn", self.bn.is_some(), weighted),
+            ("act", self.act.is_some(), weighted || matches!(self.op, O::Add)),
+            ("bits", self.bits.is_some(), weighted),
+            ("grid", self.grid.is_some(), weighted),
+            ("step", self.step.is_some(), weighted),
+            ("from", self.from.is_some(), matches!(self.op, O::Add)),
+        ];
+        for (key, given, meant) in keys {
+            if given && !meant {
+                return Err(
+                    spec(format!("`{key}` has no meaning for op = \"{kind}\"")).remedy("remove it")
+                );
+            }
+        }
+        Ok(())
+    }
+
+    fn out(&self) -> Result<usize> {
+        match self.out {
+            Some(n) if (1..=MAX_DIM).contains(&n) => Ok(n),
+            Some(n) => Err(spec(format!("`out` is {n}")).remedy(format!("choose 1..={MAX_DIM}"))),
+            None => Err(spec("`out` is missing").remedy("give the number of output channels")),
+        }
+    }
+
+    fn window(&self, pooling: bool) -> Result<Window> {
+        let kernel: [usize; 2] =
+            self.kernel.ok_or_else(|| spec("`kernel` is missing").remedy("give its size"))?.into();
+        let stride = self.stride.map_or(if pooling { kernel } else { [1, 1] }, Into::into);
+        let pad = self.pad.map_or([0, 0], Into::into);
+        for i in 0..2 {
+            for (key, n) in [("kernel", kernel[i]), ("stride", stride[i])] {
+                if !(1..=255).contains(&n) {
+                    return Err(spec(format!("`{key}` is {n}")).remedy("choose 1..=255"));
+                }
+            }
+            if pad[i] >= kernel[i] {
+                return Err(spec(format!("`pad` of {} is not smaller than the kernel", pad[i]))
+                    .remedy("pad less than the kernel's size"));
+            }
+        }
+        Ok(Window { kernel, stride, pad })
+    }
+
+    fn quant(&self, defaults: &QatConfig) -> Result<WeightQuant> {
+        let config = defaults
+            .with_bits(self.bits.unwrap_or(defaults.bits))
+            .with_grid(self.grid.unwrap_or(defaults.grid))
+            .with_step(self.step.unwrap_or(defaults.step));
+        check_layer_config(&config)?;
+        Ok(WeightQuant { levels: config.levels()?, step: config.step })
+    }
+}
+
+fn spec(problem: impl Into<String>) -> Error {
+    Error::new(ErrorKind::Spec, problem)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spec::{Run, tests::MLP};
+    use std::path::Path;
+
+    fn model(layers: &str) -> Result<ModelSpec> {
+        let start = MLP.find("layers").unwrap();
+        let end = MLP.find("[train]").unwrap();
+        let text = format!("{}layers = [{layers}]\n{}", &MLP[..start], &MLP[end..]);
+        Ok(Run::parse(&text, Path::new("run.toml"))?.model)
+    }
+
+    const CNN: &str = r#"
+        { op = "conv", name = "stem", out = 4, kernel = 3, stride = 2, pad = 1, bn = true, act = "relu", bits = 8 },
+        { op = "depthwise", kernel = [3, 1], pad = [1, 0] },
+        { op = "add", from = "stem", act = "relu6" },
+        { op = "max-pool", kernel = 2 },
+        { op = "flatten" },
+        { op = "linear", out = 10, bits = 8, grid = "mid-tread", step = "uniform" }"#;
+
+    #[test]
+    fn shapes_follow_the_textbook_formulae() {
+        let m = model(CNN).unwrap();
+        let shapes = m.check(Shape { h: 9, w: 7, c: 1 }, 10).unwrap();
+        let want = [(5, 4, 4), (5, 4, 4), (5, 4, 4), (2, 2, 4), (1, 1, 16), (1, 1, 10)];
+        assert_eq!(shapes, want.map(|(h, w, c)| Shape { h, w, c }));
+        assert_eq!(m.layers[2].op, Op::Add { from: Value::Layer(0), act: Act::Relu6 });
+        assert_eq!(m.layers[1].op.quant().unwrap().levels.bits(), 2); // [qat]
+        assert_eq!(m.layers[5].op.quant().unwrap().levels.bits(), 8); // its own
+    }
+
+    #[test]
+    fn misfits_name_the_layer_and_the_remedy() {
+        let image = Shape { h: 8, w: 8, c: 1 };
+        let cases = [
+            (r#"{ op = "linear", out = 10 }"#, "flatten"),
+            (r#"{ op = "conv", out = 10, kernel = 9 }"#, "kernel of 9x9"),
+            (r#"{ op = "flatten" }, { op = "linear", out = 9 }"#, "10 classes"),
+            (r#"{ op = "flatten" }, { op = "linear", out = 10, act = "relu" }"#, "remove `act`"),
+            (r#"{ op = "conv", name = "a", out = 2, kernel = 3 }, { op = "add", from = "input" }"#, "it adds"),
+        ];
+        for (layers, want) in cases {
+            let e = model(layers).unwrap().check(image, 10).unwrap_err().to_string();
+            assert!(e.contains("layer `") && e.contains(want), "{e}");
+        }
+        let cases = [
+            (r#"{ op = "conv", out = 1, kernel = 3, pad = 3 }"#, "`pad`"),
+            (r#"{ op = "max-pool", kernel = 0 }"#, "`kernel` is 0"),
+            (r#"{ op = "add" }"#, "`from` is missing"),
+            (r#"{ op = "flatten", name = "a b" }"#, "cannot be the name"),
+            (r#"{ op = "flatten", name = "a" }, { op = "flatten", name = "a" }"#, "two layers"),
+            ("", "no layer"),
+        ];
+        for (layers, want) in cases {
+            let e = model(layers).unwrap_err().to_string();
+            assert!(e.contains("line ") && e.contains(want), "{e}");
+        }
+    }
+}

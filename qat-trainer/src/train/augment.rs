@@ -1,0 +1,105 @@
+//! Random distortion of images: shift, rotation, change of size, in one affine map with bilinear sampling.
+
+use crate::nn::random::Random;
+use crate::spec::{Augment, Shape};
+
+/// Draws a distortion and writes the distorted `image` (height × width × channels, `shape`) to `out`. What moves in
+/// from outside is `background`.
+pub(super) fn distort(
+    image: &[f32],
+    out: &mut [f32],
+    shape: Shape,
+    bounds: Augment,
+    background: f32,
+    random: &mut Random,
+) {
+    let shift = [random.symmetric() * bounds.shift, random.symmetric() * bounds.shift];
+    let angle = random.symmetric() * bounds.rotate.to_radians();
+    let size = 1.0 + random.symmetric() * bounds.scale;
+    affine(image, out, shape, shift, angle, size, background);
+}
+
+/// Rotates by `angle` and resizes by `size` about the middle, then shifts by `shift` (down, right), in pixels.
+fn affine(image: &[f32], out: &mut [f32], shape: Shape, shift: [f32; 2], angle: f32, size: f32, background: f32) {
+    let Shape { h, w, c } = shape;
+    let middle = [(h as f32 - 1.0) / 2.0, (w as f32 - 1.0) / 2.0];
+    // For every new pixel, where it comes from: the inverse map.
+    let (sin, cos) = (angle.sin() / size, angle.cos() / size);
+    let pixel = |y: isize, x: isize, channel: usize| -> f32 {
+        let inside = (0..h as isize).contains(&y) && (0..w as isize).contains(&x);
+        let at = || (y as usize * w + x as usize) * c + channel;
+        if inside { image.get(at()).copied().unwrap_or(background) } else { background }
+    };
+    for (i, new) in out.chunks_exact_mut(c).enumerate() {
+        let dy = (i / w) as f32 - middle[0] - shift[0];
+        let dx = (i % w) as f32 - middle[1] - shift[1];
+        let (y, x) = (middle[0] + cos * dy - sin * dx, middle[1] + sin * dy + cos * dx);
+        let (top, left) = (y.floor(), x.floor());
+        let (fy, fx) = (y - top, x - left);
+        let (top, left) = (top as isize, left as isize);
+        for (channel, new) in new.iter_mut().enumerate() {
+            let upper = pixel(top, left, channel) * (1.0 - fx) + pixel(top, left + 1, channel) * fx;
+            let lower = pixel(top + 1, left, channel) * (1.0 - fx) + pixel(top + 1, left + 1, channel) * fx;
+            *new = upper * (1.0 - fy) + lower * fy;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nn::random::Purpose;
+
+    const SHAPE: Shape = Shape { h: 5, w: 7, c: 2 };
+
+    fn image() -> Vec<f32> {
+        (0..70).map(|i| (i * i % 17) as f32).collect()
+    }
+
+    fn moved(shift: [f32; 2], angle: f32, size: f32) -> Vec<f32> {
+        let mut out = vec![f32::NAN; 70];
+        affine(&image(), &mut out, SHAPE, shift, angle, size, -1.0);
+        out
+    }
+
+    #[test]
+    fn no_distortion_changes_nothing() {
+        assert_eq!(moved([0.0, 0.0], 0.0, 1.0), image());
+        let mut out = vec![0.0; 70];
+        let mut random = Random::new(1, Purpose::Order(0));
+        distort(&image(), &mut out, SHAPE, Augment::default(), 0.0, &mut random);
+        assert_eq!(out, image());
+    }
+
+    #[test]
+    fn whole_pixels_move_exactly_and_the_background_moves_in() {
+        let out = moved([1.0, -2.0], 0.0, 1.0);
+        for y in 0..5 {
+            for x in 0..7 {
+                for c in 0..2 {
+                    let want = if y == 0 || x > 4 { -1.0 } else { image()[((y - 1) * 7 + x + 2) * 2 + c] };
+                    assert_eq!(out[(y * 7 + x) * 2 + c], want, "{y} {x}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn half_a_turn_reverses_the_pixels() {
+        let out = moved([0.0, 0.0], std::f32::consts::PI, 1.0);
+        for (i, pair) in out.chunks(2).enumerate() {
+            let want = &image()[(34 - i) * 2..(34 - i) * 2 + 2];
+            assert!(pair.iter().zip(want).all(|(a, b)| (a - b).abs() < 1e-4), "{i} {pair:?} {want:?}");
+        }
+    }
+
+    #[test]
+    fn twice_the_size_spreads_about_the_middle() {
+        let out = moved([0.0, 0.0], 0.0, 2.0);
+        let at = |y: usize, x: usize| out[(y * 7 + x) * 2];
+        let old = |y: usize, x: usize| image()[(y * 7 + x) * 2];
+        assert_eq!(at(2, 3), old(2, 3));
+        assert_eq!(at(4, 5), old(3, 4));
+        assert_eq!(at(2, 4), 0.5 * (old(2, 3) + old(2, 4)));
+    }
+}

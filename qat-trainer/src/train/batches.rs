@@ -1,0 +1,80 @@
+//! Examples as batches: shuffled, distorted, rounded to the code of the input.
+
+use super::augment::distort;
+use crate::affine::Affine;
+use crate::autograd::slice_mut;
+use crate::data::{Dataset, Split};
+use crate::error::Result;
+use crate::nn::fake_quantize_slice;
+use crate::nn::random::{Purpose, Random};
+use crate::spec::{Augment, Shape};
+use rayon::prelude::*;
+use tch::{Device, Kind, Tensor};
+
+/// A batch: examples `[n, channels, height, width]` or `[n, features]`, and their labels `[n]`.
+pub(super) struct Batch {
+    pub(super) x: Tensor,
+    pub(super) labels: Tensor,
+}
+
+/// Makes batches of a split.
+pub(super) struct Batches<'a> {
+    split: &'a Split,
+    shape: Shape,
+    background: f32,
+    rounding: Option<Affine>,
+}
+
+impl<'a> Batches<'a> {
+    /// Batches of `split`, a part of `data`; with the features rounded to the 8-bit code of the input or as they are.
+    pub(super) fn new(data: &'a Dataset, split: &'a Split, rounded: bool) -> Self {
+        let rounding = rounded.then_some(data.input);
+        Self { split, shape: data.shape, background: data.background(), rounding }
+    }
+
+    /// Number of examples.
+    pub(super) fn len(&self) -> usize {
+        self.split.len()
+    }
+
+    /// The examples of these indices, undistorted.
+    pub(super) fn plain(&self, indices: &[usize]) -> Result<Batch> {
+        self.make(indices, |_, _, _| false)
+    }
+
+    /// The examples of these indices, each distorted in a way that depends on `seed`, `epoch` and its index alone.
+    pub(super) fn distorted(&self, indices: &[usize], bounds: Augment, seed: u64, epoch: u32) -> Result<Batch> {
+        if bounds.is_none() || self.shape.is_flat() {
+            return self.plain(indices);
+        }
+        self.make(indices, |example, from, to| {
+            let mut random = Random::new(seed, Purpose::Distortion { epoch, example });
+            distort(from, to, self.shape, bounds, self.background, &mut random);
+            true
+        })
+    }
+
+    /// `fill(index, from, to)` writes an example, or returns `false` to have it copied.
+    fn make(&self, indices: &[usize], fill: impl Fn(usize, &[f32], &mut [f32]) -> bool + Sync) -> Result<Batch> {
+        let (n, Shape { h, w, c }) = (indices.len() as i64, self.shape);
+        let len = self.shape.len();
+        let mut x = Tensor::f_empty([n, h as i64, w as i64, c as i64], (Kind::Float, Device::Cpu))?;
+        let rows = slice_mut(&mut x)?.par_chunks_exact_mut(len.max(1)).zip(indices);
+        rows.with_min_len(16).for_each(|(to, &i)| {
+            let from = &self.split.features[i * len..(i + 1) * len];
+            if !fill(i, from, to) {
+                to.copy_from_slice(from);
+            }
+            if let Some(code) = self.rounding {
+                fake_quantize_slice(code, to);
+            }
+        });
+        let x = if self.shape.is_flat() {
+            x.f_view([n, c as i64])?
+        } else {
+            x.f_permute([0, 3, 1, 2])?.f_contiguous()?
+        };
+        let labels: Vec<i64> = indices.iter().map(|&i| i64::from(self.split.labels[i])).collect();
+        Ok(Batch { x, labels: Tensor::f_from_slice(&labels)? })
+    }
+}

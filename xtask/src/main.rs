@@ -1,0 +1,109 @@
+//! `cargo xtask <command>`: set-up, tests and the demo, each fetching what it needs.
+//!
+//! Only this file knows the command line; every other file is one idea.
+
+mod args;
+mod bare_metal;
+mod cmd;
+mod demo;
+mod emulator;
+mod fuzz;
+mod libtorch;
+mod mcu;
+mod panic_free;
+mod probe;
+mod results;
+mod samples;
+mod test;
+mod tools;
+
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+
+use crate::args::Args;
+
+const HELP: &str = "\
+usage: cargo xtask <command> [options]
+
+  setup   fetch libtorch (unless LIBTORCH names one) and find the compiler, the emulator and bare-metal Rust
+  test    everything that can be checked here: format, lints, documentation, tests, bare-metal builds, emulated runs
+            [NAME…]             only the steps whose names contain one of these
+            --list              print the steps' names
+  demo    train, export, and run the two examples on the host and on an emulated Cortex-M4F; ends with a table
+            [digits|letter]     only this one
+            --check-repeat      train a second time and compare the files byte for byte
+  mcu     run a model on an emulated Cortex-M4F and compare with the host
+            --model FILE.piq --samples FILE --out FILE
+            [--count N]         only the first N samples
+  fuzz    fuzz the parsers
+            [TARGET…]           only these
+            [--seconds N]       for each target, 60 if not given
+
+  --yes   (setup, test, demo, mcu) install missing Debian packages, as root; otherwise their names are printed
+
+environment: LIBTORCH      a libtorch 2.11.0 of your own
+             BARE_METAL    `rustup` or `debian`: the Rust to build firmware with; the first that works if not set
+";
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<()> {
+    let mut words = std::env::args().skip(1);
+    let command = words.next();
+    let mut args = Args::new(words);
+    match command.as_deref() {
+        Some("setup") => {
+            let yes = args.flag("--yes");
+            args.finish()?;
+            setup(yes)
+        }
+        Some("test") => {
+            let options =
+                test::Options { yes: args.flag("--yes"), list: args.flag("--list"), only: args.rest()? };
+            test::run(&options)
+        }
+        Some("demo") => {
+            let options = demo::Options {
+                yes: args.flag("--yes"),
+                check_repeat: args.flag("--check-repeat"),
+                only: args.rest()?,
+            };
+            demo::run(&options)
+        }
+        Some("mcu") => {
+            let yes = args.flag("--yes");
+            let count = args.number("--count")?;
+            let (model, samples, out) = (args.path("--model")?, args.path("--samples")?, args.path("--out")?);
+            args.finish()?;
+            mcu::command(&model, &samples, &out, count, yes)
+        }
+        Some("fuzz") => {
+            let seconds = args.number("--seconds")?.unwrap_or(60);
+            fuzz::run(&args.rest()?, fuzz::Limit::Seconds(seconds))
+        }
+        Some("help" | "--help" | "-h") => {
+            print!("{HELP}");
+            Ok(())
+        }
+        Some(other) => bail!("no command `{other}`\n\n{HELP}"),
+        None => bail!("no command given\n\n{HELP}"),
+    }
+}
+
+fn setup(yes: bool) -> Result<()> {
+    tools::ensure(&[tools::Tool::Cxx, tools::Tool::QemuArm], yes)?;
+    println!("compiler and emulator: there");
+    let toolchain = bare_metal::find(&bare_metal::TARGETS, yes)?;
+    println!("bare-metal Rust: {toolchain}");
+    println!("libtorch: {}", libtorch::ensure(yes)?.display());
+    Ok(())
+}

@@ -1,0 +1,143 @@
+//! A model on an emulated microcontroller: builds the firmware around it, runs it on samples, and compares with the
+//! host engine.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail};
+use qat_kernels::infer::Model;
+
+use crate::bare_metal::{self, Toolchain};
+use crate::cmd::{root, run, target_dir};
+use crate::emulator::{Board, M4, emulate};
+use crate::panic_free::panic_paths;
+use crate::samples::Samples;
+use crate::tools::{Tool, ensure};
+
+/// What a board made of a model.
+pub(crate) struct Report {
+    /// Logits of all samples.
+    pub(crate) logits: Vec<u8>,
+    /// Instructions of every inference, in the order of the samples.
+    pub(crate) instructions: Vec<u64>,
+    /// Functions of the program that can panic.
+    pub(crate) panic_paths: Vec<String>,
+}
+
+impl Report {
+    /// Smallest, median and largest number of instructions of an inference.
+    pub(crate) fn spread(&self) -> [u64; 3] {
+        let mut sorted = self.instructions.clone();
+        sorted.sort_unstable();
+        [sorted.first(), sorted.get(sorted.len() / 2), sorted.last()].map(|n| n.copied().unwrap_or(0))
+    }
+}
+
+/// `cargo xtask mcu`.
+pub(crate) fn command(model: &Path, samples: &Path, out: &Path, count: Option<usize>, yes: bool) -> Result<()> {
+    ensure(&[Tool::QemuArm], yes)?;
+    let toolchain = bare_metal::find(&[M4.target], yes)?;
+    println!("bare-metal Rust: {toolchain}");
+    let mut samples = Samples::parse(&read(samples)?).with_context(|| samples.display().to_string())?;
+    samples.truncate(count.unwrap_or(usize::MAX));
+    let report = run_model(&toolchain, &M4, model, &samples)?;
+    fs::write(out, &report.logits).with_context(|| out.display().to_string())?;
+
+    let bytes = read(model)?;
+    let macs = parse(&bytes, model)?.macs();
+    let host = host_logits(&bytes, model, &samples)?;
+    let [least, median, most] = report.spread();
+    let first = report.instructions.first().copied().unwrap_or(0);
+    println!("board          {}", M4.name);
+    println!("samples        {}", samples.count());
+    println!("mismatches     {}", mismatches(&report.logits, &host, samples.count()));
+    println!("instructions   {first} for sample 0; least {least}, median {median}, most {most}");
+    println!("MACs           {macs} ({:.3} instructions each)", median as f64 / macs.max(1) as f64);
+    println!("panic paths    {}", if report.panic_paths.is_empty() { "none".into() } else { report.panic_paths.join(", ") });
+    Ok(())
+}
+
+/// Builds the firmware around `model` and runs it on all of `samples`.
+pub(crate) fn run_model(toolchain: &Toolchain, board: &Board, model: &Path, samples: &Samples) -> Result<Report> {
+    let bytes = read(model)?;
+    let parsed = parse(&bytes, model)?;
+    if parsed.input_len() != samples.len {
+        bail!("{}: takes {} values, the samples have {}", model.display(), parsed.input_len(), samples.len);
+    }
+    let program = build(toolchain, board, "m4", Some(model), &[])?;
+    let outcome = emulate(board, &program, samples)?;
+    let (count, logits_len) = (samples.count(), samples.count() * parsed.output_len());
+    if outcome.counts.len() != count || outcome.logits.len() != logits_len {
+        bail!(
+            "{count} samples went in; {} counts and {} of {logits_len} logits came out",
+            outcome.counts.len(),
+            outcome.logits.len()
+        );
+    }
+    let panic_paths = panic_paths(&program)?;
+    Ok(Report { logits: outcome.logits, instructions: outcome.counts, panic_paths })
+}
+
+/// Builds a program of `firmware/` in release mode and returns its path.
+pub(crate) fn build(
+    toolchain: &Toolchain,
+    board: &Board,
+    package: &str,
+    model: Option<&Path>,
+    features: &[&str],
+) -> Result<PathBuf> {
+    let target_dir = target_dir()?.join("firmware");
+    let mut command = toolchain.cargo("build", board.target, "core");
+    command.current_dir(root().join("firmware")).args(["-q", "--release", "--locked", "-p", package]);
+    command.arg("--target-dir").arg(&target_dir);
+    if !features.is_empty() {
+        command.args(["--features", &features.join(",")]);
+    }
+    if let Some(model) = model {
+        command.env("PIQ_MODEL", fs::canonicalize(model).with_context(|| model.display().to_string())?);
+    }
+    run(&mut command)?;
+    Ok(target_dir.join(board.target).join("release").join(package))
+}
+
+/// The logits of the host engine.
+pub(crate) fn host_logits(bytes: &[u8], name: &Path, samples: &Samples) -> Result<Vec<u8>> {
+    let model = parse(bytes, name)?;
+    let mut output = vec![0; model.output_len()];
+    let mut arena = vec![0; model.arena_len()];
+    let mut logits = Vec::new();
+    for sample in samples.iter() {
+        model.run(&sample, &mut output, &mut arena).with_context(|| name.display().to_string())?;
+        logits.extend(output.iter().map(|v| v.cast_unsigned()));
+    }
+    Ok(logits)
+}
+
+/// In how many of `count` samples the logits differ.
+pub(crate) fn mismatches(a: &[u8], b: &[u8], count: usize) -> usize {
+    if a.len() != b.len() || count == 0 {
+        return count;
+    }
+    let len = (a.len() / count).max(1);
+    a.chunks(len).zip(b.chunks(len)).filter(|(a, b)| a != b).count()
+}
+
+fn parse<'a>(bytes: &'a [u8], name: &Path) -> Result<Model<'a>> {
+    Model::parse(bytes).with_context(|| name.display().to_string())
+}
+
+fn read(path: &Path) -> Result<Vec<u8>> {
+    fs::read(path).with_context(|| path.display().to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sample_with_one_wrong_logit_counts_once() {
+        assert_eq!(mismatches(&[1, 2, 3, 4, 5, 6], &[1, 2, 3, 4, 5, 6], 3), 0);
+        assert_eq!(mismatches(&[1, 2, 3, 4, 5, 6], &[0, 0, 3, 4, 5, 7], 3), 2);
+        assert_eq!(mismatches(&[1, 2], &[1, 2, 3, 4], 2), 2);
+    }
+}

@@ -1,0 +1,167 @@
+//! Small models that together use every operator, width and grid, with samples for them: what a device has to get right
+//! before anything trained runs on it. Everything is computed from the seed, so the files never change by themselves.
+
+use anyhow::{Context as _, Result};
+use qat_kernels::artifact::{Metadata, ModelBuilder, Output, Steps, TensorSpec, Weights, Window};
+use qat_kernels::{Grid, Levels};
+
+use crate::samples::Samples;
+
+/// A model and inputs for it.
+pub(crate) struct Probe {
+    pub(crate) name: String,
+    /// The `.piq` file.
+    pub(crate) file: Vec<u8>,
+    pub(crate) samples: Samples,
+}
+
+/// Height, width and channels of every probe's input.
+const INPUT: [u16; 3] = [9, 7, 8];
+const SAMPLES: usize = 3;
+const CLASSES: usize = 10;
+const CHANNELS: usize = 16;
+
+/// One model for each width on each grid; every other one with a divisor for each group of 8 weights.
+pub(crate) fn probes() -> Result<Vec<Probe>> {
+    let kinds = [2, 3, 4, 5, 6, 7, 8].into_iter().flat_map(|bits| [(bits, Grid::MidTread), (bits, Grid::MidRise)]);
+    kinds.enumerate().map(|(index, (bits, grid))| probe(bits, grid, index % 2 == 1)).collect()
+}
+
+fn probe(bits: u8, grid: Grid, adaptive: bool) -> Result<Probe> {
+    let name = format!("{bits}bit_{grid:?}{}", if adaptive { "_adaptive" } else { "" }).to_lowercase();
+    let context = || format!("probe {name}");
+    let mut layers = Layers { numbers: Numbers(u64::from(bits) * 2 + 1), levels: Levels::new(bits, grid)?, adaptive };
+    let mut model =
+        ModelBuilder::new(TensorSpec { shape: INPUT, scale: 0.02, zero_point: layers.numbers.int8() });
+    let pointwise = Window::square(1, 1, 0);
+    let padded = Window::square(3, 1, 1);
+    let strided = Window { kernel: [3, 2], stride: [2, 1], pad: [1, 0, 1, 1] };
+    let steps = [STEP; CHANNELS];
+    let channels = usize::from(INPUT[2]);
+    let x = model.input();
+
+    // 3×3 over 8 channels, then 1×1, their sum, depthwise, both poolings, fully connected.
+    let layer = layers.next(CHANNELS, 9 * channels);
+    let a = model.conv2d(x, padded, &layer.weights(&steps), &layer.bias, layer.output(model.tensor(x)?).relu())?;
+    let layer = layers.next(CHANNELS, CHANNELS);
+    let b = model.conv2d(a, pointwise, &layer.weights(&steps), &layer.bias, layer.output(model.tensor(a)?))?;
+    let c = model.add(a, b, Output { clamp: [5, 100], ..Output::new(model.tensor(b)?.scale, 5) })?;
+    let layer = layers.fixed().next(CHANNELS, 6);
+    let output = layer.output(model.tensor(c)?);
+    let d = model.depthwise_conv2d(c, strided, &layer.weights(&steps), &layer.bias, output)?;
+    let e = model.max_pool(d, Window::square(2, 1, 0), [i8::MIN, i8::MAX])?;
+    let f = model.avg_pool(e, Window::square(2, 2, 0), Output::new(model.tensor(e)?.scale / 2.0, -9))?;
+    let [height, width, depth] = model.tensor(f)?.shape.map(usize::from);
+    layers.adaptive = adaptive;
+    let layer = layers.next(CLASSES, height * width * depth);
+    let g = model.linear(f, &layer.weights(&steps), &layer.bias, layer.output(model.tensor(f)?))?;
+    if bits == 2 {
+        model.argmax(g)?;
+    }
+
+    let metadata = Metadata { name: &name, tool: "xtask", ..Metadata::default() };
+    let len = INPUT.iter().map(|&n| usize::from(n)).product();
+    let known: Vec<i8> = (0..len).map(|_| layers.numbers.int8()).collect();
+    let file = model.finish(&metadata, &[&known]).with_context(context)?;
+    let values = (0..SAMPLES * len).map(|_| layers.numbers.int8().cast_unsigned()).collect();
+    Ok(Probe { samples: Samples::new(len, values)?, file, name })
+}
+
+/// Makes layers one after the other.
+struct Layers {
+    numbers: Numbers,
+    levels: Levels,
+    adaptive: bool,
+}
+
+/// The numbers of one layer.
+struct Layer {
+    levels: Levels,
+    codes: Vec<i8>,
+    divisors: Vec<u8>,
+    bias: Vec<f32>,
+    channels: usize,
+    fan_in: usize,
+}
+
+/// Step, or α, of all weights.
+const STEP: f32 = 0.01;
+/// Largest bias / 128.
+const BIAS: f32 = 1e-4;
+/// Weights per divisor.
+const GROUP: usize = 8;
+
+impl Layers {
+    fn next(&mut self, channels: usize, fan_in: usize) -> Layer {
+        let count = channels * fan_in;
+        let numbers = &mut self.numbers;
+        let levels = self.levels;
+        let divisors = if self.adaptive { count / GROUP } else { 0 };
+        Layer {
+            levels,
+            codes: (0..count).map(|_| (i64::from(levels.lo()) + numbers.below(levels.count() as u64)) as i8).collect(),
+            divisors: (0..divisors).map(|_| 2 + numbers.below(4) as u8).collect(),
+            bias: (0..channels).map(|_| numbers.int8().into()).map(|v: f32| v * BIAS).collect(),
+            channels,
+            fan_in,
+        }
+    }
+
+    /// Without divisors, which depthwise layers do not take.
+    fn fixed(&mut self) -> &mut Self {
+        self.adaptive = false;
+        self
+    }
+}
+
+impl Layer {
+    fn weights<'a>(&'a self, steps: &'a [f32]) -> Weights<'a> {
+        let steps = &steps[..self.channels];
+        let steps = match &*self.divisors {
+            [] => Steps::PerChannel(steps),
+            divisors => Steps::PiAdaptive { alpha: steps, divisors, group: GROUP },
+        };
+        Weights { levels: self.levels, codes: &self.codes, steps }
+    }
+
+    /// A scale at which the results of such an input fill int8 about as well as the input does: the weights are
+    /// uniform over their levels, so a result spreads as √fan-in times the spread of a weight.
+    fn output(&self, input: TensorSpec) -> Output {
+        let spread = STEP * (self.levels.count() as f32) / 12f32.sqrt();
+        Output::new(input.scale * spread * (self.fan_in as f32).sqrt(), -3)
+    }
+}
+
+/// A linear congruential generator (Knuth's constants).
+struct Numbers(u64);
+
+impl Numbers {
+    fn below(&mut self, n: u64) -> i64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        ((self.0 >> 33) % n).cast_signed()
+    }
+
+    fn int8(&mut self) -> i8 {
+        (self.below(256) - 128) as i8
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+    use crate::mcu::host_logits;
+
+    #[test]
+    fn probes_tell_samples_apart() {
+        for probe in probes().unwrap() {
+            let logits = host_logits(&probe.file, probe.name.as_ref(), &probe.samples).unwrap();
+            if !probe.name.starts_with("2bit") {
+                assert_eq!(logits.len(), SAMPLES * CLASSES);
+                let distinct: HashSet<_> = logits.iter().collect();
+                assert!(distinct.len() > logits.len() / 2, "{}: {logits:?}", probe.name);
+            }
+        }
+    }
+}

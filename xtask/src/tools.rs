@@ -1,0 +1,88 @@
+//! Programs that come from the operating system: is each there, and which Debian package brings it.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::cmd::{output, run, succeeds};
+
+/// A program from outside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Tool {
+    /// A C++ compiler: torch's bindings are C++.
+    Cxx,
+    /// Python's package installer: libtorch comes from wheels.
+    Pip,
+    /// QEMU with Arm boards.
+    QemuArm,
+    /// A linker for every target, where Rust brings none.
+    Lld,
+    /// Debian's Rust with the source of its core library.
+    DebianRust,
+}
+
+impl Tool {
+    pub(crate) fn there(self) -> bool {
+        match self {
+            Tool::Cxx => {
+                let compiler = std::env::var_os("CXX").unwrap_or_else(|| "c++".into());
+                succeeds(Command::new(compiler).arg("--version"))
+            }
+            Tool::Pip => succeeds(Command::new("python3").args(["-m", "pip", "--version"])),
+            Tool::QemuArm => succeeds(Command::new("qemu-system-arm").arg("--version")),
+            Tool::Lld => succeeds(Command::new("ld.lld").arg("--version")),
+            Tool::DebianRust => {
+                ["/usr/bin/rustc", "/usr/bin/cargo", "/usr/lib/rustlib/src/rust/library/core/Cargo.toml"]
+                    .iter()
+                    .all(|file| Path::new(file).exists())
+            }
+        }
+    }
+
+    fn packages(self) -> &'static [&'static str] {
+        match self {
+            Tool::Cxx => &["g++"],
+            Tool::Pip => &["python3-pip"],
+            Tool::QemuArm => &["qemu-system-arm"],
+            Tool::Lld => &["lld"],
+            Tool::DebianRust => &["rustc-web", "cargo-web", "rust-web-src"],
+        }
+    }
+}
+
+/// Makes sure that all of `tools` are there: installs what is missing if `yes`, and says how otherwise.
+pub(crate) fn ensure(tools: &[Tool], yes: bool) -> Result<()> {
+    let missing = |tools: &[Tool]| tools.iter().copied().filter(|tool| !tool.there()).collect::<Vec<_>>();
+    let absent = missing(tools);
+    if absent.is_empty() {
+        return Ok(());
+    }
+    let packages: Vec<&str> = absent.iter().flat_map(|tool| tool.packages()).copied().collect();
+    let install = format!("apt-get install -y --no-install-recommends {}", packages.join(" "));
+    if !yes {
+        bail!("missing on this machine: {absent:?}. On Debian, as root:\n    apt-get update && {install}\nor repeat the command with --yes");
+    }
+    if !succeeds(Command::new("apt-get").arg("--version")) {
+        bail!("missing on this machine: {absent:?}; --yes can install them with apt-get only, and there is none");
+    }
+    if output(Command::new("id").arg("-u"))?.trim() != "0" {
+        bail!("missing on this machine: {absent:?}; --yes installs them as root only:\n    sudo {install}");
+    }
+    println!("installing {}", packages.join(" "));
+    let apt = || {
+        let mut command = Command::new("apt-get");
+        command.env("DEBIAN_FRONTEND", "noninteractive").arg("-q");
+        command
+    };
+    // A stale list of packages is the usual reason for a failure, and a failing mirror of something else is none.
+    if let Err(error) = run(apt().arg("update")) {
+        eprintln!("note: {error:#}");
+    }
+    run(apt().args(["install", "-y", "--no-install-recommends"]).args(&packages)).context(install)?;
+    let absent = missing(tools);
+    if !absent.is_empty() {
+        bail!("{} installed, but still missing: {absent:?}", packages.join(" "));
+    }
+    Ok(())
+}
