@@ -7,7 +7,9 @@ fn main() {
     let out = std::env::var("OUT_DIR").unwrap_or_default();
     println!("cargo::rerun-if-env-changed=PIQ_MODEL");
     match std::env::var("PIQ_MODEL") {
-        Err(_) => println!("cargo::error=PIQ_MODEL must be the absolute path of a .piq file (see firmware/Cargo.toml)"),
+        Err(_) => println!(
+            "cargo::error=PIQ_MODEL must be the absolute path of a .piq file (see firmware/Cargo.toml)"
+        ),
         Ok(model) => copy(Path::new(&model), &Path::new(&out).join("model.piq")),
     }
     copy(Path::new("../memory-mps2.x"), &Path::new(&out).join("memory.x"));

@@ -14,9 +14,11 @@
 mod check;
 mod engine;
 mod kernels;
+mod last_linear;
 mod model;
 
 #[cfg(feature = "alloc")]
 pub(crate) use check::scratch_len;
 pub use kernels::argmax;
+pub use last_linear::LastLinear;
 pub use model::{KnownAnswer, Model, OperatorInfo};

@@ -9,9 +9,10 @@
 //! | INV-6: 1 ≤ r ≤ min(d_in, d_out) | [`rank`] |
 //!
 //! (There is no INV-4.) Each returns [`Error::Invariant`], which names the invariant and the first place where it is
-//! broken; wrong lengths are their own errors. A debug build checks with
+//! broken; wrong lengths and incomplete provenance are their own errors. A debug build checks with
 //! `debug_assert_eq!(invariants::positive_alpha(&alpha), Ok(()))`; a release build carries none of it.
 
+use crate::calibration::Provenance;
 use crate::error::{Error, Result, What};
 use crate::grid::{Levels, pi_step};
 use crate::lora::Rank;
@@ -150,6 +151,14 @@ pub fn round_trip<T: PartialEq, E>(encoded: &T, decoded: Result<T, E>) -> Result
     }
 }
 
+/// INV-5, second half: the provenance of a calibration is complete and adds up.
+///
+/// # Errors
+/// As [`Provenance::validate`]: [`Error::Provenance`] names the item, which says more than the number of the invariant.
+pub fn provenance(provenance: &Provenance<'_>) -> Result<()> {
+    provenance.validate()
+}
+
 /// INV-6: `1 ≤ rank ≤ min(d_in, d_out)`.
 ///
 /// # Errors
@@ -164,7 +173,9 @@ pub fn rank(rank: usize, d_in: usize, d_out: usize) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::calibration::*;
     use crate::grid::Grid;
+    use crate::pack;
     use crate::ste::simd;
     use proptest::prelude::*;
 
@@ -239,10 +250,33 @@ mod tests {
         }
 
         #[test]
-        fn inv_5_holds_for_the_codes_of_the_grid(lv in grids(), step in 1e-3_f32..1e3, w in prop::collection::vec(-10.0_f32..10.0, 1..50)) {
-            let codes: Vec<i32> = w.iter().map(|&w| lv.quantize(w * step, step)).collect();
-            let back: Vec<i32> = codes.iter().map(|&q| lv.quantize(lv.dequantize(q, step), step)).collect();
-            prop_assert_eq!(round_trip::<_, Error>(&codes, Ok(back)), Ok(()));
+        fn inv_5_holds_for_packed_codes(lv in grids(), w in prop::collection::vec(-10.0_f32..10.0, 1..100)) {
+            let codes: Vec<i8> = w.iter().map(|&w| lv.quantize(w, 0.37) as i8).collect();
+            let mut packed = vec![0; (codes.len() * usize::from(lv.bits())).div_ceil(8)];
+            pack::pack(lv.bits(), &codes, &mut packed).unwrap();
+            let mut back = vec![0; codes.len()];
+            let decoded = pack::unpack(lv.bits(), &packed, &mut back).map(|()| back);
+            prop_assert_eq!(round_trip(&codes, decoded), Ok(()));
+        }
+
+        #[test]
+        fn inv_5_holds_for_calibrations(
+            samples in prop::collection::vec(-1e3_f32..1e3, 1..50), hash: [u8; 32], time in 1..u64::MAX, examples in 1..u64::MAX,
+        ) {
+            let mut engine = CalibrationEngine::<0>::new(CalibrationConfig::default()).unwrap();
+            engine.observe(&samples).unwrap();
+            engine.count_examples("digits", examples).unwrap();
+            let mut packed = [0; Parts::packed_len(1)];
+            let parts = Parts::pack(&[engine.calibrated(0).unwrap()], &mut packed).unwrap();
+            let config = *engine.config();
+            let mut artifact: CalibrationArtifact<'_> =
+                CalibrationArtifact::new(Provenance::new(hash, time, config.method, engine.domains()));
+            artifact.push(TensorCalibration { name: "fc1.in", config, parts }).unwrap();
+            prop_assume!(hash != [0; 32]);
+            let mut file = [0; max_file_len(1, 1, 1, 12)];
+            let bytes = artifact.to_slice(&mut file).unwrap();
+            prop_assert_eq!(round_trip(&artifact, CalibrationArtifact::from_bytes(bytes)), Ok(()));
+            prop_assert_eq!(provenance(artifact.provenance()), Ok(()));
         }
 
         #[test]
@@ -260,6 +294,19 @@ mod tests {
         assert_eq!(pi_steps(&[1.0, -1.0], &[3, 3], &[third, -third]), e);
         assert_eq!(pi_steps(&[], &[3], &[third]), Err(Error::Empty { what: What::Alpha }));
         assert!(matches!(pi_steps(&[1.0], &[3], &[]), Err(Error::Length { what: What::Steps, .. })));
+    }
+
+    #[test]
+    fn inv_5_names_what_a_provenance_lacks() {
+        let mut domains = Domains::default();
+        domains.add("digits", 3).unwrap();
+        let whole = Provenance::new([7; 32], 1, CalibrationMethod::MinMax, &domains);
+        assert_eq!(provenance(&whole), Ok(()));
+        let lacks = |p: Provenance<'_>, what| assert_eq!(provenance(&p), Err(Error::Provenance { what }));
+        lacks(Provenance { dataset_sha256: [0; 32], ..whole.clone() }, What::Dataset);
+        lacks(Provenance { samples: 0, ..whole.clone() }, What::SampleCount);
+        lacks(Provenance { samples: 4, ..whole.clone() }, What::Domains);
+        lacks(Provenance { unix_time: 0, ..whole }, What::Time);
     }
 
     #[test]

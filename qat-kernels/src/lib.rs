@@ -20,6 +20,7 @@ pub mod invariants;
 pub mod lora;
 pub mod math;
 pub mod pack;
+pub mod quantizer;
 pub mod ste;
 
 pub use config::{

@@ -1,13 +1,196 @@
-//! tmp
-mod adaptive_search;
-mod divisors;
-mod half;
-mod search;
-pub use adaptive_search::{DEAD_ALPHA, choose_divisors, fit_adaptive};
-pub use divisors::{group_factor, pack_divisors, packed_divisors_len, unpack_divisors, DIVISORS};
-pub use half::F16;
-pub use search::{DEAD_STEP, fit_step};
+//! Quantisers with a gradient: real weights in, the weights of an ultra-low-bit model out, and the way back.
+//!
+//! | quantiser | step | stored beside the codes |
+//! |---|---|---|
+//! | [`UniformQuantizer`] | s | an f32 per tensor, channel or group |
+//! | [`GroupQuantizer`] | s | a binary16 per group |
+//! | [`PiQuantDifferentiable`] | α·π/k, one k | an f32 per tensor, channel or group |
+//! | [`AdaptivePiQuantizer`] | α·π/k, k per group | an f32 per channel and 2 bits per group |
+//! | [`TokenQuantizer`] | max\|x\|/top | nothing: for activations |
+//!
+//! All but the last implement [`DifferentiableQuantizer`], work at 2 to 8 bits on both grids and keep their steps in
+//! whatever holds a slice, so that nothing needs a heap. [`create_quantizer`] makes one from a [`crate::QatConfig`].
+//!
+//! ```
+//! use qat_kernels::quantizer::{DifferentiableQuantizer, create_quantizer};
+//! use qat_kernels::{QatConfig, SteVariant};
+//!
+//! let config = QatConfig::piq3().with_ste(SteVariant::Ewgs { lambda: 0.1 });
+//! let mut quantizer = create_quantizer(&config)?;
+//! let weights = [0.31, -0.12, 0.05, -0.27, 0.18, 0.02];
+//! quantizer.init_scale_from_weights(&weights)?;
+//!
+//! let mut w_hat = [0.0; 6]; // what the network computes with
+//! quantizer.forward(&weights, &mut w_hat)?;
+//! let error: f32 = weights.iter().zip(&w_hat).map(|(w, w_hat)| (w - w_hat).powi(2)).sum();
+//! assert!(error < 0.005);
+//!
+//! let grad_output = [1.0; 6]; // what comes back from the loss
+//! let (mut grad_weights, mut grad_alpha) = ([0.0; 6], [0.0]);
+//! quantizer.backward(&weights, &grad_output, &mut grad_weights, &mut grad_alpha)?;
+//! assert!(grad_weights.iter().all(|g| (g - 1.0).abs() <= 0.05 + 1e-6)); // EWGS: 1 + λ·(v − level)
+//! # Ok::<(), qat_kernels::Error>(())
+//! ```
 
+mod adaptive;
+mod adaptive_search;
+mod create;
+mod divisors;
+mod group;
+mod half;
+mod pi;
+mod runs;
+mod search;
+mod settings;
+mod token;
+mod uniform;
+
+pub use adaptive::{AdaptivePiQuantizer, INLINE_GROUPS};
+pub use adaptive_search::{DEAD_ALPHA, choose_divisors, fit_adaptive};
+#[cfg(feature = "alloc")]
+pub use create::create_quantizer_boxed;
+pub use create::{
+    Quantizer, create_quantizer, create_quantizer_in, divisors_needed, piq2_quantizer, piq3_quantizer,
+    scales_needed, uniform_quantizer,
+};
+pub use divisors::{DIVISORS, group_factor, pack_divisors, packed_divisors_len, unpack_divisors};
+pub use group::GroupQuantizer;
+pub use half::F16;
+pub use pi::PiQuantDifferentiable;
+pub use search::{DEAD_STEP, fit_step};
+pub use settings::{QuantizerSettings, StepInit};
+pub use token::TokenQuantizer;
+pub use uniform::UniformQuantizer;
+
+use crate::error::Result;
+use crate::grid::Levels;
+#[cfg(feature = "alloc")]
+use alloc::{vec, vec::Vec};
+
+/// A quantiser that training can go through: `forward` is what the network computes with, `backward` the gradient that
+/// an estimator passes on in place of the true one, which is zero almost everywhere.
+///
+/// *Scales* are the numbers that are learned: steps, or α of Pi quantisers. There is one per tensor, channel or group,
+/// and each covers an equal number of consecutive weights. Every method checks its slices and returns an error instead
+/// of panicking; after an error, outputs hold no particular values, and scales are as they were.
+pub trait DifferentiableQuantizer {
+    /// The codes and what they stand for.
+    fn levels(&self) -> Levels;
+
+    /// Number of learned scales.
+    fn scale_count(&self) -> usize;
+
+    /// Copies the scales out.
+    ///
+    /// # Errors
+    /// [`crate::Error::Length`] unless `out` has room for exactly [`Self::scale_count`].
+    fn scales(&self, out: &mut [f32]) -> Result<()>;
+
+    /// Replaces the scales, as after an optimiser's step.
+    ///
+    /// # Errors
+    /// [`crate::Error::Length`]; [`crate::Error::NotPositive`] for a scale that is not positive and finite or gives no
+    /// normal step (INV-2).
+    fn set_scales(&mut self, scales: &[f32]) -> Result<()>;
+
+    /// Finds scales for these weights. Weights that are all zero get a small positive scale.
+    ///
+    /// # Errors
+    /// [`crate::Error::Empty`] or [`crate::Error::NotDivisible`] for weights that do not fall into equal runs of one
+    /// scale; [`crate::Error::NotFinite`] for NaN or ∞.
+    fn init_scale_from_weights(&mut self, weights: &[f32]) -> Result<()> {
+        self.init_scale_weighted(weights, None)
+    }
+
+    /// Finds scales with an importance per weight, see [`fit_step`]; `None` counts all weights the same.
+    ///
+    /// # Errors
+    /// As [`Self::init_scale_from_weights`], and those of an importance.
+    fn init_scale_weighted(&mut self, weights: &[f32], importance: Option<&[f32]>) -> Result<()>;
+
+    /// Quantises and dequantises: `out[i] = level(q)·Δ`.
+    ///
+    /// # Errors
+    /// [`crate::Error::Empty`], [`crate::Error::NotDivisible`] or [`crate::Error::Length`] for slices that do not fit;
+    /// [`crate::Error::NotFinite`] for NaN or ∞.
+    fn forward(&self, weights: &[f32], out: &mut [f32]) -> Result<()>;
+
+    /// The gradients of the weights and of the scales, given the gradient of the loss with respect to `forward`'s
+    /// output.
+    ///
+    /// A scale's gradient is LSQ's (Esser et al. 2020, equation 3): the sum of `g·(level − v)` inside the range and
+    /// `g·level` outside, times the gradient scale `1/√(N·Qp)`, N the number of weights that the scale covers and
+    /// Qp = [`Levels::top`]; for α, each weight's term also times its own π/k. It is computed for every estimator.
+    ///
+    /// # Errors
+    /// As [`Self::forward`], for the gradients too; [`crate::Error::Length`] unless there are
+    /// [`Self::scale_count`] scale gradients.
+    fn backward(
+        &self,
+        weights: &[f32],
+        grad_output: &[f32],
+        grad_weights: &mut [f32],
+        grad_scales: &mut [f32],
+    ) -> Result<()>;
+
+    /// The code of each weight.
+    ///
+    /// # Errors
+    /// As [`Self::forward`].
+    fn quantize(&self, weights: &[f32], codes: &mut [i8]) -> Result<()>;
+
+    /// The weight of each code.
+    ///
+    /// # Errors
+    /// As [`Self::forward`]; [`crate::Error::Code`] for a code outside the grid.
+    fn dequantize(&self, codes: &[i8], out: &mut [f32]) -> Result<()>;
+
+    /// [`Self::forward`] into a new `Vec`.
+    ///
+    /// # Errors
+    /// The same.
+    #[cfg(feature = "alloc")]
+    fn forward_vec(&self, weights: &[f32]) -> Result<Vec<f32>> {
+        let mut out = vec![0.0; weights.len()];
+        self.forward(weights, &mut out)?;
+        Ok(out)
+    }
+
+    /// [`Self::backward`] into new `Vec`s: the gradients of the weights and of the scales.
+    ///
+    /// # Errors
+    /// The same.
+    #[cfg(feature = "alloc")]
+    fn backward_vec(&self, weights: &[f32], grad_output: &[f32]) -> Result<(Vec<f32>, Vec<f32>)> {
+        let (mut grad_weights, mut grad_scales) = (vec![0.0; weights.len()], vec![0.0; self.scale_count()]);
+        self.backward(weights, grad_output, &mut grad_weights, &mut grad_scales)?;
+        Ok((grad_weights, grad_scales))
+    }
+
+    /// [`Self::quantize`] into a new `Vec`.
+    ///
+    /// # Errors
+    /// The same.
+    #[cfg(feature = "alloc")]
+    fn quantize_vec(&self, weights: &[f32]) -> Result<Vec<i8>> {
+        let mut codes = vec![0; weights.len()];
+        self.quantize(weights, &mut codes)?;
+        Ok(codes)
+    }
+
+    /// [`Self::dequantize`] into a new `Vec`.
+    ///
+    /// # Errors
+    /// The same.
+    #[cfg(feature = "alloc")]
+    fn dequantize_vec(&self, codes: &[i8]) -> Result<Vec<f32>> {
+        let mut out = vec![0.0; codes.len()];
+        self.dequantize(codes, &mut out)?;
+        Ok(out)
+    }
+}
+
+/// Reproducible numbers for tests: about normal, or their cubes, which have heavy tails.
 #[cfg(test)]
 pub(crate) fn samples(seed: u64, len: usize, heavy: bool) -> Vec<f32> {
     let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
@@ -17,10 +200,6 @@ pub(crate) fn samples(seed: u64, len: usize, heavy: bool) -> Vec<f32> {
         state ^= state << 17;
         (state >> 40) as f32 / (1u64 << 24) as f32 - 0.5
     };
-    (0..len)
-        .map(|_| {
-            let x: f32 = (0..12).map(|_| uniform()).sum();
-            if heavy { x * x * x } else { x }
-        })
-        .collect()
+    let mut normal = || -> f32 { (0..12).map(|_| uniform()).sum() };
+    (0..len).map(|_| normal()).map(|x| if heavy { x * x * x } else { x }).collect()
 }

@@ -1,5 +1,5 @@
 //! Laws of the calibration engine, on random streams: merging, re-ranging, and the truth of each method's range.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used)]
 
 use proptest::prelude::*;
 use qat_kernels::calibration::*;
@@ -113,8 +113,7 @@ proptest! {
 
     #[test]
     fn counts_and_extremes_are_the_naive_ones(batches in any_batches(), limit in prop::option::of(0.5f32..100.0)) {
-        let mut config = CalibrationConfig::default();
-        config.outlier_limit = limit;
+        let config = CalibrationConfig { outlier_limit: limit, ..CalibrationConfig::default() };
         let e = engine(config, &batches);
         let all = batches.concat();
         let finite: Vec<f32> = all.iter().copied().filter(|x| x.is_finite()).collect();
@@ -194,7 +193,7 @@ proptest! {
         lo in -5.0f32..0.0,
         hi in 0.0f32..5.0,
     ) {
-        let e = engine(CalibrationConfig::default(), &[samples.clone()]);
+        let e = engine(CalibrationConfig::default(), std::slice::from_ref(&samples));
         let share = e.parts()[0].clipped_share(ClipRange::new(lo, hi).unwrap()).unwrap();
         let bin = 8.0 / BINS as f32;
         let clipped = |by: f32| samples.iter().filter(|&&x| x < lo - by || x > hi + by).count() as f32;

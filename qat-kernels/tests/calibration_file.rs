@@ -2,7 +2,7 @@
 //!
 //! `cargo test --test calibration_file -- --ignored` writes the committed files anew. Do that for a new format version
 //! only, under new names: files of old versions stay for ever.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used)]
 
 use proptest::prelude::*;
 use qat_kernels::calibration::*;

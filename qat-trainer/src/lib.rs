@@ -12,7 +12,12 @@ pub mod affine;
 pub mod checkpoint;
 pub mod data;
 pub mod error;
+pub mod eval;
+pub mod export;
 pub mod graph;
+pub mod inspect;
+pub mod ptq;
 pub mod spec;
+pub mod verify;
 
 pub use error::{Error, ErrorKind, Result};

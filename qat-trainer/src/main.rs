@@ -1,3 +1,7 @@
 //! The command `qat`; see `qat --help`.
 
-fn main() {}
+mod cli;
+
+fn main() -> std::process::ExitCode {
+    cli::main()
+}

@@ -1,7 +1,7 @@
 //! The run description: one TOML file that says which data, which network, how to train and how to quantise.
 //!
 //! Every key is documented at the field it fills: [`DataSpec`], [`ModelSpec`], [`TrainSpec`], [`QatSpec`]. Unknown keys
-//! are errors. Paths are relative to the TOML file.
+//! are errors. Paths are relative to the TOML file, or to the folder that a key `base` at its top names.
 //!
 //! ```
 //! let toml = r#"
@@ -31,6 +31,7 @@
 
 mod data;
 mod model;
+mod store;
 mod train;
 
 pub use data::{Column, DataSpec, Files};
@@ -48,8 +49,11 @@ pub struct Run {
     pub name: String,
     /// Where the run description was read from; errors name it.
     pub file: PathBuf,
-    /// The text it was read from; `qat train` stores it beside its results.
+    /// The text it was read from.
     pub text: String,
+    /// The folder that relative paths start from. TOML: `base`, itself relative to the folder of the TOML file; default:
+    /// that folder.
+    pub base: PathBuf,
     /// `[data]`.
     pub data: DataSpec,
     /// `[model]`.
@@ -64,6 +68,7 @@ pub struct Run {
 #[serde(deny_unknown_fields)]
 struct RawRun {
     name: Option<String>,
+    base: Option<PathBuf>,
     data: toml::Spanned<data::RawData>,
     model: model::RawModel,
     #[serde(default)]
@@ -94,7 +99,7 @@ impl Run {
     /// # Errors
     /// [`ErrorKind::Spec`] with line and key.
     pub fn parse(text: &str, path: &Path) -> Result<Self> {
-        let base = path.parent().unwrap_or(Path::new(""));
+        let folder = path.parent().unwrap_or(Path::new(""));
         let source = Source { text };
         let raw: RawRun = toml::from_str(text).map_err(|e| {
             let at = e.span().map_or_else(|| "top".into(), |span| source.place(span.start));
@@ -109,15 +114,16 @@ impl Run {
                 .file(path)
                 .remedy("give a short name"));
         }
+        let base = raw.base.map_or_else(|| folder.to_path_buf(), |base| folder.join(base));
         let parts = || -> Result<_> {
-            let data = DataSpec::from_raw(raw.data, base, source)?;
+            let data = DataSpec::from_raw(raw.data, &base, source)?;
             raw.train.validate(source)?;
             let qat = QatSpec::from_raw(raw.qat, source)?;
             let model = ModelSpec::from_raw(raw.model, &qat.config, source)?;
             Ok((data, model, raw.train, qat))
         };
         let (data, model, train, qat) = parts().map_err(|e| e.file(path))?;
-        Ok(Self { name, file: path.into(), text: text.into(), data, model, train, qat })
+        Ok(Self { name, file: path.into(), text: text.into(), base, data, model, train, qat })
     }
 }
 
@@ -213,6 +219,9 @@ bits = 2
             ("out = 3 }", "out = 3, input = \"nowhere\" }", ["line 10", "`nowhere`"]),
             ("format = \"csv\"", "format = \"csv\"\nresize = [4, 4]", ["line 4", "`resize`"]),
             ("test = \"test.csv\"", "", ["line 2", "`test` is missing"]),
+            ("test = \"test.csv\"", "test = \"t\"\nclasses = [\"A\", \"A\"]", ["line 6", "`A` is there twice"]),
+            ("test = \"test.csv\"", "test = \"t\"\nclasses = [\"A\", \"\"]", ["line 6", "name 1 is empty"]),
+            ("\n[data]", "name = \"\"\n[data]", ["line 1", "`name`"]),
             ("[data]", "[data", ["line 2", ""]),
         ];
         for (from, to, wants) in cases {

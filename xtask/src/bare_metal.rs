@@ -27,7 +27,11 @@ impl fmt::Display for Toolchain {
         match self {
             Self::Rustup => write!(f, "the active toolchain, with precompiled targets"),
             Self::Debian { linker } => {
-                write!(f, "Debian's /usr/bin/cargo, core library from source, linked with {}", linker.display())
+                write!(
+                    f,
+                    "Debian's /usr/bin/cargo, core library from source, linked with {}",
+                    linker.display()
+                )
             }
         }
     }
@@ -98,7 +102,9 @@ fn rustc() -> Command {
 }
 
 fn installed(target: &str) -> bool {
-    let Ok(libdir) = output(rustc().args(["--print", "target-libdir", "--target", target])) else { return false };
+    let Ok(libdir) = output(rustc().args(["--print", "target-libdir", "--target", target])) else {
+        return false;
+    };
     std::fs::read_dir(libdir.trim())
         .is_ok_and(|files| files.flatten().any(|f| f.file_name().to_string_lossy().starts_with("libcore-")))
 }

@@ -56,7 +56,8 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
 
 /// Runs it and returns its standard output; its errors go where ours go.
 pub(crate) fn output(command: &mut Command) -> Result<String> {
-    let result = command.stdin(Stdio::null()).stderr(Stdio::inherit()).output().with_context(|| show(command))?;
+    let result =
+        command.stdin(Stdio::null()).stderr(Stdio::inherit()).output().with_context(|| show(command))?;
     if !result.status.success() {
         bail!("`{}` failed ({})", show(command), result.status);
     }
@@ -71,7 +72,8 @@ pub(crate) fn succeeds(command: &mut Command) -> bool {
 
 /// Runs it, passes its standard output on line by line, and shows each line to `look`. Returns whether it succeeded.
 pub(crate) fn watch(command: &mut Command, mut look: impl FnMut(&str)) -> Result<bool> {
-    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().with_context(|| show(command))?;
+    let mut child =
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().with_context(|| show(command))?;
     if let Some(stdout) = child.stdout.take() {
         for line in BufReader::new(stdout).lines() {
             let line = line.with_context(|| show(command))?;

@@ -55,7 +55,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let qat = target_dir()?.join("release/qat");
 
     let mut rows = Vec::new();
-    for case in CASES.into_iter().filter(|case| options.only.is_empty() || options.only.iter().any(|c| c == case)) {
+    for case in
+        CASES.into_iter().filter(|case| options.only.is_empty() || options.only.iter().any(|c| c == case))
+    {
         println!("\n== {case}");
         rows.push(example(&qat, &toolchain, case)?);
         if options.check_repeat {
@@ -73,15 +75,14 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// `qat` in the trainer's folder, where its examples' configurations and data paths lie.
 fn qat(program: &Path) -> Command {
     let mut command = Command::new(program);
-    command.current_dir(root().join("qat-trainer"));
+    command.current_dir(root());
     command
 }
 
 fn config(case: &str) -> String {
-    format!("configs/{case}.toml")
+    format!("qat-trainer/configs/{case}.toml")
 }
 
 /// Trains into `folder`, which is replaced.
@@ -106,7 +107,8 @@ fn example(program: &Path, toolchain: &Toolchain, case: &'static str) -> Result<
     let evaluated: Value = serde_json::from_str(&output(&mut eval)?).context("qat eval --json")?;
     let summary_file = folder.join("summary.json");
     let summary: Value = serde_json::from_str(&read_text(&summary_file)?).context("summary.json")?;
-    let number = |key: &str| summary[key].as_f64().with_context(|| format!("no number `{key}` in summary.json"));
+    let number =
+        |key: &str| summary[key].as_f64().with_context(|| format!("no number `{key}` in summary.json"));
 
     // Training and evaluation must agree on what the file does, to the last sample.
     let int_accuracy = number("int_accuracy")?;
@@ -184,7 +186,18 @@ fn figures(row: &Row) -> Vec<Figure> {
 }
 
 fn print_table(rows: &[Row]) {
-    let lines = ["example", "FP32", "PTQ 2-bit", "QAT 2-bit", "integer", "file", "arena", "MACs", "instructions", "mismatches"];
+    let lines = [
+        "example",
+        "FP32",
+        "PTQ 2-bit",
+        "QAT 2-bit",
+        "integer",
+        "file",
+        "arena",
+        "MACs",
+        "instructions",
+        "mismatches",
+    ];
     let mut table = vec![lines.map(str::to_owned)];
     table.extend(rows.iter().map(|row| {
         let [fp32, ptq, qat, int] = row.accuracy.map(|percent| format!("{percent:.2} %"));

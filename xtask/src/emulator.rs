@@ -73,7 +73,13 @@ struct Emulator {
 }
 
 impl Emulator {
-    fn start(board: &Board, program: &Path, plugin: &Path, samples: &Samples, folder: PathBuf) -> Result<Self> {
+    fn start(
+        board: &Board,
+        program: &Path,
+        plugin: &Path,
+        samples: &Samples,
+        folder: PathBuf,
+    ) -> Result<Self> {
         let _ = fs::remove_dir_all(&folder);
         fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
         fs::write(folder.join("samples.bin"), samples.to_bytes())?;
@@ -109,7 +115,10 @@ impl Emulator {
             sleep(Duration::from_millis(20));
         };
         if !status.success() {
-            bail!("the program failed ({status}); its message is above, its files are in {}", self.folder.display());
+            bail!(
+                "the program failed ({status}); its message is above, its files are in {}",
+                self.folder.display()
+            );
         }
         let counts = self.folder.join("counts.txt");
         let text = fs::read_to_string(&counts).with_context(|| counts.display().to_string())?;
@@ -136,9 +145,12 @@ fn plugin(board: &Board) -> Result<PathBuf> {
         return Ok(built.clone());
     }
     let version = output(Command::new(board.qemu).arg("--version"))?;
-    let api = plugin_api(&version).with_context(|| format!("cannot read a version from `{}`", version.trim()))?;
+    let api =
+        plugin_api(&version).with_context(|| format!("cannot read a version from `{}`", version.trim()))?;
     let build = &mut cargo();
-    run(build.args(["build", "-q", "--release", "-p", "insn-plugin"]).env("QEMU_PLUGIN_API", api.to_string()))?;
+    run(build
+        .args(["build", "-q", "--release", "-p", "insn-plugin"])
+        .env("QEMU_PLUGIN_API", api.to_string()))?;
     let library = target_dir()?.join("release/libinsn_plugin.so");
     // QEMU's option syntax separates by commas and doubles those that belong to a name.
     let library = PathBuf::from(library.display().to_string().replace(',', ",,"));

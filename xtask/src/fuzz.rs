@@ -53,7 +53,14 @@ pub(crate) fn run(only: &[String], limit: Limit) -> Result<()> {
         let program = target_dir.join(&host).join("release").join(name);
         run_command(
             Command::new(program)
-                .args(["-seed=1", "-max_len=8192", "-timeout=10", "-verbosity=0", "-print_final_stats=1", &limit])
+                .args([
+                    "-seed=1",
+                    "-max_len=8192",
+                    "-timeout=10",
+                    "-verbosity=0",
+                    "-print_final_stats=1",
+                    &limit,
+                ])
                 .arg(format!("-artifact_prefix={}/", artifacts.display()))
                 .arg(&corpus),
         )

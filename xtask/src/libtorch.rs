@@ -165,7 +165,8 @@ mod tests {
         assert!(check(dir.path()).unwrap_err().to_string().contains("version.h"));
         let write = |patch: u32| {
             let parts = [("MAJOR", 2), ("MINOR", 11), ("PATCH", patch)];
-            fs::write(&header, parts.map(|(p, n)| format!("#define TORCH_VERSION_{p} {n}\n")).concat()).unwrap();
+            fs::write(&header, parts.map(|(p, n)| format!("#define TORCH_VERSION_{p} {n}\n")).concat())
+                .unwrap();
         };
         write(0);
         check(dir.path()).unwrap();
@@ -176,9 +177,12 @@ mod tests {
     #[test]
     fn leftovers_of_dead_processes_go_and_others_stay() {
         let dir = tempfile::tempdir().unwrap();
-        let [dead, alive, other] =
-            [format!("{TEMPORARY}999999999"), format!("{TEMPORARY}{}", std::process::id()), ".libtorch".into()]
-                .map(|name| dir.path().join(name));
+        let [dead, alive, other] = [
+            format!("{TEMPORARY}999999999"),
+            format!("{TEMPORARY}{}", std::process::id()),
+            ".libtorch".into(),
+        ]
+        .map(|name| dir.path().join(name));
         for folder in [&dead, &alive, &other] {
             fs::create_dir(folder).unwrap();
         }

@@ -34,7 +34,13 @@ impl Report {
 }
 
 /// `cargo xtask mcu`.
-pub(crate) fn command(model: &Path, samples: &Path, out: &Path, count: Option<usize>, yes: bool) -> Result<()> {
+pub(crate) fn command(
+    model: &Path,
+    samples: &Path,
+    out: &Path,
+    count: Option<usize>,
+    yes: bool,
+) -> Result<()> {
     ensure(&[Tool::QemuArm], yes)?;
     let toolchain = bare_metal::find(&[M4.target], yes)?;
     println!("bare-metal Rust: {toolchain}");
@@ -53,12 +59,20 @@ pub(crate) fn command(model: &Path, samples: &Path, out: &Path, count: Option<us
     println!("mismatches     {}", mismatches(&report.logits, &host, samples.count()));
     println!("instructions   {first} for sample 0; least {least}, median {median}, most {most}");
     println!("MACs           {macs} ({:.3} instructions each)", median as f64 / macs.max(1) as f64);
-    println!("panic paths    {}", if report.panic_paths.is_empty() { "none".into() } else { report.panic_paths.join(", ") });
+    println!(
+        "panic paths    {}",
+        if report.panic_paths.is_empty() { "none".into() } else { report.panic_paths.join(", ") }
+    );
     Ok(())
 }
 
 /// Builds the firmware around `model` and runs it on all of `samples`.
-pub(crate) fn run_model(toolchain: &Toolchain, board: &Board, model: &Path, samples: &Samples) -> Result<Report> {
+pub(crate) fn run_model(
+    toolchain: &Toolchain,
+    board: &Board,
+    model: &Path,
+    samples: &Samples,
+) -> Result<Report> {
     let bytes = read(model)?;
     let parsed = parse(&bytes, model)?;
     if parsed.input_len() != samples.len {

@@ -23,38 +23,38 @@ const CHANNELS: usize = 16;
 
 /// One model for each width on each grid; every other one with a divisor for each group of 8 weights.
 pub(crate) fn probes() -> Result<Vec<Probe>> {
-    let kinds = [2, 3, 4, 5, 6, 7, 8].into_iter().flat_map(|bits| [(bits, Grid::MidTread), (bits, Grid::MidRise)]);
+    let kinds =
+        [2, 3, 4, 5, 6, 7, 8].into_iter().flat_map(|bits| [(bits, Grid::MidTread), (bits, Grid::MidRise)]);
     kinds.enumerate().map(|(index, (bits, grid))| probe(bits, grid, index % 2 == 1)).collect()
 }
 
 fn probe(bits: u8, grid: Grid, adaptive: bool) -> Result<Probe> {
     let name = format!("{bits}bit_{grid:?}{}", if adaptive { "_adaptive" } else { "" }).to_lowercase();
     let context = || format!("probe {name}");
-    let mut layers = Layers { numbers: Numbers(u64::from(bits) * 2 + 1), levels: Levels::new(bits, grid)?, adaptive };
+    let mut layers =
+        Layers { numbers: Numbers(u64::from(bits) * 2 + 1), levels: Levels::new(bits, grid)?, adaptive };
     let mut model =
         ModelBuilder::new(TensorSpec { shape: INPUT, scale: 0.02, zero_point: layers.numbers.int8() });
     let pointwise = Window::square(1, 1, 0);
     let padded = Window::square(3, 1, 1);
     let strided = Window { kernel: [3, 2], stride: [2, 1], pad: [1, 0, 1, 1] };
-    let steps = [STEP; CHANNELS];
     let channels = usize::from(INPUT[2]);
     let x = model.input();
 
     // 3×3 over 8 channels, then 1×1, their sum, depthwise, both poolings, fully connected.
-    let layer = layers.next(CHANNELS, 9 * channels);
-    let a = model.conv2d(x, padded, &layer.weights(&steps), &layer.bias, layer.output(model.tensor(x)?).relu())?;
-    let layer = layers.next(CHANNELS, CHANNELS);
-    let b = model.conv2d(a, pointwise, &layer.weights(&steps), &layer.bias, layer.output(model.tensor(a)?))?;
-    let c = model.add(a, b, Output { clamp: [5, 100], ..Output::new(model.tensor(b)?.scale, 5) })?;
-    let layer = layers.fixed().next(CHANNELS, 6);
-    let output = layer.output(model.tensor(c)?);
-    let d = model.depthwise_conv2d(c, strided, &layer.weights(&steps), &layer.bias, output)?;
+    let layer = layers.next(CHANNELS, 9 * channels, model.tensor(x)?);
+    let a = model.conv2d(x, padded, &layer.weights(), &layer.bias, layer.output.relu())?;
+    let layer = layers.next(CHANNELS, CHANNELS, model.tensor(a)?);
+    let b = model.conv2d(a, pointwise, &layer.weights(), &layer.bias, layer.output)?;
+    let c = model.add(a, b, Output { clamp: [5, 100], ..Output::new(model.tensor(a)?.scale, 5) })?;
+    let layer = layers.without_divisors().next(CHANNELS, 6, model.tensor(c)?);
+    let d = model.depthwise_conv2d(c, strided, &layer.weights(), &layer.bias, layer.output)?;
     let e = model.max_pool(d, Window::square(2, 1, 0), [i8::MIN, i8::MAX])?;
     let f = model.avg_pool(e, Window::square(2, 2, 0), Output::new(model.tensor(e)?.scale / 2.0, -9))?;
-    let [height, width, depth] = model.tensor(f)?.shape.map(usize::from);
     layers.adaptive = adaptive;
-    let layer = layers.next(CLASSES, height * width * depth);
-    let g = model.linear(f, &layer.weights(&steps), &layer.bias, layer.output(model.tensor(f)?))?;
+    let input = model.tensor(f)?;
+    let layer = layers.next(CLASSES, input.shape.iter().map(|&n| usize::from(n)).product(), input);
+    let g = model.linear(f, &layer.weights(), &layer.bias, layer.output)?;
     if bits == 2 {
         model.argmax(g)?;
     }
@@ -78,57 +78,51 @@ struct Layers {
 struct Layer {
     levels: Levels,
     codes: Vec<i8>,
+    steps: Vec<f32>,
     divisors: Vec<u8>,
     bias: Vec<f32>,
-    channels: usize,
-    fan_in: usize,
+    output: Output,
 }
 
-/// Step, or α, of all weights.
-const STEP: f32 = 0.01;
-/// Largest bias / 128.
-const BIAS: f32 = 1e-4;
 /// Weights per divisor.
 const GROUP: usize = 8;
+/// Step, or α, of all weights.
+const STEP: f32 = 0.01;
 
 impl Layers {
-    fn next(&mut self, channels: usize, fan_in: usize) -> Layer {
-        let count = channels * fan_in;
-        let numbers = &mut self.numbers;
-        let levels = self.levels;
+    fn next(&mut self, channels: usize, fan_in: usize, input: TensorSpec) -> Layer {
+        let (levels, count) = (self.levels, channels * fan_in);
         let divisors = if self.adaptive { count / GROUP } else { 0 };
+        // The weights are uniform over their levels, so a result spreads as √fan-in times the spread of a weight. At this
+        // scale it fills int8 about as well as the input does.
+        let spread = STEP * levels.count() as f32 / 12f32.sqrt();
+        let scale = input.scale * spread * (fan_in as f32).sqrt();
+        let numbers = &mut self.numbers;
+        let mut code = || i64::from(levels.lo()) + numbers.below(levels.count() as u64);
         Layer {
             levels,
-            codes: (0..count).map(|_| (i64::from(levels.lo()) + numbers.below(levels.count() as u64)) as i8).collect(),
+            codes: (0..count).map(|_| code() as i8).collect(),
+            steps: vec![STEP; channels],
             divisors: (0..divisors).map(|_| 2 + numbers.below(4) as u8).collect(),
-            bias: (0..channels).map(|_| numbers.int8().into()).map(|v: f32| v * BIAS).collect(),
-            channels,
-            fan_in,
+            bias: (0..channels).map(|_| f32::from(numbers.int8()) * scale / 8.0).collect(),
+            output: Output::new(scale, -3),
         }
     }
 
-    /// Without divisors, which depthwise layers do not take.
-    fn fixed(&mut self) -> &mut Self {
+    /// Depthwise layers take none.
+    fn without_divisors(&mut self) -> &mut Self {
         self.adaptive = false;
         self
     }
 }
 
 impl Layer {
-    fn weights<'a>(&'a self, steps: &'a [f32]) -> Weights<'a> {
-        let steps = &steps[..self.channels];
+    fn weights(&self) -> Weights<'_> {
         let steps = match &*self.divisors {
-            [] => Steps::PerChannel(steps),
-            divisors => Steps::PiAdaptive { alpha: steps, divisors, group: GROUP },
+            [] => Steps::PerChannel(&self.steps),
+            divisors => Steps::PiAdaptive { alpha: &self.steps, divisors, group: GROUP },
         };
         Weights { levels: self.levels, codes: &self.codes, steps }
-    }
-
-    /// A scale at which the results of such an input fill int8 about as well as the input does: the weights are
-    /// uniform over their levels, so a result spreads as √fan-in times the spread of a weight.
-    fn output(&self, input: TensorSpec) -> Output {
-        let spread = STEP * (self.levels.count() as f32) / 12f32.sqrt();
-        Output::new(input.scale * spread * (self.fan_in as f32).sqrt(), -3)
     }
 }
 

@@ -51,7 +51,8 @@ fn merge(old: &str, suite: &str, figures: &[Figure], stamp: &[String; 4]) -> Res
     let mut rows = lines.filter(|line| !line.is_empty()).map(parse).collect::<Result<Vec<_>>>()?;
     for figure in figures {
         let Figure { case, metric, value, unit } = figure;
-        let mut row = vec![suite.to_owned(), case.clone(), (*metric).to_owned(), value.clone(), (*unit).to_owned()];
+        let mut row =
+            vec![suite.to_owned(), case.clone(), (*metric).to_owned(), value.clone(), (*unit).to_owned()];
         row.resize(KEPT.end, String::new());
         row.extend(stamp.iter().cloned());
         match rows.iter_mut().find(|known| known[..3] == row[..3]) {
@@ -119,7 +120,8 @@ fn machine() -> String {
 
 /// Today in UTC, as `YYYY-MM-DD`.
 fn today() -> Result<String> {
-    let seconds = SystemTime::now().duration_since(UNIX_EPOCH).context("the clock stands before 1970")?.as_secs();
+    let seconds =
+        SystemTime::now().duration_since(UNIX_EPOCH).context("the clock stands before 1970")?.as_secs();
     Ok(date(seconds / 86_400))
 }
 
@@ -160,7 +162,8 @@ mod tests {
         let old = format!("{HEADER}\ndemo,digits,macs,1,,9,them,7,c,m,d,h\n{other}\n");
         let new = merge(&old, "demo", &[figure("digits", "2"), figure("third", "3")], &stamp()).unwrap();
         let tail = "\"cargo x, y\",\"a \"\"fast\"\" one\",2024-01-01,abc";
-        let expected = format!("{HEADER}\ndemo,digits,macs,2,,9,them,7,{tail}\n{other}\ndemo,third,macs,3,,,,,{tail}\n");
+        let expected =
+            format!("{HEADER}\ndemo,digits,macs,2,,9,them,7,{tail}\n{other}\ndemo,third,macs,3,,,,,{tail}\n");
         assert_eq!(new, expected);
         // What was written reads back as itself.
         assert_eq!(merge(&new, "demo", &[], &stamp()).unwrap(), new);

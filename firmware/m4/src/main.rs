@@ -41,9 +41,12 @@ fn infer(file: &[u8], arena: &mut [u8], buffers: Buffers<'_>) -> Result<(), Fail
         return Err(Failure::too_small("arena", model.arena_len(), arena_len));
     };
     if let Some(output) = buffers.output.get_mut(..model.output_len()) {
-        model.self_test(output, arena).map_err(|_| Failure::new("a known answer of the model comes out differently"))?;
+        model
+            .self_test(output, arena)
+            .map_err(|_| Failure::new("a known answer of the model comes out differently"))?;
     }
     for_each_sample(model.input_len(), model.output_len(), buffers, |input, output| {
-        counted(|| model.run(input, output, arena)).map_err(|_| Failure::new("the engine refuses its buffers"))
+        counted(|| model.run(input, output, arena))
+            .map_err(|_| Failure::new("the engine refuses its buffers"))
     })
 }

@@ -22,10 +22,10 @@ fn main() -> ! {
 fn selftest() -> Result<(), Failure> {
     // Markers and work share one `asm!`: between two of them a compiler may place instructions of its own.
     // Nothing between the markers: 0 instructions.
-    // SAFETY (all three): writes the registers and flags it declares, no memory, no stack.
+    // SAFETY: two copies of a register onto itself.
     unsafe { asm!("mov r10, r10", "mov r11, r11", options(nomem, nostack)) };
     // 1 + 3 · 1000 instructions, in a loop that is translated once and entered a thousand times.
-    // SAFETY: see above.
+    // SAFETY: writes the registers it declares and the flags; no memory, no stack.
     unsafe {
         asm!(
             "mov r10, r10",
@@ -35,7 +35,7 @@ fn selftest() -> Result<(), Failure> {
         );
     }
     // 5 instructions: a comparison, an IT block of which one instruction is skipped, and a wide (32-bit) addition.
-    // SAFETY: see above.
+    // SAFETY: writes the registers it declares and the flags; no memory, no stack.
     unsafe {
         asm!(
             "mov r10, r10",

@@ -14,10 +14,12 @@ pub(super) fn is_present() -> bool {
     }
     #[cfg(not(any(feature = "std", test)))]
     {
-        cfg!(all(target_feature = "avx512f",
+        cfg!(all(
+            target_feature = "avx512f",
             target_feature = "avx512bw",
             target_feature = "avx512dq",
-            target_feature = "avx512vl"))
+            target_feature = "avx512vl"
+        ))
     }
 }
 

@@ -121,9 +121,9 @@ mod tests {
 
     /// Whether `raw` is α·π/k within ½ + 2^−29 units.
     fn within(alpha_raw: i64, k: u8, raw: i64) -> bool {
-        // In units of 2^−92 ulp: α below 2^31 times π·2^92 would overflow, so π is taken to 2^−90.
+        // In units of 2^−90 ulp/k: below 2^125.
         let exact = i128::from(alpha_raw) * (pi_q100() >> 10);
-        let off = (i128::from(raw) * i128::from(k) << 90) - exact;
+        let off = ((i128::from(raw) * i128::from(k)) << 90) - exact;
         off.abs() <= i128::from(k) * ((1 << 89) + (1 << 61))
     }
 

@@ -205,8 +205,8 @@ mod tests {
         #[test]
         fn every_32_bit_step_is_the_nearest(w: i32, v: i32, g: i32, rate in 1..=i32::MAX, momentum in 0..1 << 30, shift in 0_u32..31) {
             let s = sgd((rate >> shift).max(1), momentum);
-            // In units of 2^−50 times an ulp, exactly.
-            let exact = (i128::from(w) << 50) - (i128::from(s.rate().raw()) * i128::from(v) << 50 - 30 - 20 + 24);
+            // In units of 2^−50 ulp, where the product's unit of 2^−50 is 2^−26 ulp of a Q24.
+            let exact = (i128::from(w) << 50) - ((i128::from(s.rate().raw()) * i128::from(v)) << 24);
             let got = s.updated(Q32::<24>::from_raw(w), Q32::<20>::from_raw(v)).raw();
             let clamped = exact.clamp(i128::from(i32::MIN) << 50, i128::from(i32::MAX) << 50);
             prop_assert!(((i128::from(got) << 50) - clamped).abs() <= 1 << 49);

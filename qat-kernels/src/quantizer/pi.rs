@@ -3,12 +3,12 @@
 //! With α free this is a uniform quantiser whose step is written as a multiple of π: the same codes and the same error
 //! for the same step. What differs is the parameter that is trained, α, whose gradient is π/k times the step's.
 
-use super::runs::{check_length, run_length, with_steps};
+use super::runs::{Runs, check_length, init_runs};
 use super::search::DEAD_STEP;
 use super::{DifferentiableQuantizer, QuantizerSettings};
 use crate::error::{Error, Result, What};
 use crate::grid::{Levels, pi_step};
-use crate::ste::{lsq_gradient_scale, simd};
+use crate::ste::lsq_gradient_scale;
 use core::f32::consts::PI;
 
 /// A quantiser with steps `α·π/k`, k ∈ {2, 3, 4, 5} fixed, α learned.
@@ -39,6 +39,13 @@ pub struct PiQuantDifferentiable<S = [f32; 1]> {
     settings: QuantizerSettings,
     k: u8,
     alphas: S,
+}
+
+impl PiQuantDifferentiable {
+    /// α = 1 for everything; `k` must be one of the divisors.
+    pub(super) fn preset(levels: Levels, k: u8) -> Self {
+        Self { settings: QuantizerSettings::new(levels), k, alphas: [1.0] }
+    }
 }
 
 impl<S: AsRef<[f32]> + AsMut<[f32]>> PiQuantDifferentiable<S> {
@@ -80,15 +87,10 @@ impl<S: AsRef<[f32]> + AsMut<[f32]>> PiQuantDifferentiable<S> {
         self.alphas
     }
 
-    fn with_steps(
-        &self,
-        len: usize,
-        what: What,
-        kernel: impl FnMut(core::ops::Range<usize>, &[f32]) -> Result<()>,
-    ) -> Result<()> {
+    fn runs(&self) -> Runs<impl Fn(usize) -> Result<f32>> {
         let alphas = self.alphas.as_ref();
-        let per_alpha = run_length(len, what, alphas.len(), What::Alpha)?;
-        with_steps(alphas.len(), per_alpha, |i| pi_step(alphas[i], self.k), kernel)
+        let step_at = |i: usize| pi_step(alphas[i], self.k);
+        Runs { levels: self.settings.levels, count: alphas.len(), what: What::Alpha, step_at }
     }
 }
 
@@ -125,18 +127,16 @@ impl<S: AsRef<[f32]> + AsMut<[f32]>> DifferentiableQuantizer for PiQuantDifferen
     }
 
     fn init_scale_weighted(&mut self, weights: &[f32], importance: Option<&[f32]>) -> Result<()> {
-        let (settings, k) = (self.settings, self.k);
-        super::init_runs(weights, importance, self.alphas.as_mut(), What::Alpha, |weights, importance| {
+        let (settings, k, alphas) = (self.settings, self.k, self.alphas.as_mut());
+        init_runs(weights, importance, alphas.len(), What::Alpha, |i, weights, importance| {
             let alpha = settings.initial_step(weights, importance)? * (f32::from(k) / PI);
-            Ok(if pi_step(alpha, k).is_ok() { alpha } else { DEAD_STEP })
+            alphas[i] = if pi_step(alpha, k).is_ok() { alpha } else { DEAD_STEP };
+            Ok(())
         })
     }
 
     fn forward(&self, weights: &[f32], out: &mut [f32]) -> Result<()> {
-        check_length(What::Output, out.len(), weights.len())?;
-        self.with_steps(weights.len(), What::Weights, |range, steps| {
-            simd::fake_quantize(self.levels(), steps, &weights[range.clone()], &mut out[range])
-        })
+        self.runs().forward(weights, out)
     }
 
     fn backward(
@@ -146,34 +146,17 @@ impl<S: AsRef<[f32]> + AsMut<[f32]>> DifferentiableQuantizer for PiQuantDifferen
         grad_weights: &mut [f32],
         grad_scales: &mut [f32],
     ) -> Result<()> {
-        let QuantizerSettings { levels, ste, mask, .. } = self.settings;
-        check_length(What::Gradient, grad_output.len(), weights.len())?;
-        check_length(What::Output, grad_weights.len(), weights.len())?;
-        check_length(What::Alpha, grad_scales.len(), self.scale_count())?;
-        let per_alpha = run_length(weights.len(), What::Weights, self.scale_count(), What::Alpha)?;
-        let mut done = 0;
-        self.with_steps(weights.len(), What::Weights, |range, steps| {
-            let sums = &mut grad_scales[done..done + steps.len()];
-            done += steps.len();
-            let (w, g) = (&weights[range.clone()], &grad_output[range.clone()]);
-            simd::backward(ste, levels, mask, steps, w, g, &mut grad_weights[range], sums)
-        })?;
-        let scale = lsq_gradient_scale(per_alpha, levels) * (PI / f32::from(self.k));
-        grad_scales.iter_mut().for_each(|gradient| *gradient *= scale);
-        Ok(())
+        let runs = self.runs();
+        check_length(What::Alpha, grad_scales.len(), runs.count)?;
+        let scale = lsq_gradient_scale(weights.len() / runs.count, runs.levels) * (PI / f32::from(self.k));
+        runs.backward(&self.settings, weights, grad_output, grad_weights, |i, sum| grad_scales[i] = sum * scale)
     }
 
     fn quantize(&self, weights: &[f32], codes: &mut [i8]) -> Result<()> {
-        check_length(What::Codes, codes.len(), weights.len())?;
-        self.with_steps(weights.len(), What::Weights, |range, steps| {
-            simd::quantize(self.levels(), steps, &weights[range.clone()], &mut codes[range])
-        })
+        self.runs().quantize(weights, codes)
     }
 
     fn dequantize(&self, codes: &[i8], out: &mut [f32]) -> Result<()> {
-        check_length(What::Output, out.len(), codes.len())?;
-        self.with_steps(codes.len(), What::Codes, |range, steps| {
-            simd::dequantize(self.levels(), steps, &codes[range.clone()], &mut out[range])
-        })
+        self.runs().dequantize(codes, out)
     }
 }

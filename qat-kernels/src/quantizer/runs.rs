@@ -1,8 +1,13 @@
-//! What the quantisers share: how weights fall into runs of one step each, and steps that are not stored as such.
+//! What the quantisers share: weights that fall into runs of one step each, with steps that are made when needed from
+//! what is stored instead (α and k, binary16, the data itself).
 
+use super::QuantizerSettings;
 use crate::error::{Error, Result, What};
+use crate::grid::Levels;
+use crate::ste::simd;
+use core::ops::Range;
 
-/// Steps that are made on the stack at a time, for quantisers that store something else (α and k, binary16).
+/// Steps that are made on the stack at a time.
 const AT_A_TIME: usize = 64;
 
 /// Weights per step when `len` weights share `count` steps equally.
@@ -25,34 +30,111 @@ pub(super) fn check_length(what: What, got: usize, expected: usize) -> Result<()
     if got == expected { Ok(()) } else { Err(Error::Length { what, expected, got }) }
 }
 
-/// Calls `kernel` with the steps of a few runs at a time and the range of weights that they cover.
-///
-/// An index in an error of `kernel` counts from the start of that range and of those steps; it is moved to count from
-/// the start of everything.
-pub(super) fn with_steps(
-    runs: usize,
-    run_length: usize,
-    step_at: impl Fn(usize) -> Result<f32>,
-    mut kernel: impl FnMut(core::ops::Range<usize>, &[f32]) -> Result<()>,
+/// Checks everything, then calls `find` for each scale with its number, its weights and their importance.
+pub(super) fn init_runs(
+    weights: &[f32],
+    importance: Option<&[f32]>,
+    scales: usize,
+    what: What,
+    mut find: impl FnMut(usize, &[f32], Option<&[f32]>) -> Result<()>,
 ) -> Result<()> {
-    let mut steps = [0.0f32; AT_A_TIME];
-    for first in (0..runs).step_by(AT_A_TIME) {
-        let steps = &mut steps[..AT_A_TIME.min(runs - first)];
-        for (i, step) in steps.iter_mut().enumerate() {
-            *step = step_at(first + i)?;
-        }
-        let start = first * run_length;
-        kernel(start..start + steps.len() * run_length, steps).map_err(|error| moved(error, start, first))?;
+    let per_scale = run_length(weights.len(), What::Weights, scales, what)?;
+    super::search::check(weights, importance)?;
+    for (i, run) in weights.chunks(per_scale).enumerate() {
+        let start = i * per_scale;
+        let importance = importance.map(|all| &all[start..start + per_scale]);
+        find(i, run, importance)?;
     }
     Ok(())
 }
 
-/// The error with its index moved, by `weights` or by `steps`, whichever it counts.
-pub(super) fn moved(error: Error, weights: usize, steps: usize) -> Error {
+/// Runs of equal length, a step each.
+pub(super) struct Runs<F> {
+    pub(super) levels: Levels,
+    /// Number of runs.
+    pub(super) count: usize,
+    /// What the steps are made from, for errors.
+    pub(super) what: What,
+    /// The step of a run.
+    pub(super) step_at: F,
+}
+
+impl<F: Fn(usize) -> Result<f32>> Runs<F> {
+    /// `out = level(q)·Δ`.
+    pub(super) fn forward(&self, weights: &[f32], out: &mut [f32]) -> Result<()> {
+        check_length(What::Output, out.len(), weights.len())?;
+        self.with_steps(weights.len(), What::Weights, |_, at, steps| {
+            simd::fake_quantize(self.levels, steps, &weights[at.clone()], &mut out[at])
+        })
+    }
+
+    /// Codes of weights.
+    pub(super) fn quantize(&self, weights: &[f32], codes: &mut [i8]) -> Result<()> {
+        check_length(What::Codes, codes.len(), weights.len())?;
+        self.with_steps(weights.len(), What::Weights, |_, at, steps| {
+            simd::quantize(self.levels, steps, &weights[at.clone()], &mut codes[at])
+        })
+    }
+
+    /// Weights of codes.
+    pub(super) fn dequantize(&self, codes: &[i8], out: &mut [f32]) -> Result<()> {
+        check_length(What::Output, out.len(), codes.len())?;
+        self.with_steps(codes.len(), What::Codes, |_, at, steps| {
+            simd::dequantize(self.levels, steps, &codes[at.clone()], &mut out[at])
+        })
+    }
+
+    /// Gradients of weights; `sink` receives, per run, the unscaled gradient of its step.
+    pub(super) fn backward(
+        &self,
+        settings: &QuantizerSettings,
+        weights: &[f32],
+        grad_output: &[f32],
+        grad_weights: &mut [f32],
+        mut sink: impl FnMut(usize, f32),
+    ) -> Result<()> {
+        check_length(What::Gradient, grad_output.len(), weights.len())?;
+        check_length(What::Output, grad_weights.len(), weights.len())?;
+        let &QuantizerSettings { levels, ste, mask, .. } = settings;
+        self.with_steps(weights.len(), What::Weights, |first, at, steps| {
+            let mut sums = [0.0f32; AT_A_TIME];
+            let sums = &mut sums[..steps.len()];
+            let (w, g) = (&weights[at.clone()], &grad_output[at.clone()]);
+            simd::backward(ste, levels, mask, steps, w, g, &mut grad_weights[at], sums)?;
+            for (i, &sum) in sums.iter().enumerate() {
+                sink(first + i, sum);
+            }
+            Ok(())
+        })
+    }
+
+    /// Calls `kernel` with the number of a run, the range of weights of this and the next few runs, and their steps.
+    /// An index in an error of `kernel` counts from the start of that range; it is moved to count from the first weight.
+    fn with_steps(
+        &self,
+        len: usize,
+        what: What,
+        mut kernel: impl FnMut(usize, Range<usize>, &[f32]) -> Result<()>,
+    ) -> Result<()> {
+        let per_run = run_length(len, what, self.count, self.what)?;
+        let mut steps = [0.0f32; AT_A_TIME];
+        for first in (0..self.count).step_by(AT_A_TIME) {
+            let steps = &mut steps[..AT_A_TIME.min(self.count - first)];
+            for (i, step) in steps.iter_mut().enumerate() {
+                *step = (self.step_at)(first + i)?;
+            }
+            let at = first * per_run..(first + steps.len()) * per_run;
+            kernel(first, at.clone(), steps).map_err(|error| moved(error, at.start))?;
+        }
+        Ok(())
+    }
+}
+
+/// The error with the index of a weight moved by `by`.
+fn moved(error: Error, by: usize) -> Error {
     match error {
-        Error::NotFinite { what, index } => Error::NotFinite { what, index: index + weights },
-        Error::Code { index, code } => Error::Code { index: index + weights, code },
-        Error::NotPositive { what, index, value } => Error::NotPositive { what, index: index + steps, value },
+        Error::NotFinite { what, index } => Error::NotFinite { what, index: index + by },
+        Error::Code { index, code } => Error::Code { index: index + by, code },
         other => other,
     }
 }
@@ -60,36 +142,46 @@ pub(super) fn moved(error: Error, weights: usize, steps: usize) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::grid::Grid;
+
+    fn runs(count: usize) -> Runs<impl Fn(usize) -> Result<f32>> {
+        let levels = Levels::new(8, Grid::MidTread).unwrap();
+        Runs { levels, count, what: What::Steps, step_at: |i| Ok((i + 1) as f32) }
+    }
 
     #[test]
-    fn every_run_is_visited_once_with_its_own_step() {
-        for runs in [1, 63, 64, 65, 200] {
-            let mut seen = vec![];
-            with_steps(runs, 3, |i| Ok(i as f32), |range, steps| {
-                assert_eq!(range.len(), steps.len() * 3);
-                assert_eq!(range.start, 3 * steps[0] as usize);
-                seen.extend_from_slice(steps);
-                Ok(())
-            })
-            .unwrap();
-            assert_eq!(seen, (0..runs).map(|i| i as f32).collect::<Vec<_>>());
+    fn every_run_has_its_own_step() {
+        for count in [1, 63, 64, 65, 200] {
+            let mut out = vec![0; 3 * count];
+            let weights: Vec<f32> = (0..3 * count).map(|i| ((i / 3 + 1) * (i % 3)) as f32).collect();
+            runs(count).quantize(&weights, &mut out).unwrap();
+            assert!(out.iter().enumerate().all(|(i, &q)| usize::try_from(q) == Ok(i % 3)));
         }
     }
 
     #[test]
-    fn indices_in_errors_count_from_the_start() {
-        let at = |step: usize, weight: usize| {
-            with_steps(100, 2, |_| Ok(1.0), |range, _| {
-                if range.contains(&weight) {
-                    return Err(Error::NotFinite { what: What::Weights, index: weight - range.start });
-                }
-                if range.contains(&(2 * step)) {
-                    return Err(Error::NotPositive { what: What::Steps, index: step - range.start / 2, value: 0.0 });
-                }
-                Ok(())
-            })
-        };
-        assert_eq!(at(1000, 150), Err(Error::NotFinite { what: What::Weights, index: 150 }));
-        assert_eq!(at(90, 1000), Err(Error::NotPositive { what: What::Steps, index: 90, value: 0.0 }));
+    fn indices_in_errors_count_from_the_first_weight() {
+        let (mut weights, mut out) = (vec![0.0; 200], vec![0.0; 200]);
+        weights[150] = f32::NAN;
+        let expected = Err(Error::NotFinite { what: What::Weights, index: 150 });
+        assert_eq!(runs(100).forward(&weights, &mut out), expected);
+        let mut codes = vec![0i8; 200];
+        codes[170] = 5;
+        let two_bit = Runs { levels: Levels::new(2, Grid::MidTread).unwrap(), ..runs(100) };
+        assert_eq!(two_bit.dequantize(&codes, &mut out), Err(Error::Code { index: 170, code: 5 }));
+        let never = |_: usize, _: &[f32], _: Option<&[f32]>| panic!("checked before");
+        assert_eq!(init_runs(&weights, None, 10, What::Steps, never), expected);
+    }
+
+    #[test]
+    fn lengths_that_do_not_fit_are_named() {
+        let mut out = [0.0; 4];
+        let length = |what, expected, got| Err(Error::Length { what, expected, got });
+        assert_eq!(runs(2).forward(&[0.0; 6], &mut out), length(What::Output, 6, 4));
+        assert_eq!(runs(2).quantize(&[0.0; 4], &mut [0; 3]), length(What::Codes, 4, 3));
+        assert_eq!(runs(2).forward(&[], &mut []), Err(Error::Empty { what: What::Weights }));
+        assert_eq!(runs(0).forward(&[0.0; 4], &mut out), Err(Error::Empty { what: What::Steps }));
+        let not_divisible = Err(Error::NotDivisible { what: What::Weights, len: 4, by: 3 });
+        assert_eq!(runs(3).forward(&[0.0; 4], &mut out), not_divisible);
     }
 }

@@ -8,6 +8,7 @@
 //! Errors are judged with `w·(1/Δ)`; codes are made with `w/Δ`. The two differ on ties only, where either code has the
 //! same error. All sums run in eight fixed lanes, so that every core finds the same step.
 
+use super::runs::check_length;
 use crate::arch::{Backend, Kernel};
 use crate::error::{Error, Result, What};
 use crate::grid::Levels;
@@ -104,20 +105,8 @@ pub(super) struct Importance<'a>(Option<&'a [f32]>);
 impl<'a> Importance<'a> {
     /// Checks weights and importance.
     pub(super) fn new(weights: &[f32], importance: Option<&'a [f32]>) -> Result<Self> {
-        check_weights(weights)?;
-        let Some(importance) = importance else { return Ok(Self(None)) };
-        if importance.len() != weights.len() {
-            return Err(Error::Length {
-                what: What::Importance,
-                expected: weights.len(),
-                got: importance.len(),
-            });
-        }
-        check_finite(importance, What::Importance)?;
-        if let Some(&value) = importance.iter().find(|&&h| h < 0.0) {
-            return Err(Error::Range { what: What::Importance, value, min: 0.0, max: f32::MAX });
-        }
-        Ok(Self(importance.iter().any(|&h| h > 0.0).then_some(importance)))
+        check(weights, importance)?;
+        Ok(Self(importance.filter(|all| all.iter().any(|&h| h > 0.0))))
     }
 
     /// The importance of `len ≤ BLOCK` weights from `start` on.
@@ -130,16 +119,23 @@ impl<'a> Importance<'a> {
     }
 }
 
-/// Refuses an empty slice and the first NaN or infinity.
-pub(super) fn check_weights(weights: &[f32]) -> Result<()> {
+/// Refuses no weights, NaN and infinities, and an importance that does not fit or is negative.
+pub(super) fn check(weights: &[f32], importance: Option<&[f32]>) -> Result<()> {
     if weights.is_empty() {
         return Err(Error::Empty { what: What::Weights });
     }
-    check_finite(weights, What::Weights)
+    check_finite(weights, What::Weights)?;
+    let Some(importance) = importance else { return Ok(()) };
+    check_length(What::Importance, importance.len(), weights.len())?;
+    check_finite(importance, What::Importance)?;
+    match importance.iter().find(|&&h| h < 0.0) {
+        Some(&value) => Err(Error::Range { what: What::Importance, value, min: 0.0, max: f32::MAX }),
+        None => Ok(()),
+    }
 }
 
 /// Refuses the first NaN or infinity.
-pub(super) fn check_finite(values: &[f32], what: What) -> Result<()> {
+fn check_finite(values: &[f32], what: What) -> Result<()> {
     match values.iter().position(|value| !value.is_finite()) {
         Some(index) => Err(Error::NotFinite { what, index }),
         None => Ok(()),
@@ -345,7 +341,6 @@ mod tests {
 
     #[test]
     fn the_step_found_is_the_best_of_a_dense_scan() {
-        let mut worst = 0.0f64;
         for (seed, len) in [(1, 8), (2, 16), (3, 33), (4, 128), (5, 384)] {
             for heavy in [false, true] {
                 let weights = samples(seed, len, heavy);
@@ -357,22 +352,27 @@ mod tests {
                             let step = fit_step(lv, &weights, h).unwrap();
                             let (found, best) =
                                 (squared_error(lv, &weights, h, step), brute_force(lv, &weights, h));
-                            worst = worst.max(found / best);
-                            if found > best*1.01 {eprintln!("{len} {heavy} {bits} {grid:?} {} {}", h.is_some(), found/best)};
+                            // With few weights and many levels every step is a lottery of its own.
+                            let allowed = if bits == 8 || len <= 16 { 1.5 } else { 1.1 };
+                            assert!(
+                                found <= best * allowed,
+                                "{len} {heavy} {bits} {grid:?} {found} {best}"
+                            );
                         }
                     }
                 }
             }
         }
-        eprintln!("worst {worst}");
     }
 
     #[test]
-    fn a_lattice_is_found_exactly() {
+    fn a_lattice_is_found() {
         for bits in 2..=8u8 {
             let lv = Levels::new(bits, Grid::MidRise).unwrap();
             let weights: Vec<f32> = (lv.lo()..=lv.hi()).map(|q| lv.dequantize(q, 0.25)).collect();
-            assert_eq!(squared_error(lv, &weights, None, fit_step(lv, &weights, None).unwrap()), 0.0, "{bits}");
+            let error = squared_error(lv, &weights, None, fit_step(lv, &weights, None).unwrap());
+            let power: f64 = weights.iter().map(|&w| f64::from(w) * f64::from(w)).sum();
+            assert!(error <= 1e-12 * power, "{bits} {error}"); // the step itself is rounded
         }
     }
 

@@ -1,6 +1,6 @@
 //! Uniform steps, Δ = s: one free positive number per tensor, channel or group.
 
-use super::runs::{check_length, run_length};
+use super::runs::{check_length, init_runs, run_length};
 use super::{DifferentiableQuantizer, QuantizerSettings};
 use crate::error::{Error, Result, What};
 use crate::grid::Levels;
@@ -101,9 +101,10 @@ impl<S: AsRef<[f32]> + AsMut<[f32]>> DifferentiableQuantizer for UniformQuantize
     }
 
     fn init_scale_weighted(&mut self, weights: &[f32], importance: Option<&[f32]>) -> Result<()> {
-        let settings = self.settings;
-        super::init_runs(weights, importance, self.steps.as_mut(), What::Steps, |weights, importance| {
-            settings.initial_step(weights, importance)
+        let (settings, steps) = (self.settings, self.steps.as_mut());
+        init_runs(weights, importance, steps.len(), What::Steps, |i, weights, importance| {
+            steps[i] = settings.initial_step(weights, importance)?;
+            Ok(())
         })
     }
 

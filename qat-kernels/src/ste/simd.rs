@@ -239,9 +239,7 @@ impl Kernels {
                 backend.run(Run { pass, estimator: Clipped(clip_val), per_step })
             }
             SteVariant::LearnedStepSize => backend.run(Run { pass, estimator: Lsq, per_step }),
-            SteVariant::Ewgs { lambda } => {
-                backend.run(Run { pass, estimator: Ewgs(lambda), per_step })
-            }
+            SteVariant::Ewgs { lambda } => backend.run(Run { pass, estimator: Ewgs(lambda), per_step }),
         }
     }
 

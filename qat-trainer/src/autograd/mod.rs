@@ -10,7 +10,7 @@ mod ffi;
 mod slices;
 
 pub use closure::closure_node;
-pub(crate) use slices::{slice, slice_mut};
+pub(crate) use slices::{memory, memory_mut, slice, slice_mut};
 
 use crate::error::{Error, ErrorKind};
 

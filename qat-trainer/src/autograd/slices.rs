@@ -5,7 +5,7 @@ use super::ffi;
 use crate::error::{Error, ErrorKind, Result};
 use tch::{Device, Kind, Tensor};
 
-/// The elements of a dense CPU tensor of 32-bit floats, in row-major order, without a copy.
+/// The elements of a contiguous CPU tensor of 32-bit floats, in row-major order, without a copy.
 ///
 /// Torch changes tensors in place through any handle that shares the memory. The slice must be gone before that
 /// happens; this crate keeps slices for the length of one kernel call and hands none out, which is why the function is
@@ -14,13 +14,8 @@ use tch::{Device, Kind, Tensor};
 /// # Errors
 /// [`ErrorKind::Train`] if the tensor is undefined, not f32, not on the CPU, or not contiguous.
 pub(crate) fn slice(t: &Tensor) -> Result<&[f32]> {
-    let len = check(t)?;
-    if len == 0 {
-        return Ok(&[]);
-    }
-    // SAFETY: `check` saw a contiguous f32 tensor of `len` elements in CPU memory, which torch keeps alive and in place
-    // as long as the borrowed handle lives and nobody resizes it; nobody writes to it while the slice lives (above).
-    Ok(unsafe { std::slice::from_raw_parts(t.data_ptr().cast::<f32>(), len) })
+    contiguous(t)?;
+    memory(t)
 }
 
 /// As [`slice`], to write to. The tensor must be the only one that uses this memory, so that nothing sees it change: no
@@ -29,6 +24,31 @@ pub(crate) fn slice(t: &Tensor) -> Result<&[f32]> {
 /// # Errors
 /// As [`slice`], and [`ErrorKind::Train`] if the memory or the tensor is shared.
 pub(crate) fn slice_mut(t: &mut Tensor) -> Result<&mut [f32]> {
+    contiguous(t)?;
+    memory_mut(t)
+}
+
+/// As [`slice`], in the order in which the elements lie in memory, which depends on [`Tensor::stride`]: for work on
+/// each element that does not care which it is. The tensor may be permuted, but must not have gaps.
+///
+/// # Errors
+/// As [`slice`], with gaps or overlaps in place of the order.
+pub(crate) fn memory(t: &Tensor) -> Result<&[f32]> {
+    let len = check(t)?;
+    if len == 0 {
+        return Ok(&[]);
+    }
+    // SAFETY: `check` saw an f32 tensor that covers `len` elements of CPU memory without gaps, from its data pointer on;
+    // torch keeps them alive and in place as long as the borrowed handle lives and nobody resizes it; nobody writes to
+    // them while the slice lives (see `slice`).
+    Ok(unsafe { std::slice::from_raw_parts(t.data_ptr().cast::<f32>(), len) })
+}
+
+/// As [`memory`], to write to, under the condition of [`slice_mut`].
+///
+/// # Errors
+/// As [`memory`] and [`slice_mut`].
+pub(crate) fn memory_mut(t: &mut Tensor) -> Result<&mut [f32]> {
     let len = check(t)?;
     let mut owners = 0;
     // SAFETY: the pointer is that of a live tensor, the other points to a local.
@@ -39,7 +59,7 @@ pub(crate) fn slice_mut(t: &mut Tensor) -> Result<&mut [f32]> {
     if len == 0 {
         return Ok(&mut []);
     }
-    // SAFETY: as in `slice`; besides, the tensor and its memory have one owner, the handle borrowed mutably here, so
+    // SAFETY: as in `memory`; besides, the tensor and its memory have one owner, the handle borrowed mutably here, so
     // that no other access is possible while the slice lives.
     Ok(unsafe { std::slice::from_raw_parts_mut(t.data_ptr().cast::<f32>(), len) })
 }
@@ -56,10 +76,29 @@ fn check(t: &Tensor) -> Result<usize> {
     if device != Device::Cpu {
         return Err(bad(format!("the tensor lies on {device:?}, not on the CPU")));
     }
-    if t.is_sparse() || t.is_mkldnn() || !t.is_contiguous() {
-        return Err(bad("the tensor is not dense and contiguous"));
+    if t.is_sparse() || t.is_mkldnn() || !is_dense(&t.size(), &t.stride()) {
+        return Err(bad("the tensor has gaps or overlaps, or no strides at all"));
     }
     Ok(t.numel())
+}
+
+fn contiguous(t: &Tensor) -> Result<()> {
+    if t.defined() && !t.is_contiguous() {
+        return Err(bad("the tensor is not contiguous"));
+    }
+    Ok(())
+}
+
+/// Whether these strides visit each of as many consecutive elements as there are once.
+fn is_dense(size: &[i64], stride: &[i64]) -> bool {
+    let mut dims: Vec<(i64, i64)> = stride.iter().copied().zip(size.iter().copied()).filter(|d| d.1 != 1).collect();
+    dims.sort_unstable();
+    let mut expected = 1;
+    dims.iter().all(|&(stride, size)| {
+        let ok = stride == expected;
+        expected *= size;
+        ok
+    }) || size.contains(&0)
 }
 
 fn bad(problem: impl Into<String>) -> Error {
@@ -85,8 +124,22 @@ mod tests {
         let t = Tensor::zeros([2, 3], (Kind::Float, Device::Cpu));
         let message = |t: &Tensor| slice(t).unwrap_err().to_string();
         assert!(message(&t.transpose(0, 1)).contains("contiguous"));
+        assert!(memory(&t.narrow(1, 0, 2)).unwrap_err().to_string().contains("gaps"));
+        assert!(memory(&t.narrow(0, 0, 1).expand([4, 3], false)).unwrap_err().to_string().contains("gaps"));
         assert!(message(&t.to_kind(Kind::Double)).contains("Double"));
         assert!(message(&Tensor::new()).contains("undefined"));
+    }
+
+    #[test]
+    fn permuted_tensors_have_memory() {
+        let t = Tensor::arange(24, (Kind::Float, Device::Cpu)).view([2, 3, 4]);
+        let wanted: Vec<f32> = (0..24u8).map(f32::from).collect();
+        assert_eq!(memory(&t.permute([2, 0, 1])).unwrap(), wanted);
+        assert_eq!(memory(&t.narrow(0, 1, 1).permute([1, 2, 0])).unwrap(), &wanted[12..]);
+        let mut like = t.permute([2, 0, 1]).empty_like();
+        assert_eq!(like.stride(), t.permute([2, 0, 1]).stride());
+        memory_mut(&mut like).unwrap().copy_from_slice(&wanted);
+        assert!(like.permute([1, 2, 0]).equal(&t));
     }
 
     #[test]

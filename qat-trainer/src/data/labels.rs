@@ -26,10 +26,6 @@ impl Labels {
     /// Labels that are all whole numbers are the numbers of their classes; other labels are names, which are sorted.
     pub(super) fn learn(given: Option<&[String]>, train: &Raw) -> Result<Self> {
         if let Some(names) = given {
-            if let Some(twice) = names.iter().enumerate().find(|(i, n)| names[..*i].contains(n)) {
-                return Err(Error::new(ErrorKind::Spec, format!("`classes` names `{}` twice", twice.1))
-                    .remedy("give every class a name of its own"));
-            }
             return Ok(Self::from_names(names));
         }
         let refuse = |place: String, problem: String, remedy: &str| {

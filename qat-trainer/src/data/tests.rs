@@ -105,7 +105,6 @@ fn csv_labels_are_names_or_numbers() {
     assert!(error("l,x\n1,1\n9999,2\n", "l,x\n1,1\n", "").contains("too large"));
     assert!(error("l,x\nA,1\nB,2\n", "l,y\nA,1\n", "").contains("`y`"));
     assert!(error("l,x\nA,1\nB,2\n", "l,x,y\nA,1,2\n", "").contains("shape"));
-    assert!(error("l,x\nA,1\nB,2\n", "l,x\nA,1\n", "classes = [\"A\", \"A\"]").contains("twice"));
 }
 
 #[test]

@@ -114,12 +114,12 @@ fn what_is_stored_in_a_checkpoint_comes_back() {
 fn an_accumulator_that_could_overflow_is_refused_by_name() {
     let levels = qat_kernels::Levels::new(8, qat_kernels::Grid::MidTread).unwrap();
     let quant = crate::spec::WeightQuant { levels, step: qat_kernels::config::StepRule::Uniform };
-    let fan_in = 65_000; // 65,000 · 256 · 128 ≈ 2^31
-    let weights = crate::graph::Weights { channels: 3, fan_in, rows: vec![0.5; 3 * fan_in], bias: vec![0.0; 3] };
+    let fan_in = 65_000; // 65,000 · 256 · 128 ≈ 0.99 · 2^31, and then the bias
+    let weights = crate::graph::Weights { channels: 3, fan_in, rows: vec![0.5; 3 * fan_in], bias: vec![1e5; 3] };
     let graph = nets::linear_graph(weights, quant);
     let steps = vec![Some(Steps::PerChannel(vec![0.5; 3]))];
     let network = Quantised::new(graph, Affine::from_range(-1.0, 1.0), steps, &[Some(Affine::from_range(-9.0, 9.0))]);
-    let e = export(&network, "net", &about(&network.graph, &[]), [3; 32], 0).unwrap_err();
+    let e = export(&network, "net", &about(&network.graph, &[]), [3; 32], 0).err().unwrap();
     assert_eq!(e.kind(), ErrorKind::Model);
     assert!(e.to_string().contains("layer `l`") && e.to_string().contains("fewer inputs"), "{e}");
 }

@@ -5,6 +5,7 @@
 mod float;
 mod fold;
 mod graph;
+mod parallel;
 mod param;
 mod quant;
 pub(crate) mod random;
@@ -13,6 +14,7 @@ mod weights;
 
 pub(crate) use float::{FloatNet, weight_shapes};
 pub(crate) use fold::fold;
+pub(crate) use parallel::{UNIT, in_units};
 pub(crate) use quant::{Learning, QuantNet};
 pub(crate) use range::fake_quantize_slice;
 pub(crate) use weights::Rates;

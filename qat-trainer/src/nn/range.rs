@@ -8,12 +8,12 @@
 //! equation 3) with the bounds −128 − z and 127 − z, and its optimiser works on log s: relative steps suit ranges of any
 //! size, and the scale cannot leave the positive numbers (INV-2).
 
+use super::parallel::{UNIT, in_units};
 use super::param::{Moments, Update, average, leaf};
 use crate::affine::Affine;
-use crate::autograd::{closure_node, slice, slice_mut};
+use crate::autograd::{closure_node, memory, memory_mut, slice_mut};
 use crate::error::{Error, ErrorKind, Result};
 use qat_kernels::ste_simd::AdamW;
-use rayon::prelude::*;
 use tch::Tensor;
 
 /// What the kernels need of an [`Affine`]: the scale, and the codes' bounds relative to the zero point.
@@ -58,36 +58,36 @@ fn clamp(x: f32, lo: f32, hi: f32) -> f32 {
     if x > hi { hi } else { x }
 }
 
-/// Elements per unit of parallel work. Sums are formed within units and then over units in order, so that they do not
-/// depend on the number of threads.
-const UNIT: usize = 1 << 14;
+/// `t` itself if it lies in memory in the order of `pattern`, else a copy that does.
+fn like(t: &Tensor, pattern: &Tensor) -> Result<Tensor> {
+    if t.stride() == pattern.stride() {
+        return Ok(t.shallow_clone());
+    }
+    let mut copy = pattern.f_empty_like()?;
+    copy.f_copy_(t)?;
+    Ok(copy)
+}
 
 /// x̂ as a node of the graph. `scale` is the leaf that holds `affine.scale`; it gets LSQ's gradient times `factor`.
 pub(crate) fn fake_quantize(x: &Tensor, affine: Affine, scale: &Tensor, factor: f32) -> Result<Tensor> {
-    let (x, grid) = (x.f_contiguous()?, Grid::of(affine));
-    let y = tch::no_grad(|| -> Result<Tensor> {
-        let mut y = x.f_empty_like()?;
-        let source = slice(&x)?;
-        let units = slice_mut(&mut y)?.par_chunks_mut(UNIT).zip(source.par_chunks(UNIT));
-        units.for_each(|(y, x)| {
-            for (y, &x) in y.iter_mut().zip(x) {
-                *y = grid.fake_quantize(x);
-            }
-        });
-        Ok(y)
-    })?;
+    let grid = Grid::of(affine);
+    let mut y = tch::no_grad(|| x.f_empty_like())?;
+    let x = &like(x, &y)?;
+    let units = memory_mut(&mut y)?.chunks_mut(UNIT).zip(memory(x)?.chunks(UNIT)).collect();
+    in_units(units, |(y, x)| {
+        for (y, &x) in y.iter_mut().zip(x) {
+            *y = grid.fake_quantize(x);
+        }
+    });
     let learned = scale.requires_grad();
-    closure_node(y, &[&x, scale], &[&x], move |grad, saved| {
+    closure_node(y, &[x, scale], &[x], move |grad, saved| {
         let [x] = saved else { return Err(Error::new(ErrorKind::Train, "one saved tensor expected")) };
-        let grad = grad.f_contiguous()?;
         let mut grad_x = x.f_empty_like()?;
-        let (g, x) = (slice(&grad)?, slice(x)?);
-        let sums: Vec<f32> = slice_mut(&mut grad_x)?
-            .par_chunks_mut(UNIT)
-            .zip(g.par_chunks(UNIT).zip(x.par_chunks(UNIT)))
-            .map(|(grad_x, (g, x))| backward(grid, x, g, grad_x))
-            .collect();
-        let sum: f64 = sums.iter().map(|&s| f64::from(s)).sum();
+        let grad = like(grad, &grad_x)?;
+        let sources = memory(&grad)?.chunks(UNIT).zip(memory(x)?.chunks(UNIT));
+        let units = memory_mut(&mut grad_x)?.chunks_mut(UNIT).zip(sources).collect();
+        let sums = in_units(units, |(grad_x, (g, x))| backward(grid, x, g, grad_x));
+        let sum: f64 = sums.into_iter().map(f64::from).sum();
         let grad_scale = match learned {
             true => Some(Tensor::f_from_slice(&[(sum * f64::from(factor)) as f32])?),
             false => None,
@@ -220,6 +220,18 @@ mod tests {
             assert!(grads[0].allclose(&wanted[0], 1e-6, 1e-7, false));
             let (a, b) = (grads[1].double_value(&[0]), 0.5 * wanted[1].double_value(&[0]));
             assert!((a - b).abs() < 1e-4 * b.abs().max(1.0), "{a} {b}");
+            // The same numbers in another order in memory.
+            if n == 50_000 {
+                let permuted = |t: &Tensor| t.view([10, 20, 250]).permute([0, 2, 1]);
+                let y = fake_quantize(&permuted(&x), affine, &scale, 0.5).unwrap();
+                assert!(y.equal(&permuted(&torch)));
+                // The gradient of a sum lies in memory like nothing at all: it is one number.
+                let loss = (&y * permuted(&g).contiguous()).sum(Kind::Float);
+                let again = Tensor::f_run_backward(&[loss], &[&x, &scale], false, false).unwrap();
+                assert!(again[0].equal(&grads[0]) && again[1].equal(&grads[1]));
+                let loss = fake_quantize(&x, affine, &scale, 0.5).unwrap().sum(Kind::Float);
+                Tensor::f_run_backward(&[loss], &[&x], false, false).unwrap();
+            }
             assert!(grads[0].eq(0.0).any().int64_value(&[]) == 1, "nothing was clamped");
         }
     }

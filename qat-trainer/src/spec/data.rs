@@ -169,10 +169,20 @@ impl DataSpec {
                 }
             }
         };
-        if raw.classes.as_ref().is_some_and(|c| c.len() < 2) {
-            return Err(source
-                .error("data", "classes", "fewer than two classes")
-                .remedy("name every class"));
+        if let Some(classes) = &raw.classes {
+            let wrong = |problem: String, remedy: &str| Err(source.error("data", "classes", problem).remedy(remedy));
+            if classes.len() < 2 {
+                return wrong("fewer than two classes".into(), "name every class");
+            }
+            for (i, name) in classes.iter().enumerate() {
+                // A model file keeps the names as lines of one text.
+                if name.is_empty() || name.contains(['\n', '\r']) {
+                    return wrong(format!("name {i} is empty or has a line break"), "give it a name on one line");
+                }
+                if classes[..i].contains(name) {
+                    return wrong(format!("`{name}` is there twice"), "give every class a name of its own");
+                }
+            }
         }
         Ok(Self { files, standardise: raw.standardise.unwrap_or(true), classes: raw.classes })
     }

@@ -6,10 +6,9 @@ use crate::autograd::slice;
 use crate::error::{Error, ErrorKind, Result};
 use crate::events::{Phase, QatEvent};
 use crate::nn::random::{Purpose, Random};
-use crate::nn::{Network, Rates};
+use crate::nn::{Network, Rates, UNIT, in_units};
 use crate::spec::TrainSpec;
 use qat_kernels::ste_simd::AdamW;
-use rayon::prelude::*;
 use tch::{Kind, Reduction, Tensor};
 
 /// Examples that are judged at once.
@@ -119,10 +118,8 @@ fn clip_factor(grads: &[Tensor], limit: f32) -> Result<f32> {
     let mut sum = 0.0;
     for g in grads {
         let g = g.f_contiguous()?;
-        // Fixed units in a fixed order: the sum does not depend on the number of threads.
-        let units = slice(&g)?.par_chunks(1 << 14);
-        let sums: Vec<f64> = units.map(|u| u.iter().map(|&g| f64::from(g) * f64::from(g)).sum()).collect();
-        sum += sums.iter().sum::<f64>();
+        let square = |u: &[f32]| u.iter().map(|&g| f64::from(g) * f64::from(g)).sum::<f64>();
+        sum += in_units(slice(&g)?.chunks(UNIT).collect(), square).into_iter().sum::<f64>();
     }
     let norm = sum.sqrt();
     Ok(if norm > f64::from(limit) { (f64::from(limit) / norm) as f32 } else { 1.0 })

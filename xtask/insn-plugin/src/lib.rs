@@ -62,8 +62,18 @@ const NO_REGS: c_int = 0;
 #[allow(clashing_extern_declarations, reason = "one name, two signatures: see the notes on versions above")]
 unsafe extern "C" {
     fn qemu_plugin_register_vcpu_tb_trans_cb(id: u64, callback: OnTranslate);
-    fn qemu_plugin_register_vcpu_tb_exec_cb(b: *mut Block, callback: OnExecute, flags: c_int, data: *mut c_void);
-    fn qemu_plugin_register_vcpu_insn_exec_cb(i: *mut Insn, callback: OnExecute, flags: c_int, data: *mut c_void);
+    fn qemu_plugin_register_vcpu_tb_exec_cb(
+        b: *mut Block,
+        callback: OnExecute,
+        flags: c_int,
+        data: *mut c_void,
+    );
+    fn qemu_plugin_register_vcpu_insn_exec_cb(
+        i: *mut Insn,
+        callback: OnExecute,
+        flags: c_int,
+        data: *mut c_void,
+    );
     fn qemu_plugin_tb_n_insns(block: *const Block) -> usize;
     fn qemu_plugin_tb_get_insn(block: *const Block, index: usize) -> *mut Insn;
     fn qemu_plugin_insn_size(insn: *const Insn) -> usize;

@@ -12,9 +12,9 @@ use crate::error::{Error, Result, What};
 /// w ← w·(1 − lr·decay) − (lr/(1−β₁ᵗ))·m / (√v·(1/√(1−β₂ᵗ)) + ε)
 /// ```
 ///
-/// The factors in parentheses are formed once per call in f64 and rounded to f32. Moments that would be subnormal become
-/// 0: the moment of a weight that gets no gradient decays for ever, and arithmetic on subnormal numbers is slow. `lr`
-/// already contains the schedule.
+/// The factors in parentheses are formed once per call in f64 and rounded to f32. Moments below the smallest
+/// normal number in magnitude become +0: those of a weight that gets no gradient decay for ever, and arithmetic on
+/// subnormal numbers is slow. `lr` already contains the schedule.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AdamW {
     /// Learning rate, positive.
@@ -112,7 +112,7 @@ impl Factors {
     }
 }
 
-/// 0 in place of subnormal numbers.
+/// +0 in place of subnormal numbers and −0.
 #[inline(always)]
 fn normal(x: f32) -> f32 {
     if x.abs() >= f32::MIN_POSITIVE { x } else { 0.0 }

@@ -9,13 +9,18 @@
 
 use super::adamw::Factors;
 use crate::grid::Levels;
-use crate::ste::{LsqMask, sign};
+use crate::ste::LsqMask;
 
 /// Lanes of the reduction, whatever the width of the registers: one AVX-512, two AVX2 or four NEON registers.
 const LANES: usize = 16;
 
-/// Weights per partial sum, and at most so many are checked before they are processed: 4 KiB of each operand.
-pub(super) const TILE: usize = 1024;
+/// Weights per partial sum of a step that covers more than that.
+pub(super) const BLOCK: usize = 1024;
+
+/// Weights that are checked and processed together. Each operand's share and the scratch of as many values stay in the
+/// first-level cache (4 KiB each), or on a microcontroller's stack (256 bytes each). It divides [`BLOCK`] and changes
+/// no result.
+pub(super) const TILE: usize = if cfg!(target_pointer_width = "64") { BLOCK } else { 64 };
 
 /// The grid and the mask as plain numbers.
 #[derive(Clone, Copy)]
@@ -118,7 +123,10 @@ impl Estimator for Lsq {
 impl Estimator for Ewgs {
     #[inline(always)]
     fn gradient(self, _: f32, g: f32, v: f32, level: f32, inside: bool) -> f32 {
-        let scaled = g * (1.0 + self.0 * sign(g) * (v - level));
+        // λ·sign(g), as two selections.
+        let scale = if g > 0.0 { self.0 } else { 0.0 };
+        let scale = if g < 0.0 { -self.0 } else { scale };
+        let scaled = g * (1.0 + scale * (v - level));
         if inside { scaled } else { 0.0 }
     }
 }
@@ -212,26 +220,30 @@ pub(super) fn fused<E: Estimator>(
     }
 }
 
-/// Sums the terms of each run of `per_step`: sixteen lanes in order, then a tree, the upper half onto the lower half
-/// until one value is left. Run number i's sum lands in `terms[i]`.
+/// How many runs of `per_step` terms [`sum_runs`] can take at once.
+pub(super) const fn runs_in_tile(per_step: usize) -> usize {
+    // Runs shorter than the lanes are padded to them, except half a set of lanes.
+    TILE / if per_step < LANES && per_step != 8 { LANES } else { per_step }
+}
+
+/// Sums the terms of each run of `per_step`, at most [`TILE`] altogether: sixteen lanes in order, then a tree, the upper
+/// half onto the lower half until one value is left. Run number i's sum lands in `terms[i]`.
 ///
 /// All runs of a tile take each turn of the tree together; one after the other they would be all shuffling.
 #[inline(always)]
 pub(super) fn sum_runs(terms: &mut [f32; TILE], per_step: usize, runs: usize) {
     if per_step == 8 {
-        // Half a set of lanes: the first turn would add nothing.
+        // The first turn would add nothing.
         halve::<8, 4>(terms, runs);
     } else {
         if per_step > LANES {
             for run in 0..runs {
-                let lanes = sum_lanes(&terms[run * per_step..(run + 1) * per_step]);
-                terms[run * LANES..(run + 1) * LANES].copy_from_slice(&lanes);
+                lanes_of_run(terms, per_step, run);
             }
         } else if per_step < LANES {
-            // From the last run to the first, as the padded runs are longer.
+            // From the last run to the first: they grow.
             for run in (0..runs).rev() {
-                let lanes = sum_lanes(&terms[run * per_step..(run + 1) * per_step]);
-                terms[run * LANES..(run + 1) * LANES].copy_from_slice(&lanes);
+                lanes_of_run(terms, per_step, run);
             }
         }
         halve::<16, 8>(terms, runs);
@@ -245,20 +257,46 @@ pub(super) fn sum_runs(terms: &mut [f32; TILE], per_step: usize, runs: usize) {
     }
 }
 
-/// The sixteen lanes of one run.
+/// Replaces a run of terms by its lanes, packed to the front.
 #[inline(always)]
-fn sum_lanes(terms: &[f32]) -> [f32; LANES] {
-    let mut a = [0.0; LANES];
-    let (chunks, tail) = terms.as_chunks::<LANES>();
-    for c in chunks {
-        for i in 0..LANES {
-            a[i] += c[i];
+fn lanes_of_run(terms: &mut [f32; TILE], per_step: usize, run: usize) {
+    let mut lanes = Lanes::default();
+    lanes.add(&terms[run * per_step..(run + 1) * per_step]);
+    terms[run * LANES..(run + 1) * LANES].copy_from_slice(&lanes.0);
+}
+
+/// The lanes of a sum that goes over several tiles.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Lanes([f32; LANES]);
+
+impl Lanes {
+    /// Adds terms; all but the last call of a sum bring a multiple of [`LANES`].
+    #[inline(always)]
+    pub(super) fn add(&mut self, terms: &[f32]) {
+        let (chunks, tail) = terms.as_chunks::<LANES>();
+        let mut a = self.0;
+        for c in chunks {
+            for i in 0..LANES {
+                a[i] += c[i];
+            }
         }
+        for (a, t) in a.iter_mut().zip(tail) {
+            *a += t;
+        }
+        self.0 = a;
     }
-    for (a, t) in a.iter_mut().zip(tail) {
-        *a += t;
+
+    /// The sum so far; the lanes start anew.
+    #[inline(always)]
+    pub(super) fn take(&mut self) -> f32 {
+        let mut a = core::mem::take(&mut self.0);
+        for half in [8, 4, 2, 1] {
+            for i in 0..half {
+                a[i] += a[i + half];
+            }
+        }
+        a[0]
     }
-    a
 }
 
 /// One turn of the tree: `FROM` lanes of each run become `TO`, half as many, packed to the front.

@@ -1,7 +1,7 @@
 //! The passes over the caller's slices: which weights share a step, what is checked when, and how sums meet.
 
 use super::adamw::Factors;
-use super::lanes::{self, Bounds, Estimator, TILE, Update};
+use super::lanes::{self, BLOCK, Bounds, Estimator, Lanes, TILE, Update};
 use crate::arch::Kernel;
 use crate::error::{Error, Result, What};
 use core::ops::Range;
@@ -53,42 +53,76 @@ fn spread(steps: &[f32], per_step: usize, tile: &mut [f32; TILE]) {
 #[inline(always)]
 fn drive<P: Pass, E: Estimator>(pass: &mut P, estimator: E, per_step: usize) -> Result<()> {
     let mut scratch = Scratch { steps: [0.0; TILE], next_steps: [0.0; TILE], terms: [0.0; TILE] };
-    let steps = pass.steps().len();
-    // As many whole steps as a tile and its padded lanes hold; or one step over several tiles.
-    let in_tile =
-        (TILE / per_step.max(8)).min(if per_step < 16 && per_step != 8 { TILE / 16 } else { TILE }).max(1);
+    if per_step > TILE {
+        for step in 0..pass.steps().len() {
+            let sum = long_run(pass, estimator, step, per_step, &mut scratch)?;
+            if let Some(grad) = pass.step_grads().get_mut(step) {
+                *grad = sum;
+            }
+        }
+        return Ok(());
+    }
+    let (steps, in_tile) = (pass.steps().len(), lanes::runs_in_tile(per_step));
     let mut first = 0;
     while first < steps {
-        let end = (first + in_tile).min(steps);
-        spread(&pass.steps()[first..end], per_step.min(TILE), &mut scratch.steps);
+        let runs = first..(first + in_tile).min(steps);
+        spread(&pass.steps()[runs.clone()], per_step, &mut scratch.steps);
         if !pass.next_steps().is_empty() {
-            spread(&pass.next_steps()[first..end], per_step.min(TILE), &mut scratch.next_steps);
+            spread(&pass.next_steps()[runs.clone()], per_step, &mut scratch.next_steps);
         }
-        let (mut at, to) = (first * per_step, end * per_step);
-        // Partial sums meet in f64: a step may cover millions of weights.
-        let mut total = 0.0_f64;
-        while at < to {
-            let range = at..(at + TILE).min(to);
-            if !pass.check(range.clone()) {
-                return Err(pass.offender(range));
-            }
-            pass.tile(estimator, range.clone(), &mut scratch);
-            if per_step > TILE && !pass.step_grads().is_empty() {
-                lanes::sum_runs(&mut scratch.terms, range.len(), 1);
-                total += f64::from(scratch.terms[0]);
-            }
-            at = range.end;
-        }
+        checked_tile(pass, estimator, runs.start * per_step..runs.end * per_step, &mut scratch)?;
+        first = runs.end;
         if !pass.step_grads().is_empty() {
-            if per_step > TILE {
-                pass.step_grads()[first] = total as f32;
-            } else {
-                lanes::sum_runs(&mut scratch.terms, per_step, end - first);
-                pass.step_grads()[first..end].copy_from_slice(&scratch.terms[..end - first]);
+            lanes::sum_runs(&mut scratch.terms, per_step, runs.len());
+            let sums = &scratch.terms[..runs.len()];
+            pass.step_grads()[runs].copy_from_slice(sums);
+        }
+    }
+    Ok(())
+}
+
+/// The weights of one step that covers several tiles; returns the sum of its terms.
+#[inline(always)]
+fn long_run<P: Pass, E: Estimator>(
+    pass: &mut P,
+    estimator: E,
+    step: usize,
+    per_step: usize,
+    scratch: &mut Scratch,
+) -> Result<f32> {
+    scratch.steps = [pass.steps()[step]; TILE];
+    if let Some(next) = pass.next_steps().get(step) {
+        scratch.next_steps = [*next; TILE];
+    }
+    let (start, end) = (step * per_step, (step + 1) * per_step);
+    // Blocks meet in f64: a step may cover millions of weights.
+    let (mut total, mut lanes) = (0.0_f64, Lanes::default());
+    let mut at = start;
+    while at < end {
+        let range = at..(at + TILE).min(end);
+        checked_tile(pass, estimator, range.clone(), scratch)?;
+        at = range.end;
+        if !pass.step_grads().is_empty() {
+            lanes.add(&scratch.terms[..range.len()]);
+            if (at - start).is_multiple_of(BLOCK) || at == end {
+                total += f64::from(lanes.take());
             }
         }
-        first = end;
     }
+    Ok(total as f32)
+}
+
+#[inline(always)]
+fn checked_tile<P: Pass, E: Estimator>(
+    pass: &mut P,
+    estimator: E,
+    range: Range<usize>,
+    scratch: &mut Scratch,
+) -> Result<()> {
+    if !pass.check(range.clone()) {
+        return Err(pass.offender(range));
+    }
+    pass.tile(estimator, range, scratch);
     Ok(())
 }
 

@@ -177,7 +177,7 @@ impl Case {
         let (rest1, rest2) = ((1.0 - b1) as f32, (1.0 - b2) as f32);
         let (rate, scale) =
             ((lr / (1.0 - b1 * (b1 * b1))) as f32, (1.0 / (1.0 - b2 * (b2 * b2)).sqrt()) as f32);
-        let normal = |x: f32| if x.is_subnormal() { 0.0 } else { x };
+        let normal = |x: f32| if x.abs() < f32::MIN_POSITIVE { 0.0 } else { x };
         let (mut w1, mut m1, mut v1, mut hat) = (vec![], vec![], vec![], vec![]);
         for i in 0..n {
             let g = grads[i];
@@ -466,7 +466,7 @@ fn slices_that_do_not_fit_together_are_refused() {
         backward(clipped, lv, mask, &steps, &w, &g, &mut out, &mut s),
         Err(Error::Range { what: What::ClipVal, .. })
     ));
-    let mut fused = |next: &[f32], a: &AdamW, lens: [usize; 6]| {
+    let fused = |next: &[f32], a: &AdamW, lens: [usize; 6]| {
         let mut b = [[0.5; 6]; 4];
         let [w, m, v, hat] = &mut b;
         let mut sums = [7.0; 2];
@@ -498,7 +498,7 @@ fn slices_that_do_not_fit_together_are_refused() {
     ));
     let no_rate = AdamW { lr: 0.0, ..a };
     assert!(matches!(
-        fused(&steps, &no_rate, [6; 6]),
+        fused(&steps, &no_rate, [6, 6, 6, 6, 6, 2]),
         Err(Error::NotPositive { what: What::LearningRate, .. })
     ));
     // Lengths and parameters are looked at before anything is written.

@@ -1,0 +1,86 @@
+//! `qat export`.
+
+use super::output::say;
+use qat_trainer::checkpoint::{Checkpoint, write_atomically};
+use qat_trainer::data::Dataset;
+use qat_trainer::export::{About, export, export_checkpoint};
+use qat_trainer::graph::Graph;
+use qat_trainer::ptq;
+use qat_trainer::spec::Run;
+use qat_trainer::{Error, ErrorKind, Result};
+use sha2::{Digest, Sha256};
+use std::path::{Path, PathBuf};
+
+/// Arguments of `qat export`.
+#[derive(clap::Args)]
+pub(super) struct Arguments {
+    /// The run folder that `qat train` made.
+    #[arg(value_name = "RUN")]
+    run: PathBuf,
+    /// Where to write; default: model.piq (with --ptq: ptq.piq) in the run folder.
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    /// Quantise the floating-point checkpoint of the run without training, for comparison. Needs the training data.
+    #[arg(long)]
+    ptq: bool,
+    #[command(flatten)]
+    timestamp: Timestamp,
+}
+
+/// The time in a file's provenance.
+#[derive(clap::Args, Clone, Copy)]
+pub(super) struct Timestamp {
+    /// Time of the export for the provenance, in seconds since 1970; default: SOURCE_DATE_EPOCH if set, else not
+    /// stated, so that equal input gives equal bytes.
+    #[arg(long, value_name = "SECONDS")]
+    timestamp: Option<u64>,
+}
+
+impl Timestamp {
+    /// The time to state, 0 for none.
+    pub(super) fn resolve(self) -> Result<u64> {
+        if let Some(time) = self.timestamp {
+            return Ok(time);
+        }
+        match std::env::var("SOURCE_DATE_EPOCH") {
+            Err(_) => Ok(0),
+            Ok(text) => text.trim().parse().map_err(|_| {
+                Error::new(ErrorKind::Spec, format!("the environment's SOURCE_DATE_EPOCH is `{text}`"))
+                    .remedy("set it to whole seconds since 1970, or unset it")
+            }),
+        }
+    }
+}
+
+impl Arguments {
+    pub(super) fn run(self) -> Result<()> {
+        let created = self.timestamp.resolve()?;
+        let run = Run::load(self.run.join("config.toml"))?;
+        let (from, name) = if self.ptq { ("fp32.safetensors", "ptq.piq") } else { ("checkpoint.safetensors", "model.piq") };
+        let from = self.run.join(from);
+        let file = if self.ptq {
+            let data = Dataset::load(&run.data)?;
+            export_ptq(&run, &data, &from, created)?
+        } else {
+            let bytes = std::fs::read(&from).map_err(|e| Error::io("read", &from, &e))?;
+            export_checkpoint(&run, &bytes, created).map_err(|e| e.file(&from))?
+        };
+        let out = self.out.unwrap_or_else(|| self.run.join(name));
+        write_atomically(&out, &file)?;
+        say(&format!("{}: {} bytes", out.display(), file.len()))
+    }
+}
+
+/// Quantises the floating-point checkpoint at `from` without training.
+pub(super) fn export_ptq(run: &Run, data: &Dataset, from: &Path, created: u64) -> Result<Vec<u8>> {
+    let bytes = std::fs::read(from).map_err(|e| Error::io("read", from, &e))?;
+    let build = || {
+        let checkpoint = Checkpoint::from_bytes(&bytes)?;
+        let graph = Graph::from_checkpoint(&run.model, data.shape, data.classes.len(), &checkpoint)?;
+        let calibration = run.qat.calibration;
+        let network = ptq::quantise(graph, data.input, &data.train.features, calibration)?;
+        let about = About::new(run, data, format!("ptq, calibrated ranges, {}", calibration.method.name()));
+        export(&network, &run.name, &about, Sha256::digest(&bytes).into(), created)
+    };
+    build().map_err(|e| e.file(from))
+}

@@ -1,0 +1,73 @@
+//! The command line: reads arguments, calls the library, prints.
+
+mod eval;
+mod export;
+mod inspect;
+mod output;
+mod train;
+mod verify;
+
+use clap::{Parser, Subcommand};
+use qat_trainer::{Error, ErrorKind, Result};
+use std::path::Path;
+use std::process::ExitCode;
+
+/// Train 2- to 8-bit models with quantisation in the loop, and ship them as checked integer files.
+///
+/// A run description (TOML) says which data, which network, how to train and how to quantise. `qat train` makes a run
+/// folder from it; the model in that folder, model.piq, computes the same integers here and on a microcontroller.
+///
+/// Exit codes: 0 success, 1 a file cannot be read or written, 2 wrong call or run description, 3 wrong data, 4 wrong
+/// checkpoint or model, 5 training failed, 6 built without what is needed.
+#[derive(Parser)]
+#[command(name = "qat", version, max_term_width = 100)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Train a model: in floating point, then with quantisation in the loop, then export and measure it.
+    Train(train::Arguments),
+    /// Write the model of a run folder as a .piq file. Needs neither the data nor libtorch.
+    Export(export::Arguments),
+    /// Measure a .piq file on the test split, with the integer engine that runs on the device.
+    Eval(eval::Arguments),
+    /// Show what a .piq file holds: layers, bits, shapes, operations, bytes, memory, provenance.
+    Inspect(inspect::Arguments),
+    /// Check that a .piq file is whole, states its provenance and reproduces its known answers.
+    Verify(verify::Arguments),
+}
+
+/// Runs the command line of this process.
+pub(crate) fn main() -> ExitCode {
+    let done = match Arguments::parse().command {
+        Command::Train(a) => a.run(),
+        Command::Export(a) => a.run(),
+        Command::Eval(a) => a.run(),
+        Command::Inspect(a) => a.run(),
+        Command::Verify(a) => a.run(),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            output::complain(&format!("qat: error: {e}"));
+            ExitCode::from(e.kind().exit_code())
+        }
+    }
+}
+
+/// Reads a `.piq` file; its bytes still have to be parsed.
+fn read_model(path: &Path) -> Result<Vec<u8>> {
+    std::fs::read(path).map_err(|e| Error::io("read", path, &e))
+}
+
+/// Parses the bytes of the `.piq` file at `path`.
+fn parse_model<'a>(path: &Path, bytes: &'a [u8]) -> Result<qat_kernels::infer::Model<'a>> {
+    qat_kernels::infer::Model::parse(bytes).map_err(|e| {
+        Error::new(ErrorKind::Model, format!("not a usable .piq file: {e}"))
+            .file(path)
+            .remedy("the file is damaged or something else; export it again")
+    })
+}

@@ -1,0 +1,65 @@
+//! What a person sees while a training runs: a bar on a terminal, a line per epoch elsewhere.
+
+use super::super::output::complain;
+use indicatif::{ProgressBar, ProgressStyle};
+use qat_trainer::events::{Phase, QatEvent};
+use std::io::IsTerminal;
+
+/// The bar, where there is a terminal.
+pub(super) struct Progress {
+    bar: Option<ProgressBar>,
+}
+
+impl Progress {
+    /// Looks at standard error, where progress goes.
+    pub(super) fn new() -> Self {
+        Self { bar: std::io::stderr().is_terminal().then(ProgressBar::no_length) }
+    }
+
+    /// Shows an event.
+    pub(super) fn show(&self, event: &QatEvent) {
+        match event {
+            QatEvent::PhaseStarted { phase, epochs, steps_per_epoch, parameters } => {
+                self.line(&format!("{phase}: {parameters} parameters, {epochs} epochs of {steps_per_epoch} steps"));
+                if let Some(bar) = &self.bar {
+                    bar.reset();
+                    bar.set_length(u64::from(*epochs) * *steps_per_epoch as u64);
+                    bar.set_style(style(*phase));
+                }
+            }
+            QatEvent::StepDone { loss, .. } => {
+                if let Some(bar) = &self.bar {
+                    bar.inc(1);
+                    bar.set_message(format!("loss {loss:.4}"));
+                }
+            }
+            QatEvent::EpochDone { phase, epoch, epochs, loss, test_accuracy } => {
+                self.line(&format!(
+                    "{phase} {epoch:>3}/{epochs}: loss {loss:.4}, test accuracy {:.2} %",
+                    100.0 * test_accuracy
+                ));
+            }
+            _ => {}
+        }
+    }
+
+    fn line(&self, text: &str) {
+        match &self.bar {
+            Some(bar) => bar.println(text),
+            None => complain(text),
+        }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+fn style(phase: Phase) -> ProgressStyle {
+    let template = format!("{phase} [{{bar:32}}] {{pos}}/{{len}} steps, {{eta}} left, {{msg}}");
+    ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_bar())
+}

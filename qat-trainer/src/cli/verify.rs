@@ -1,0 +1,40 @@
+//! `qat verify`.
+
+use super::output::{say, say_json};
+use super::read_model;
+use qat_trainer::Result;
+use qat_trainer::verify::{Check, first_failure, verify};
+use serde::Serialize;
+use std::path::PathBuf;
+
+/// Arguments of `qat verify`.
+#[derive(clap::Args)]
+pub(super) struct Arguments {
+    /// The model.
+    #[arg(value_name = "MODEL.piq")]
+    model: PathBuf,
+    /// Print one line of JSON instead of text.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct Answer<'a> {
+    ok: bool,
+    checks: &'a [Check],
+}
+
+impl Arguments {
+    pub(super) fn run(self) -> Result<()> {
+        let checks = verify(&read_model(&self.model)?);
+        let failure = first_failure(&checks);
+        if self.json {
+            say_json(&Answer { ok: failure.is_ok(), checks: &checks })?;
+        } else {
+            for c in &checks {
+                say(&format!("{:<4} {}: {}", if c.ok { "ok" } else { "FAIL" }, c.name, c.found))?;
+            }
+        }
+        failure.map_err(|e| e.file(&self.model))
+    }
+}

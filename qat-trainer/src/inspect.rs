@@ -1,0 +1,172 @@
+//! What a `.piq` file holds, for people and for machines.
+
+use crate::error::Result;
+use crate::export::hex;
+use qat_kernels::infer::Model;
+use serde::Serialize;
+use std::fmt;
+
+/// Everything that a `.piq` file says about itself.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Report {
+    /// Name of the model.
+    pub name: String,
+    /// What wrote the file.
+    pub tool: String,
+    /// Names of the classes.
+    pub labels: Vec<String>,
+    /// The input.
+    pub input: Tensor,
+    /// Pairs of mean and standard deviation that raw features are standardised with; 0: none.
+    pub standardised_features: usize,
+    /// The layers, in order.
+    pub layers: Vec<Layer>,
+    /// Bytes of the file.
+    pub file_bytes: usize,
+    /// Bytes of codes, divisors, biases and multipliers.
+    pub parameter_bytes: usize,
+    /// Number of weights.
+    pub weights: usize,
+    /// Mean bits per weight, biases and multipliers not counted.
+    pub bits_per_weight: f64,
+    /// Bytes of scratch memory that a run needs.
+    pub arena_bytes: usize,
+    /// Multiply-accumulates of a run.
+    pub macs: u64,
+    /// Inputs in the file with the outputs that every engine must give.
+    pub known_answers: usize,
+    /// SHA-256 of the checkpoint that was exported.
+    pub source_sha256: String,
+    /// SHA-256 of the training files.
+    pub dataset_sha256: String,
+    /// Examples of the calibration.
+    pub samples: u64,
+    /// How the model was quantised.
+    pub method: String,
+    /// Unix time of the export in seconds, 0 if not stated.
+    pub created: u64,
+}
+
+/// Shape and code of a tensor.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Tensor {
+    /// Height, width, channels.
+    pub shape: [u16; 3],
+    /// Real value of one step.
+    pub scale: f32,
+    /// The code of 0.
+    pub zero_point: i8,
+}
+
+/// One layer.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Layer {
+    /// Its operator.
+    pub operator: &'static str,
+    /// Bits per weight, 0 without weights.
+    pub bits: u8,
+    /// Weights per divisor of an adaptive Pi quantiser, 0 elsewhere.
+    pub group: u8,
+    /// Number of weights.
+    pub weights: usize,
+    /// Bytes of its parameters.
+    pub bytes: usize,
+    /// Multiply-accumulates.
+    pub macs: u64,
+    /// Its output.
+    pub output: Tensor,
+}
+
+impl Report {
+    /// Reads a model; `file_bytes` is the length of its file.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Model`] if the metadata does not decode.
+    pub fn new(model: &Model<'_>, file_bytes: usize) -> Result<Self> {
+        let meta = model.metadata()?;
+        let layers: Vec<Layer> = model
+            .operators()
+            .map(|op| Layer {
+                operator: op.name,
+                bits: op.bits,
+                group: op.group,
+                weights: op.weights,
+                bytes: op.parameter_bytes,
+                macs: op.macs,
+                output: Tensor {
+                    shape: op.output_shape,
+                    scale: op.output_scale,
+                    zero_point: op.output_zero_point,
+                },
+            })
+            .collect();
+        let weights: usize = layers.iter().map(|l| l.weights).sum();
+        let divisor_bits = |l: &Layer| if l.group == 0 { 0.0 } else { 2.0 / f64::from(l.group) };
+        let bits: f64 = layers.iter().map(|l| l.weights as f64 * (f64::from(l.bits) + divisor_bits(l))).sum();
+        Ok(Self {
+            name: meta.name.into(),
+            tool: meta.tool.into(),
+            labels: meta.label_list().map(String::from).collect(),
+            input: Tensor {
+                shape: model.input_shape(),
+                scale: model.input_scale(),
+                zero_point: model.input_zero_point(),
+            },
+            standardised_features: meta.input.mean.len() / 4,
+            file_bytes,
+            parameter_bytes: layers.iter().map(|l| l.bytes).sum(),
+            weights,
+            bits_per_weight: bits / weights.max(1) as f64,
+            arena_bytes: model.arena_len(),
+            macs: model.macs(),
+            known_answers: model.known_answers().count(),
+            source_sha256: hex(&meta.source_sha256),
+            dataset_sha256: hex(&meta.dataset_sha256),
+            samples: meta.samples,
+            method: meta.method.into(),
+            created: meta.created,
+            layers,
+        })
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shape = |[h, w, c]: [u16; 3]| if (h, w) == (1, 1) { format!("{c}") } else { format!("{h}x{w}x{c}") };
+        writeln!(f, "{} ({} classes)", self.name, self.labels.len())?;
+        writeln!(f, "  file {} bytes, arena {} bytes, {} MACs", self.file_bytes, self.arena_bytes, self.macs)?;
+        writeln!(f, "  {} weights at {:.2} bits on average", self.weights, self.bits_per_weight)?;
+        writeln!(
+            f,
+            "{:>4}  {:<16} {:>4} {:>10} {:>9} {:>9} {:>10} {:>12} {:>5}",
+            "", "operator", "bits", "output", "weights", "bytes", "MACs", "scale", "zero"
+        )?;
+        let Tensor { shape: s, scale, zero_point } = self.input;
+        writeln!(
+            f,
+            "{:>4}  {:<16} {:>4} {:>10} {:>9} {:>9} {:>10} {scale:>12.4e} {zero_point:>5}",
+            "", "input", "", shape(s), "", "", ""
+        )?;
+        for (i, l) in self.layers.iter().enumerate() {
+            let bits = match (l.bits, l.group) {
+                (0, _) => String::new(),
+                (bits, 0) => bits.to_string(),
+                (bits, group) => format!("{bits}/{group}"),
+            };
+            writeln!(
+                f,
+                "{i:>4}  {:<16} {bits:>4} {:>10} {:>9} {:>9} {:>10} {:>12.4e} {:>5}",
+                l.operator, shape(l.output.shape), l.weights, l.bytes, l.macs, l.output.scale, l.output.zero_point
+            )?;
+        }
+        writeln!(f, "written by     {}", self.tool)?;
+        writeln!(f, "quantised by   {} on {} examples", self.method, self.samples)?;
+        writeln!(f, "checkpoint     sha256 {}", self.source_sha256)?;
+        writeln!(f, "training data  sha256 {}", self.dataset_sha256)?;
+        match self.created {
+            0 => writeln!(f, "exported       time not stated")?,
+            t => writeln!(f, "exported       {t} seconds after 1970-01-01 00:00 UTC")?,
+        }
+        write!(f, "known answers  {}", self.known_answers)
+    }
+}

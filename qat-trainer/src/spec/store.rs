@@ -1,0 +1,87 @@
+//! The copy of a run description that is kept beside the results.
+
+use super::Run;
+use crate::error::{Error, ErrorKind, Result};
+use std::path::{Component, Path, PathBuf};
+use toml_edit::{DocumentMut, value};
+
+impl Run {
+    /// The text of this run description for a file in `folder` (which must exist): the same text with the seed that
+    /// holds and a `base` from which the paths lead to the same files.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`] if a folder does not exist; [`ErrorKind::Spec`] if a path is not UTF-8.
+    pub fn text_for(&self, folder: &Path) -> Result<String> {
+        let mut document: DocumentMut = self
+            .text
+            .parse()
+            .map_err(|e: toml_edit::TomlError| Error::new(ErrorKind::Spec, e.message()).file(&self.file))?;
+        let base = relative(&absolute(&self.base)?, &absolute(folder)?);
+        let base = base.to_str().ok_or_else(|| {
+            Error::new(ErrorKind::Spec, "this path is not UTF-8").file(&base).remedy("rename the folder")
+        })?;
+        document["base"] = value(base);
+        let seed = i64::try_from(self.train.seed).unwrap_or(i64::MAX);
+        let stated = document.get("train").and_then(|t| t.get("seed")).and_then(|s| s.as_integer());
+        if stated != Some(seed) {
+            document["train"]["seed"] = value(seed);
+        }
+        Ok(document.to_string())
+    }
+}
+
+fn absolute(folder: &Path) -> Result<PathBuf> {
+    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+    folder.canonicalize().map_err(|e| Error::io("find", folder, &e))
+}
+
+/// The way from `start` to `target`, both absolute and without links. Across drives there is none but `target` itself.
+fn relative(target: &Path, start: &Path) -> PathBuf {
+    let (mut to, mut from) = (target.components().peekable(), start.components().peekable());
+    if to.peek() != from.peek() {
+        return target.into();
+    }
+    while to.peek().is_some() && to.peek() == from.peek() {
+        to.next();
+        from.next();
+    }
+    let way: PathBuf = from.map(|_| Component::ParentDir).chain(to).collect();
+    if way.as_os_str().is_empty() { PathBuf::from(".") } else { way }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spec::{Files, tests::MLP};
+    use std::fs;
+
+    #[test]
+    fn ways_between_folders() {
+        for (target, start, way) in
+            [("/a/b", "/a/c/d", "../../b"), ("/a", "/a/b", ".."), ("/a/b/c", "/a", "b/c"), ("/a", "/a", ".")]
+        {
+            assert_eq!(relative(Path::new(target), Path::new(start)), Path::new(way));
+        }
+    }
+
+    #[test]
+    fn the_copy_finds_the_same_files_and_keeps_the_seed() {
+        let dir = tempfile::tempdir().unwrap();
+        let (configs, runs) = (dir.path().join("configs"), dir.path().join("runs/a"));
+        fs::create_dir_all(&configs).unwrap();
+        fs::create_dir_all(&runs).unwrap();
+        fs::write(configs.join("run.toml"), MLP).unwrap();
+        fs::write(configs.join("train.csv"), "here").unwrap();
+        let mut run = Run::load(configs.join("run.toml")).unwrap();
+        run.train.seed = 77;
+        let text = run.text_for(&runs).unwrap();
+        fs::write(runs.join("config.toml"), &text).unwrap();
+        let copy = Run::load(runs.join("config.toml")).unwrap();
+        let ops = |r: &Run| r.model.layers.iter().map(|l| l.op.clone()).collect::<Vec<_>>();
+        assert_eq!((&copy.train, ops(&copy)), (&run.train, ops(&run)));
+        let Files::Csv { train, .. } = &copy.data.files else { panic!() };
+        assert_eq!(fs::read_to_string(train).unwrap(), "here");
+        // A copy of the copy says the same.
+        assert_eq!(copy.text_for(&runs).unwrap(), text);
+    }
+}
