@@ -271,7 +271,10 @@ def main():
         keep_freed_memory()
     # Goals: 1.2 times what the bytes cost at copy speed. Forward and backward read or write 5 tensors where a copy does
     # 2; the scale gradient reads 2.
-    suites = (("lsq_fwd_bwd_4096x4096", forward_and_backward, 2, "3.0"), ("scale_grad_4864x896", scale_gradient, 1, "1.2"))
+    suites = (
+        ("lsq_fwd_bwd_4096x4096", forward_and_backward, 2, "3.0"),
+        ("scale_grad_4864x896", scale_gradient, 1, "1.2"),
+    )
     for case, make, threads, goal in suites:
         torch.set_num_threads(threads)
         yardsticks, contestants, fresh = make(threads, not options.no_compile)

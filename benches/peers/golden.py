@@ -10,7 +10,8 @@ rounded value, Brevitas and torchao's ParetoQ quantiser for the mid-rise grid. A
 to, for one of the two reasons in `excused`; how often is in the index, in the column `<peer>_differs`.
 
 Files: `index.csv`, one line per case, and `quantisers.f32`, little-endian f32, the cases one after the other; of a case
-with n steps and m weights the arrays of `ARRAYS` one after the other, n or m long. Each step covers m/n weights in a row.
+with n steps and m weights the arrays of `ARRAYS` one after the other, n or m long. Each step covers m/n weights in a
+row.
 """
 
 import argparse
@@ -36,7 +37,8 @@ ARRAYS = ("steps", "w", "g", "w_hat", "clipped", "lsq", "lsq_step", "rounded", "
 
 PER_TENSOR, PER_CHANNEL = 256, 96
 TENSOR_STEPS = {2: 0.05 * math.pi / 3, 3: 0.046875, 4: 0.03125, 8: 45 / 65536}
-# A power of two; 61·2^-n, whose ties are exact while their product with 1/Δ misses them; a Pi step; a very small or large one.
+# A power of two; 61·2^-n, whose ties are exact while their product with 1/Δ misses them; a Pi step; a very small or a
+# very large one.
 CHANNEL_STEPS = {
     2: (0.0625, 61 / 1024, 0.1 * math.pi / 3, 2.0**-50),
     3: (0.125, 61 / 64, 0.3 * math.pi / 4, 2.0**40),
@@ -71,7 +73,7 @@ class Case:
                     w.append(candidate)
             if len(w) != per_step:
                 sys.exit(f"{self.name}: {len(w)} edge cases do not fit {per_step} weights")
-            rng.shuffle(w)
+            w.sort(key=lambda _: rng.random())  # unlike shuffle, promised to be the same in every Python
             self.w += w
             self.g += [g * CHANNEL_FACTORS[i] for g in self.gradients(rng, w, step)]
         self.g = [f32(g) for g in self.g]
@@ -109,7 +111,7 @@ class Case:
             for of_mask, judged in zip(factors, (x, round(x))):
                 of_mask.append(code - x if self.lo <= judged <= self.hi else code + self.offset)
         while True:
-            g = [0.0 if rng.random() < 0.03 else 10.0 ** (rng.random() * 4 - 3) for _ in w]
+            g = [0.0 if rng.random() < 0.03 else math.ldexp(1 + rng.random(), int(rng.random() * 13) - 10) for _ in w]
             g = [math.copysign(size, f if rng.random() < 0.8 else -f) for size, f in zip(g, factors[0])]
             if all(self.is_clear(list(map(operator.mul, g, of_mask))) for of_mask in factors):
                 return g
@@ -134,7 +136,7 @@ class Case:
 
 
 class EwgsRound(torch.autograd.Function):
-    """Rounding with EWGS's gradient, g·(1 + δ·sign(g)·(x − x_q)) (Lee et al. 2021, equation 5), x in units of the step."""
+    """Rounding with EWGS's gradient, g·(1 + δ·sign(g)·(x − x_q)) (Lee et al. 2021), x in units of the step."""
 
     @staticmethod
     def forward(ctx, x):
@@ -262,7 +264,8 @@ def generate():
                 for name in ARRAYS:
                     data += np.asarray(arrays[name], dtype=np.float64).astype("<f4").tobytes()
                 rows.append({
-                    "case": case.name, "bits": bits, "grid": case.grid, "steps": len(case.steps), "weights": len(case.w),
+                    "case": case.name, "bits": bits, "grid": case.grid,
+                    "steps": len(case.steps), "weights": len(case.w),
                     "clip_val": case.clip_val, "lambda": f32(LAMBDA), "gradient_scale": f32(case.gradient_scale),
                     **{f"{name}_differs": differs.get(name, "") for name in ("torch", "torchao", "brevitas", "parq")},
                 })

@@ -19,6 +19,7 @@
 //! | [`FixedSte::backward`], EWGS | ½ ulp + abs(g)·2^−31; at most 1 ulp where INV-1 lifts a gradient from zero |
 //! | [`lsq_gradient_scale`] | 2^−31 |
 //! | [`lsq_step_gradient`] | ½ ulp |
+//! | [`cross_entropy_gradient`] (softmax) | 3·10⁻⁵ |
 //! | [`Sgd::step`] | ½ ulp |
 //! | [`Sgd::step_momentum`] | ½ ulp for the velocity, then ½ ulp for the weight |
 //!
@@ -26,16 +27,20 @@
 //! ([`Fixed::from_f32_bits`]): a build for a core without an FPU contains no soft-float routine and no panic path, which
 //! the project's test command proves on the linked program.
 
+mod head;
 mod pi;
 mod q;
 mod quantize;
 mod sgd;
+mod softmax;
 mod ste;
 mod word;
 
+pub use head::{Adaptation, Head, HeadBuffers, MAX_FEATURES};
 pub use pi::{pi_over, pi_step};
 pub use q::{Fixed, Q16, Q32};
 pub use quantize::FixedQuantizer;
 pub use sgd::Sgd;
+pub use softmax::cross_entropy_gradient;
 pub use ste::{FixedSte, lsq_gradient_scale, lsq_step_gradient};
 pub use word::{Wide, Word};

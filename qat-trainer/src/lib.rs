@@ -3,21 +3,31 @@
 //!
 //! The command `qat` is a thin layer over this library. The way of a model through it:
 //!
-//! 1. [`spec`] reads the TOML run description, [`data`] the data set it names.
-//! 2. Training (feature `tch`) writes a [`checkpoint`].
+//! 1. [`spec`] reads the TOML run description, [`data`] the data set that it names.
+//! 2. Training (feature `tch`) writes a [`checkpoint`]; [`ptq`] measures the ranges of activations that it starts from,
+//!    and quantises without training for comparison.
 //! 3. [`graph`] turns a checkpoint into the network that will be shipped: batch normalisation folded, a quantiser per
-//!    layer, a range per activation.
+//!    layer, a range per activation. [`export`](mod@export) makes the `.piq` file of it.
+//! 4. [`eval`], [`inspect`] and [`verify`](mod@verify) read such files, with the integer engine of `qat-kernels`.
 
 pub mod affine;
+#[cfg(feature = "tch")]
+pub mod autograd;
 pub mod checkpoint;
 pub mod data;
 pub mod error;
 pub mod eval;
+#[cfg(feature = "tch")]
+pub mod events;
 pub mod export;
 pub mod graph;
 pub mod inspect;
+#[cfg(feature = "tch")]
+mod nn;
 pub mod ptq;
 pub mod spec;
+#[cfg(feature = "tch")]
+pub mod train;
 pub mod verify;
 
 pub use error::{Error, ErrorKind, Result};

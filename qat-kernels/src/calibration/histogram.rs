@@ -114,7 +114,9 @@ impl<const BINS: usize> Histogram<BINS> {
             let mantissa = (magnitude & 0x007F_FFFF) | hidden;
             let shift = base - exponent;
             let bin = if shift < 32 { (mantissa >> shift) as usize } else { 0 };
-            let index = if bits >> 31 == 1 { middle.wrapping_sub(bin + 1) } else { middle + bin };
+            // middle + bin, or middle − 1 − bin for a negative sample, without a branch: signs are hard to predict.
+            let mirror = ((bits as i32) >> 31) as isize as usize;
+            let index = middle.wrapping_add(bin ^ mirror);
             if let Some(count) = self.bins.get_mut(index) {
                 *count = count.saturating_add(1);
             }

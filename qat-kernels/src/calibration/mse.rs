@@ -29,9 +29,10 @@ const FINE: u8 = 8;
 
 pub(super) fn range<const BINS: usize>(o: &Observer<BINS>, levels: Levels, scheme: QuantScheme) -> ClipRange {
     let Some(all) = o.extremes() else { return ClipRange::trusted(0.0, 0.0) };
-    let error = |range| expected_error(o.segments(), range, levels, scheme);
+    let width = o.histogram().width();
+    let error = |range| expected_error(o.segments(), width, range, levels, scheme);
     // Below a bin's width the histogram cannot tell thresholds apart.
-    let floor = o.histogram().width() as f32;
+    let floor = width as f32;
 
     let top = all.magnitude();
     let mut best = Best { range: all, error: error(all) };
@@ -92,8 +93,11 @@ fn search(top: f32, floor: f32, mut offer: impl FnMut(f32) -> f64) {
 }
 
 /// Expected squared error, summed over all samples, of quantising them with the scale and zero point of a range.
+///
+/// `width` is that of a whole bin, a power of two.
 fn expected_error(
     segments: impl Iterator<Item = Segment>,
+    width: f64,
     range: ClipRange,
     levels: Levels,
     scheme: QuantScheme,
@@ -104,11 +108,13 @@ fn expected_error(
     let (lo, hi) = (f64::from(levels.lo() - z), f64::from(levels.hi() - z));
     let offset = f64::from(levels.grid().offset());
     let inverse = 1.0 / step;
+    let per_width = 1.0 / width;
 
     // The level's number and the distance from the level, both in steps.
     let split = |x: f64| {
         let v = x * inverse - offset;
-        let n = round(v.max(lo).min(hi));
+        let within = if v > lo { v } else { lo };
+        let n = round(if within < hi { within } else { hi });
         (n, v - n)
     };
     let g = |x: f64| {
@@ -126,7 +132,10 @@ fn expected_error(
                 g_edge = g(s.lo);
             }
             let g_hi = g(s.hi);
-            sum += count * (g_hi - g_edge) * step / (s.hi - s.lo);
+            // A division for the cut bins at the ends only: that by a power of two is exact as a multiplication.
+            let len = s.hi - s.lo;
+            let per_len = if len == width { per_width } else { 1.0 / len };
+            sum += count * (g_hi - g_edge) * step * per_len;
             (edge, g_edge) = (s.hi, g_hi);
         } else {
             let (_, rho) = split(s.lo);
@@ -181,7 +190,7 @@ mod tests {
                             s.count as f64 * (0..n).map(|i| square(at(i))).sum::<f64>() / f64::from(n)
                         })
                         .sum();
-                    let exact = expected_error(segments.into_iter(), range, levels, scheme);
+                    let exact = expected_error(segments.into_iter(), 1.0, range, levels, scheme);
                     assert!(
                         (exact - sampled).abs() <= 1e-3 * exact,
                         "{bits} {scheme:?} {range:?}: {exact} {sampled}"

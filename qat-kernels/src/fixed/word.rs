@@ -146,8 +146,8 @@ pub(crate) fn divide_i128(num: i128, den: i128) -> i64 {
     let (floor, rest) = (n / d, n % d);
     let other = d.get() - rest;
     let q = floor + u128::from(rest > other || (rest == other && floor & 1 == 1));
-    let q = i64::try_from(q).unwrap_or(i64::MAX);
-    if (num < 0) != (den < 0) { -q } else { q }
+    let q = u64::try_from(q).unwrap_or(u64::MAX);
+    if (num < 0) != (den < 0) { 0_i64.saturating_sub_unsigned(q) } else { 0_i64.saturating_add_unsigned(q) }
 }
 
 /// `x · 2^shift` for a shift of either sign: to nearest, ties to even, and clamped to 64 bits.
@@ -164,6 +164,17 @@ pub(crate) fn scale(x: i64, shift: i32) -> i64 {
             1 => i64::MAX,
             _ => i64::MIN,
         },
+    }
+}
+
+/// `x · 2^shift` from 128 bits, `|x| < 2^126`: to nearest, ties to even, and clamped to 64 bits.
+#[must_use]
+pub(crate) fn scale_i128(x: i128, shift: i32) -> i64 {
+    match shift {
+        ..=-127 => 0,
+        -126..=-1 => divide_i128(x, 1 << shift.unsigned_abs()),
+        0..=126 => x.saturating_mul(1 << shift).clamp(i64::MIN.into(), i64::MAX.into()) as i64,
+        _ => x.saturating_mul(i128::MAX).clamp(i64::MIN.into(), i64::MAX.into()) as i64,
     }
 }
 
@@ -240,7 +251,7 @@ mod tests {
         assert_eq!(i64::MIN.divide(-1), i64::MAX);
         assert_eq!(i64::MIN.divide(1), i64::MIN);
         assert_eq!(divide_i128(i128::MAX, 1), i64::MAX);
-        assert_eq!(divide_i128(i128::MIN + 1, 1), -i64::MAX);
+        assert_eq!(divide_i128(i128::MIN, 1), i64::MIN);
     }
 
     proptest! {
@@ -249,6 +260,17 @@ mod tests {
             prop_assert_eq!(i128::from(x.shift_right(shift)), nearest(x.into(), 1 << shift));
             prop_assert_eq!(i128::from(x.divide(d)), nearest(x.into(), d.into()));
             prop_assert_eq!(i128::from(divide_i128(x.into(), d.into())), nearest(x.into(), d.into()));
+        }
+
+        #[test]
+        fn wide_scaling_is_the_nearest(x: i128, drop in 2_u32..127, shift in -140_i32..140) {
+            let x = x >> drop;
+            let exact = match shift {
+                ..=-127 => 0, // |x| < 2^126: below a half
+                -126..=-1 => nearest(x, 1 << -shift),
+                _ => 1_i128.checked_shl(shift.unsigned_abs()).and_then(|f| x.checked_mul(f)).unwrap_or(x.signum() << 100),
+            };
+            prop_assert_eq!(i128::from(scale_i128(x, shift)), exact.clamp(i64::MIN.into(), i64::MAX.into()));
         }
 
         #[test]

@@ -190,12 +190,17 @@ mod tests {
 
         let layer = model.last_linear().unwrap();
         assert_eq!((layer.features(), layer.classes(), layer.group(), layer.zero_point()), (16, 2, 8, -7));
-        let codes: Vec<i8> =
-            (0..2).flat_map(|c| (0..16).map(move |i| (c, i))).map(|(c, i)| layer.code(c, i).unwrap()).collect();
+        let codes: Vec<i8> = (0..2)
+            .flat_map(|c| (0..16).map(move |i| (c, i)))
+            .map(|(c, i)| layer.code(c, i).unwrap())
+            .collect();
         assert_eq!(codes, second);
         let factors = [(0, 0), (0, 1), (1, 0), (1, 1)].map(|(c, g)| layer.factor(c, g));
         assert_eq!(factors, [Some(30), Some(20), Some(15), Some(12)]);
-        assert_eq!((layer.code(0, 16), layer.code(2, 0), layer.factor(2, 0), layer.bias(2)), (None, None, None, None));
+        assert_eq!(
+            (layer.code(0, 16), layer.code(2, 0), layer.factor(2, 0), layer.bias(2)),
+            (None, None, None, None)
+        );
 
         // The same network without its last layer gives the features, and the layer's formula its answer.
         let (mut b, levels) = builder();
@@ -217,7 +222,8 @@ mod tests {
                         layer.factor(c, i / 8).unwrap() * level * i32::from(features[i])
                     })
                     .sum();
-                let product = i64::from(sum + layer.bias(c).unwrap()) * i64::from(layer.multiplier(c).unwrap());
+                let product =
+                    i64::from(sum + layer.bias(c).unwrap()) * i64::from(layer.multiplier(c).unwrap());
                 (5 + ((product + (1 << (layer.shift() - 1))) >> layer.shift())).clamp(-128, 127)
             };
             assert_eq!(answer, [i8::from(logit(1) > logit(0)), 0]);

@@ -13,7 +13,6 @@ mod work;
 
 /// Arguments of `qat train`.
 #[derive(clap::Args)]
-#[cfg_attr(not(feature = "tch"), expect(dead_code, reason = "nothing can be trained without torch"))]
 pub(super) struct Arguments {
     /// The run description.
     #[arg(value_name = "CONFIG.toml")]

@@ -1,0 +1,190 @@
+//! What the commands do when all is well, through the real binary.
+
+mod common;
+
+use common::{CSV, Fixture, IDX, success};
+use qat_kernels::infer::Model;
+use serde_json::Value;
+
+fn json(text: &str) -> Value {
+    assert_eq!(text.trim_end().lines().count(), 1, "{text}");
+    serde_json::from_str(text).unwrap()
+}
+
+#[test]
+fn export_inspect_verify_eval() {
+    for config in [CSV, IDX] {
+        let f = Fixture::new(config);
+        let said = success(&f.qat(&["export", "run"]));
+        let bytes = f.read("run/model.piq");
+        assert_eq!(said.trim_end(), format!("run/model.piq: {} bytes", bytes.len()));
+        let model = Model::parse(&bytes).unwrap();
+        assert_eq!(model.known_answers().count(), 2);
+
+        let report = json(&success(&f.qat(&["inspect", "run/model.piq", "--json"])));
+        assert_eq!(report["name"], "tiny");
+        assert_eq!(report["file_bytes"], bytes.len());
+        assert_eq!(report["arena_bytes"], model.arena_len());
+        assert_eq!(report["macs"], model.macs());
+        assert_eq!(report["labels"].as_array().unwrap().len(), 3);
+        assert_eq!(report["samples"], 20);
+        assert_eq!(report["created"], 0);
+        let table = success(&f.qat(&["inspect", "run/model.piq"]));
+        assert!(table.contains("tiny (3 classes)") && table.contains(&format!("{} MACs", model.macs())), "{table}");
+
+        let verdict = json(&success(&f.qat(&["verify", "run/model.piq", "--json"])));
+        assert_eq!(verdict["ok"], true);
+        let text = success(&f.qat(&["verify", "run/model.piq"]));
+        assert_eq!(text.lines().filter(|l| l.starts_with("ok ")).count(), 5, "{text}");
+
+        // The run folder's own copy of the run description finds the data as well.
+        let dump = ["--json", "--dump-samples", "s.bin", "--dump-logits", "l.bin"];
+        let answer = success(&f.qat(&[&["eval", "run/model.piq", "--config", "run/config.toml"], &dump[..]].concat()));
+        let answer = json(&answer);
+        assert_eq!(answer["examples"], 21);
+        let sum: u64 = answer["confusion"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .flat_map(|row| row.as_array().unwrap())
+            .map(|n| n.as_u64().unwrap())
+            .sum();
+        assert_eq!(sum, 21);
+        let share = answer["correct"].as_f64().unwrap() / 21.0;
+        assert_eq!(answer["accuracy"].as_f64().unwrap(), share);
+        let text = success(&f.qat(&["eval", "run/model.piq", "--config", "run.toml"]));
+        assert!(text.starts_with(&format!("accuracy {:.2} % ", 100.0 * share)), "{text}");
+
+        // The dumped samples, run by the engine, give the dumped logits.
+        let (samples, logits) = (f.read("s.bin"), f.read("l.bin"));
+        assert_eq!(samples[..4], *b"QSMP");
+        let number = |i: usize| u32::from_le_bytes(samples[4 * i..][..4].try_into().unwrap()) as usize;
+        assert_eq!([number(1), number(2), number(3)], [1, 21, model.input_len()]);
+        let (mut out, mut arena) = (vec![0; model.output_len()], vec![0; model.arena_len()]);
+        let inputs = samples[16..].chunks_exact(model.input_len());
+        assert_eq!(inputs.len(), 21);
+        for (x, want) in inputs.zip(logits.chunks_exact(model.output_len())) {
+            let x: Vec<i8> = x.iter().map(|b| b.cast_signed()).collect();
+            model.run(&x, &mut out, &mut arena).unwrap();
+            assert_eq!(out, want.iter().map(|b| b.cast_signed()).collect::<Vec<_>>());
+        }
+    }
+}
+
+#[test]
+fn exports_are_reproducible() {
+    let f = Fixture::new(CSV);
+    let export = |out: &str, more: &[&str], environment: &[(&str, &str)]| {
+        success(&f.qat_with(&[&["export", "run", "--out", out], more].concat(), environment));
+        f.read(out)
+    };
+    let first = export("a.piq", &[], &[]);
+    assert_eq!(export("b.piq", &[], &[]), first);
+    let dated = export("c.piq", &["--timestamp", "1700000000"], &[]);
+    assert_eq!(export("d.piq", &[], &[("SOURCE_DATE_EPOCH", "1700000000")]), dated);
+    assert_ne!(dated, first);
+    assert_eq!(Model::parse(&dated).unwrap().metadata().unwrap().created, 1_700_000_000);
+    assert_eq!(export("e.piq", &["--ptq"], &[]), export("f.piq", &["--ptq"], &[]));
+    // The fixture's quantisers come from the same search.
+    let ptq = f.read("e.piq");
+    let (ptq, qat) = (Model::parse(&ptq).unwrap(), Model::parse(&first).unwrap());
+    assert_eq!(ptq.operators().collect::<Vec<_>>(), qat.operators().collect::<Vec<_>>());
+    assert_eq!(ptq.metadata().unwrap().method, "ptq, calibrated ranges, mse");
+}
+
+#[test]
+fn help_names_every_command_and_flag() {
+    let f = Fixture::new(CSV);
+    let help = success(&f.qat(&["--help"]));
+    for command in ["train", "export", "eval", "inspect", "verify"] {
+        assert!(help.contains(command), "{help}");
+        // A flag's line is followed by, or ends with, what it does.
+        let help = success(&f.qat(&[command, "--help"]));
+        let lines: Vec<&str> = help.lines().collect();
+        let flags: Vec<usize> = (0..lines.len()).filter(|&i| lines[i].trim_start().starts_with("--")).collect();
+        assert!(!flags.is_empty(), "{help}");
+        for i in flags {
+            let beside = lines[i].split_once("  ").is_some_and(|_| lines[i].trim_start().contains("  "));
+            let below = lines.get(i + 1).is_some_and(|l| l.starts_with("          "));
+            assert!(beside || below, "{}", lines[i]);
+        }
+    }
+    assert_eq!(f.qat(&[]).status.code(), Some(2));
+    assert_eq!(f.qat(&["frobnicate"]).status.code(), Some(2));
+}
+
+#[test]
+fn a_closed_pipe_is_no_error() {
+    let f = Fixture::new(CSV);
+    success(&f.qat(&["export", "run"]));
+    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_qat"))
+        .args(["inspect", "run/model.piq"])
+        .current_dir(f.path(""))
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success() && output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[cfg(not(feature = "tch"))]
+#[test]
+fn without_libtorch_train_says_so() {
+    let f = Fixture::new(CSV);
+    let text = common::failure(&f.qat(&["train", "run.toml", "--out", "new"]), 6);
+    assert!(text.contains("feature `tch`"), "{text}");
+    assert!(!f.path("new").exists());
+}
+
+#[cfg(feature = "tch")]
+mod train {
+    use super::*;
+
+    #[test]
+    fn a_run_folder_is_complete_and_agrees_with_itself() {
+        for config in [CSV, IDX] {
+            let f = Fixture::new(config);
+            let summary = json(&success(&f.qat(&["train", "run.toml", "--out", "new/run", "--json", "--seed", "5"])));
+            assert_eq!(summary, json(&String::from_utf8(f.read("new/run/summary.json")).unwrap()));
+            assert_eq!(summary["seed"], 5);
+            for (file, key) in [("model.piq", "int_accuracy"), ("ptq.piq", "ptq_accuracy")] {
+                let path = format!("new/run/{file}");
+                success(&f.qat(&["verify", &path]));
+                let eval = json(&success(&f.qat(&["eval", &path, "--config", "new/run/config.toml", "--json"])));
+                assert_eq!(eval["accuracy"], summary[key]);
+            }
+            assert_eq!(summary["file_bytes"], f.read("new/run/model.piq").len());
+            for key in ["fp32_accuracy", "qat_float_accuracy"] {
+                assert!((0.0..=1.0).contains(&summary[key].as_f64().unwrap()), "{summary}");
+            }
+            let metrics = String::from_utf8(f.read("new/run/metrics.jsonl")).unwrap();
+            let events: Vec<Value> = metrics.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+            assert_eq!(events.iter().filter(|e| e["event"] == "epoch-done").count(), 3);
+            assert!(events.iter().all(|e| e["seconds"].is_number()));
+            // Exporting again, without the data, gives the same bytes.
+            std::fs::rename(f.path("run.toml"), f.path("elsewhere.toml")).unwrap();
+            success(&f.qat(&["export", "new/run", "--out", "again.piq"]));
+            assert_eq!(f.read("again.piq"), f.read("new/run/model.piq"));
+        }
+    }
+
+    #[test]
+    fn what_fails_leaves_no_folder() {
+        let f = Fixture::new(CSV);
+        let config = CSV.replace("out = 3", "out = 4");
+        f.write("wide.toml", config);
+        f.write("hot.toml", CSV.replace("batch = 8", "batch = 8\nlr = 1e30"));
+        f.write("bad.toml", CSV.replace("train.csv", "missing.csv"));
+        let before = f.files();
+        for (config, code) in [("wide.toml", 2), ("hot.toml", 5), ("bad.toml", 1)] {
+            let output = f.qat(&["train", config, "--out", "new"]);
+            let error = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(output.status.code(), Some(code), "{config}: {error}");
+            assert!(error.lines().last().unwrap().starts_with("qat: error: "), "{error}");
+            assert!(!f.path("new").exists() && !error.contains("panicked"), "{error}");
+            assert_eq!(f.files(), before);
+        }
+    }
+}
