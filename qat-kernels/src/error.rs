@@ -427,7 +427,9 @@ impl fmt::Display for TensorFault {
             TensorFault::Parts { got } => write!(f, "{got} parts do not fit the granularity"),
             TensorFault::Range { part } => write!(f, "the range of part {part} is not finite or swapped"),
             TensorFault::Scale { part } => write!(f, "the scale of part {part} is not positive and finite"),
-            TensorFault::ZeroPoint { part } => write!(f, "the zero point of part {part} is no code of its scheme"),
+            TensorFault::ZeroPoint { part } => {
+                write!(f, "the zero point of part {part} is no code of its scheme")
+            }
         }
     }
 }

@@ -1,6 +1,11 @@
 //! The portable engine against the definition, on every operator, width, grid and odd shape, from the real numbers that
 //! went into the builder.
 #![cfg(feature = "alloc")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "what cannot be built or read must fail the test"
+)]
 
 use proptest::prelude::*;
 use qat_kernels::artifact::{Metadata, ModelBuilder, Output, Steps, TensorSpec, Weights, Window};

@@ -2,6 +2,11 @@
 //!
 //! `QAT_REGENERATE=1 cargo test -p qat-kernels --features alloc --test piq_golden` writes it anew.
 #![cfg(feature = "alloc")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "what cannot be built or read must fail the test"
+)]
 
 use qat_kernels::artifact::{
     InputTransform, Metadata, ModelBuilder, Output, Steps, TensorSpec, Weights, Window,

@@ -62,8 +62,11 @@ impl Checkpoint {
     pub fn insert(&mut self, name: &str, shape: &[usize], data: Vec<f32>) -> Result<()> {
         let covered = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
         if covered != Some(data.len()) {
-            return Err(tensor_error(name, format!("a shape of {shape:?} does not hold {} numbers", data.len()))
-                .remedy("this is a mistake in the caller"));
+            return Err(tensor_error(
+                name,
+                format!("a shape of {shape:?} does not hold {} numbers", data.len()),
+            )
+            .remedy("this is a mistake in the caller"));
         }
         self.tensors.insert(name.into(), Array { shape: shape.into(), data });
         Ok(())
@@ -75,7 +78,8 @@ impl Checkpoint {
     /// [`ErrorKind::Checkpoint`] naming the tensor.
     pub fn get(&self, name: &str, shape: &[usize]) -> Result<&[f32]> {
         let array = self.tensors.get(name).ok_or_else(|| {
-            tensor_error(name, "this tensor is missing".into()).remedy("train again with this run description")
+            tensor_error(name, "this tensor is missing".into())
+                .remedy("train again with this run description")
         })?;
         if array.shape != shape {
             return Err(tensor_error(
@@ -115,9 +119,8 @@ impl Checkpoint {
             .map(|(name, a, b)| Ok((*name, TensorView::new(Dtype::F32, a.shape.clone(), b).map_err(failed)?)))
             .collect::<Result<Vec<_>>>()?;
         // The format's writer takes a hash map, whose order would differ from run to run: one entry has one order.
-        let table = serde_json::to_string(&self.metadata).map_err(|e| {
-            Error::new(ErrorKind::Checkpoint, format!("the metadata cannot be written: {e}"))
-        })?;
+        let table = serde_json::to_string(&self.metadata)
+            .map_err(|e| Error::new(ErrorKind::Checkpoint, format!("the metadata cannot be written: {e}")))?;
         let metadata = HashMap::from([(METADATA.to_string(), table)]);
         safetensors::serialize(views, Some(metadata)).map_err(failed)
     }
@@ -143,11 +146,8 @@ impl Checkpoint {
             if view.dtype() != Dtype::F32 {
                 return Err(damaged(format!("tensor `{name}` is {:?}, not F32", view.dtype())));
             }
-            let data = view
-                .data()
-                .chunks_exact(4)
-                .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
-                .collect();
+            let data =
+                view.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
             tensors.insert(name.to_string(), Array { shape: view.shape().to_vec(), data });
         }
         Ok(Self { tensors, metadata })

@@ -75,9 +75,9 @@ impl Dataset {
     pub fn load(spec: &DataSpec) -> Result<Self> {
         let mut hash = Sha256::new();
         let train = Raw::read(spec, Half::Train, Some(&mut hash))?;
+        let labels = Labels::learn(spec.classes.as_deref(), &train)?;
         let test = Raw::read(spec, Half::Test, None)?;
         test.same_columns_as(&train)?;
-        let labels = Labels::learn(spec.classes.as_deref(), &train)?;
         let standardisation = match (spec.standardise, train.is_image()) {
             (false, _) => Standardisation::none(),
             (true, true) => Standardisation::of_images(&train.features),
@@ -118,7 +118,11 @@ pub fn load_test(
     if test.shape.len() != features {
         return Err(Error::new(
             ErrorKind::Data,
-            format!("an example has {} features ({}), the model reads {features}", test.shape.len(), test.shape),
+            format!(
+                "an example has {} features ({}), the model reads {features}",
+                test.shape.len(),
+                test.shape
+            ),
         )
         .file(&test.file)
         .remedy("use the run description that the model was trained with"));
@@ -198,8 +202,8 @@ impl Raw {
             }
             Files::Csv { train, test, label, header, features } => {
                 let path = if half == Half::Train { train } else { test };
-                let table = csv::read(&open(path)?, label, *header, features.as_deref())
-                    .map_err(|e| e.file(path))?;
+                let table =
+                    csv::read(&open(path)?, label, *header, features.as_deref()).map_err(|e| e.file(path))?;
                 Ok(Self {
                     file: path.clone(),
                     label_file: path.clone(),

@@ -152,7 +152,11 @@ mod tests {
 
     #[test]
     fn the_innermost_place_wins() {
-        let e = Error::new(ErrorKind::Data, "bad").place("row 3").place("file level").file("in.csv").file("out.csv");
+        let e = Error::new(ErrorKind::Data, "bad")
+            .place("row 3")
+            .place("file level")
+            .file("in.csv")
+            .file("out.csv");
         assert_eq!(e.to_string(), "in.csv: row 3: bad");
     }
 }

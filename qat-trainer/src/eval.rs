@@ -65,7 +65,10 @@ pub fn evaluate(model: &Model<'_>, split: &Split) -> Result<Evaluation> {
     if split.features.len() != split.len() * width {
         return Err(Error::new(
             ErrorKind::Model,
-            format!("the model reads {width} numbers, the data gives {}", split.features.len() / split.len().max(1)),
+            format!(
+                "the model reads {width} numbers, the data gives {}",
+                split.features.len() / split.len().max(1)
+            ),
         )
         .remedy("use the run description that the model was trained with"));
     }
@@ -75,10 +78,10 @@ pub fn evaluate(model: &Model<'_>, split: &Split) -> Result<Evaluation> {
     let code = Affine { scale: model.input_scale(), zero_point: model.input_zero_point() };
     let inputs: Vec<i8> = split.features.par_iter().map(|&x| code.quantize(x)).collect();
     let mut logits = vec![0i8; split.len() * classes];
-    logits.par_chunks_exact_mut(classes).zip(inputs.par_chunks_exact(width)).try_for_each_init(
-        || vec![0u8; model.arena_len()],
-        |arena, (out, x)| model.run(x, out, arena),
-    )?;
+    logits
+        .par_chunks_exact_mut(classes)
+        .zip(inputs.par_chunks_exact(width))
+        .try_for_each_init(|| vec![0u8; model.arena_len()], |arena, (out, x)| model.run(x, out, arena))?;
     let mut confusion = vec![vec![0; classes]; classes];
     for (logits, &label) in logits.chunks_exact(classes).zip(&split.labels) {
         confusion[label as usize][argmax(logits)] += 1;

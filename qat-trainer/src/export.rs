@@ -108,7 +108,8 @@ impl About {
         Ok(Self {
             shape: Shape { h, w, c },
             classes: text.classes,
-            dataset_sha256: unhex(&text.dataset_sha256).ok_or_else(|| broken("a SHA-256 is no SHA-256".into()))?,
+            dataset_sha256: unhex(&text.dataset_sha256)
+                .ok_or_else(|| broken("a SHA-256 is no SHA-256".into()))?,
             standardisation: Standardisation { mean, std },
             samples: text.samples,
             method: text.method,
@@ -160,11 +161,8 @@ pub fn export(
         input: InputTransform { mean: &mean, std: &std },
     };
     let (builder, layers) = build(network)?;
-    let known: Vec<Vec<i8>> = about
-        .known_inputs
-        .iter()
-        .map(|x| x.iter().map(|&x| network.input.quantize(x)).collect())
-        .collect();
+    let known: Vec<Vec<i8>> =
+        about.known_inputs.iter().map(|x| x.iter().map(|&x| network.input.quantize(x)).collect()).collect();
     let known: Vec<&[i8]> = known.iter().map(Vec::as_slice).collect();
     builder.finish(&metadata, &known).map_err(|e| {
         let layer = match e {
@@ -263,8 +261,12 @@ fn operator(
 fn refused(e: qat_kernels::Error, layer: &str) -> Error {
     use qat_kernels::{Error as E, OpFault};
     let remedy = match e {
-        E::Op { fault: OpFault::Overflow { .. }, .. } => "give the layer fewer inputs, fewer bits or a uniform step",
-        E::Op { fault: OpFault::Requantisation, .. } => "its output is constant or its scales are extreme: train again",
+        E::Op { fault: OpFault::Overflow { .. }, .. } => {
+            "give the layer fewer inputs, fewer bits or a uniform step"
+        }
+        E::Op { fault: OpFault::Requantisation, .. } => {
+            "its output is constant or its scales are extreme: train again"
+        }
         _ => "change the layer in the run description",
     };
     Error::new(ErrorKind::Model, e.to_string()).place(format!("layer `{layer}`")).remedy(remedy)

@@ -64,7 +64,12 @@ impl Graph {
     /// # Errors
     /// [`ErrorKind::Spec`] if the layers do not fit `input` and `classes`; [`ErrorKind::Checkpoint`] if a tensor is
     /// missing, of another shape, or not finite.
-    pub fn from_checkpoint(model: &ModelSpec, input: Shape, classes: usize, from: &Checkpoint) -> Result<Self> {
+    pub fn from_checkpoint(
+        model: &ModelSpec,
+        input: Shape,
+        classes: usize,
+        from: &Checkpoint,
+    ) -> Result<Self> {
         let shapes = model.check(input, classes)?;
         let mut nodes = Vec::with_capacity(model.layers.len());
         for (i, layer) in model.layers.iter().enumerate() {
@@ -111,7 +116,9 @@ impl Weights {
                 running_mean: tensor("bn.running_mean", &[channels])?,
                 running_var: tensor("bn.running_var", &[channels])?,
             };
-            fold_batch_norm(weights, bias, bn)?
+            fold_batch_norm(weights, bias, bn).map_err(|e| {
+                e.place(format!("layer `{name}`")).remedy("the checkpoint is damaged: train again")
+            })?
         } else {
             let bias = bias.ok_or_else(|| {
                 Error::new(ErrorKind::Checkpoint, "neither a bias nor batch normalisation is there")

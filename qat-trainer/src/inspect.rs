@@ -132,9 +132,14 @@ impl Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let shape = |[h, w, c]: [u16; 3]| if (h, w) == (1, 1) { format!("{c}") } else { format!("{h}x{w}x{c}") };
+        let shape =
+            |[h, w, c]: [u16; 3]| if (h, w) == (1, 1) { format!("{c}") } else { format!("{h}x{w}x{c}") };
         writeln!(f, "{} ({} classes)", self.name, self.labels.len())?;
-        writeln!(f, "  file {} bytes, arena {} bytes, {} MACs", self.file_bytes, self.arena_bytes, self.macs)?;
+        writeln!(
+            f,
+            "  file {} bytes, arena {} bytes, {} MACs",
+            self.file_bytes, self.arena_bytes, self.macs
+        )?;
         writeln!(f, "  {} weights at {:.2} bits on average", self.weights, self.bits_per_weight)?;
         writeln!(
             f,
@@ -145,7 +150,13 @@ impl fmt::Display for Report {
         writeln!(
             f,
             "{:>4}  {:<16} {:>4} {:>10} {:>9} {:>9} {:>10} {scale:>12.4e} {zero_point:>5}",
-            "", "input", "", shape(s), "", "", ""
+            "",
+            "input",
+            "",
+            shape(s),
+            "",
+            "",
+            ""
         )?;
         for (i, l) in self.layers.iter().enumerate() {
             let bits = match (l.bits, l.group) {
@@ -156,7 +167,13 @@ impl fmt::Display for Report {
             writeln!(
                 f,
                 "{i:>4}  {:<16} {bits:>4} {:>10} {:>9} {:>9} {:>10} {:>12.4e} {:>5}",
-                l.operator, shape(l.output.shape), l.weights, l.bytes, l.macs, l.output.scale, l.output.zero_point
+                l.operator,
+                shape(l.output.shape),
+                l.weights,
+                l.bytes,
+                l.macs,
+                l.output.scale,
+                l.output.zero_point
             )?;
         }
         writeln!(f, "written by     {}", self.tool)?;

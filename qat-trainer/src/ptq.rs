@@ -73,9 +73,12 @@ pub fn calibrate(
             let Some(engine) = engine else { return Ok(None) };
             let lost = engine.stats().non_finite;
             if lost > 0 {
-                return Err(Error::new(ErrorKind::Checkpoint, format!("{lost} of its outputs are NaN or infinite"))
-                    .place(format!("layer `{}`", node.name))
-                    .remedy("the training diverged: lower the learning rate"));
+                return Err(Error::new(
+                    ErrorKind::Checkpoint,
+                    format!("{lost} of its outputs are NaN or infinite"),
+                )
+                .place(format!("layer `{}`", node.name))
+                .remedy("the training diverged: lower the learning rate"));
             }
             Ok(Some(engine.params(0)?.into()))
         })
@@ -90,7 +93,9 @@ pub fn fit_weights(weights: &Weights, quant: WeightQuant) -> Result<Steps> {
     let rows: Vec<&[f32]> = weights.channel_rows().collect();
     let fit = |row: &&[f32]| Ok(fit_step(quant.levels, row, None)?);
     match quant.step {
-        StepRule::Uniform => Steps::new(quant.step, &rows.par_iter().map(fit).collect::<Result<Vec<_>>>()?, &[]),
+        StepRule::Uniform => {
+            Steps::new(quant.step, &rows.par_iter().map(fit).collect::<Result<Vec<_>>>()?, &[])
+        }
         StepRule::Pi { k } => {
             let alpha = |step: f32| step * f32::from(k) / std::f32::consts::PI;
             let alphas = rows.par_iter().map(|row| fit(row).map(alpha)).collect::<Result<Vec<_>>>()?;
@@ -121,9 +126,9 @@ pub fn quantise(graph: Graph, input: Affine, features: &[f32], how: Calibration)
         .nodes
         .iter()
         .map(|node| match (&node.weights, node.op.quant()) {
-            (Some(weights), Some(quant)) => fit_weights(weights, quant)
-                .map(Some)
-                .map_err(|e| e.place(format!("layer `{}`", node.name))),
+            (Some(weights), Some(quant)) => {
+                fit_weights(weights, quant).map(Some).map_err(|e| e.place(format!("layer `{}`", node.name)))
+            }
             _ => Ok(None),
         })
         .collect::<Result<_>>()?;

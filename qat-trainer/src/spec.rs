@@ -30,6 +30,7 @@
 //! ```
 
 mod data;
+mod layers;
 mod model;
 mod store;
 mod train;
@@ -70,7 +71,7 @@ struct RawRun {
     name: Option<String>,
     base: Option<PathBuf>,
     data: toml::Spanned<data::RawData>,
-    model: model::RawModel,
+    model: layers::RawModel,
     #[serde(default)]
     train: TrainSpec,
     #[serde(default)]
@@ -103,7 +104,10 @@ impl Run {
         let source = Source { text };
         let raw: RawRun = toml::from_str(text).map_err(|e| {
             let at = e.span().map_or_else(|| "top".into(), |span| source.place(span.start));
-            Error::new(ErrorKind::Spec, e.message()).place(at).file(path)
+            Error::new(ErrorKind::Spec, e.message())
+                .place(at)
+                .file(path)
+                .remedy("correct this line of the run description")
         })?;
         let name = raw.name.unwrap_or_else(|| {
             path.file_stem().map_or_else(|| "model".into(), |stem| stem.to_string_lossy().into_owned())
@@ -155,7 +159,8 @@ impl Source<'_> {
                 if inside {
                     line = Some(i + 1);
                 }
-            } else if inside && text.strip_prefix(key).is_some_and(|rest| rest.trim_start().starts_with('=')) {
+            } else if inside && text.strip_prefix(key).is_some_and(|rest| rest.trim_start().starts_with('='))
+            {
                 line = Some(i + 1);
                 break;
             }
@@ -219,7 +224,11 @@ bits = 2
             ("out = 3 }", "out = 3, input = \"nowhere\" }", ["line 10", "`nowhere`"]),
             ("format = \"csv\"", "format = \"csv\"\nresize = [4, 4]", ["line 4", "`resize`"]),
             ("test = \"test.csv\"", "", ["line 2", "`test` is missing"]),
-            ("test = \"test.csv\"", "test = \"t\"\nclasses = [\"A\", \"A\"]", ["line 6", "`A` is there twice"]),
+            (
+                "test = \"test.csv\"",
+                "test = \"t\"\nclasses = [\"A\", \"A\"]",
+                ["line 6", "`A` is there twice"],
+            ),
             ("test = \"test.csv\"", "test = \"t\"\nclasses = [\"A\", \"\"]", ["line 6", "name 1 is empty"]),
             ("\n[data]", "name = \"\"\n[data]", ["line 1", "`name`"]),
             ("[data]", "[data", ["line 2", ""]),

@@ -70,9 +70,9 @@ pub fn verify(bytes: &[u8]) -> Vec<Check> {
         Err(e) => Err(text(e)),
     };
     check("known answers", found);
-    let extremes = [i8::MIN, i8::MAX].iter().try_for_each(|&x| {
-        model.run(&vec![x; model.input_len()], &mut output, &mut arena)
-    });
+    let extremes = [i8::MIN, i8::MAX]
+        .iter()
+        .try_for_each(|&x| model.run(&vec![x; model.input_len()], &mut output, &mut arena));
     check("extremes", extremes.map(|()| "both ends of the input run".into()).map_err(text));
     checks
 }

@@ -1,5 +1,6 @@
 //! Every kind of bad input, through the real binary: one line that names file, place and remedy, the right exit code,
 //! and no file left behind.
+#![allow(clippy::unwrap_used, reason = "a helper that fails is a test that fails")]
 
 mod common;
 
@@ -81,7 +82,12 @@ fn csv_files() {
             missing("train.csv", IO, &["cannot read", "check `[data]`"]),
             case("train.csv", "", DATA, &["empty"]),
             case("train.csv", "label,a,b,c,d\n", DATA, &["line 1", "the data set is empty"]),
-            case("train.csv", line4("z,1,two,3,4"), DATA, &["line 4, column 3 (`b`)", "`two` is not a number"]),
+            case(
+                "train.csv",
+                line4("z,1,two,3,4"),
+                DATA,
+                &["line 4, column 3 (`b`)", "`two` is not a number"],
+            ),
             case("train.csv", line4("z,1,,3,4"), DATA, &["line 4, column 3 (`b`)", "empty"]),
             case("train.csv", line4("z,1,NaN,3,4"), DATA, &["line 4, column 3 (`b`)", "not a finite"]),
             case("train.csv", line4("z,1,inf,3,4"), DATA, &["line 4, column 3 (`b`)", "not a finite"]),
@@ -124,18 +130,33 @@ fn idx_files() {
             case("train-images.gz", damaged, DATA, &["the gzip stream is"]),
             case("train-images.gz", "no gzip at all", DATA, &["byte 0", "not gzip"]),
             case("train-images.gz", gzip(&images[..9]), DATA, &["byte 9", "header"]),
-            case("train-images.gz", gzip(&images[..500]), DATA, &["byte 4", "claims 60 x 4 x 4", "484 follow"]),
+            case(
+                "train-images.gz",
+                gzip(&images[..500]),
+                DATA,
+                &["byte 4", "claims 60 x 4 x 4", "484 follow"],
+            ),
             case("train-images.gz", gzip(&with(&images, 4, &[0xff; 4])), DATA, &["claims 4294967295"]),
             case("train-images.gz", gzip(&with(&images, 4, &[0xff; 12])), DATA, &["cut short"]),
             case("train-images.gz", gzip(&idx_images(0)), DATA, &["the data set is empty"]),
             case("train-images.gz", gzip(&labels), DATA, &["byte 0", "0x00000801", "file of labels"]),
-            case("train-images.gz", gzip(&with(&images, 2, &[0x0d])), DATA, &["0x00000d03", "unsigned bytes"]),
+            case(
+                "train-images.gz",
+                gzip(&with(&images, 2, &[0x0d])),
+                DATA,
+                &["0x00000d03", "unsigned bytes"],
+            ),
             case("train-images.gz", gzip(b"PK\x03\x04 and so on"), DATA, &["not an IDX file"]),
             case("train-labels", images.clone(), DATA, &["file of images"]),
             case("train-labels", idx_labels(59), DATA, &["59 labels for 60 images"]),
             case("train-labels", &labels[..20], DATA, &["claims 60", "12 follow"]),
             case("train-labels", with(&labels, 8, &[0; 60]), DATA, &["nothing to tell apart"]),
-            case("test-labels", with(&idx_labels(21), 10, &[7]), DATA, &["byte 10, label 2", "`7` is none of 0, 1, 2"]),
+            case(
+                "test-labels",
+                with(&idx_labels(21), 10, &[7]),
+                DATA,
+                &["byte 10, label 2", "`7` is none of 0, 1, 2"],
+            ),
             case("test-labels", idx_labels(0), DATA, &["empty"]),
         ],
     );
@@ -161,8 +182,13 @@ fn run_descriptions() {
             case("run.toml", edit("\"linear\", out = 3", "\"lineal\", out = 3"), SPEC, &["line 9", "lineal"]),
             case("run.toml", edit("format = \"csv\"", "format = \"npz\""), SPEC, &["line 3", "npz"]),
             case("run.toml", edit("test = \"test.csv\"", ""), SPEC, &["`test` is missing"]),
-            case("run.toml", edit("[model]", "label = \"nobody\"\n[model]"), DATA, &["`nobody`", "label, a, b"])
-                .named("test.csv"),
+            case(
+                "run.toml",
+                edit("[model]", "label = \"nobody\"\n[model]"),
+                DATA,
+                &["`nobody`", "label, a, b"],
+            )
+            .named("test.csv"),
         ],
     );
 }
@@ -176,8 +202,13 @@ fn networks_that_do_not_fit_the_data() {
         &fixture,
         &["export", "run", "--out", "out.piq"],
         vec![
-            case("run/config.toml", edit("out = 3", "out = 4"), SPEC, &["layer `linear1`", "3 classes", "out = 3"])
-                .named("checkpoint.safetensors"),
+            case(
+                "run/config.toml",
+                edit("out = 3", "out = 4"),
+                SPEC,
+                &["layer `linear1`", "3 classes", "out = 3"],
+            )
+            .named("checkpoint.safetensors"),
             case(
                 "run/config.toml",
                 edit("{ op = \"linear\", out = 8", "{ op = \"conv\", kernel = 3, out = 8"),
@@ -200,9 +231,8 @@ fn checkpoints() {
         edit(&mut c);
         c.to_bytes().unwrap()
     };
-    let set = |name: &'static str, value: f32| {
-        edited(&move |c| c.tensors.get_mut(name).unwrap().data[0] = value)
-    };
+    let set =
+        |name: &'static str, value: f32| edited(&move |c| c.tensors.get_mut(name).unwrap().data[0] = value);
     let file = "run/checkpoint.safetensors";
     check(
         &fixture,
@@ -213,8 +243,18 @@ fn checkpoints() {
             case(file, &sound[..sound.len() - 5], MODEL, &["not a checkpoint"]),
             case(file, [&[0xff; 8][..], &sound[8..]].concat(), MODEL, &["not a checkpoint"]),
             case(file, edited(&|c| c.metadata.clear()), MODEL, &["metadata `about`", "missing"]),
-            case(file, edited(&|c| drop(c.tensors.remove("linear1.alpha"))), MODEL, &["tensor `linear1.alpha`"]),
-            case(file, set("linear1.alpha", -1.0), MODEL, &["layer `linear1`", "the step of channel 0 is -1"]),
+            case(
+                file,
+                edited(&|c| drop(c.tensors.remove("linear1.alpha"))),
+                MODEL,
+                &["tensor `linear1.alpha`"],
+            ),
+            case(
+                file,
+                set("linear1.alpha", -1.0),
+                MODEL,
+                &["layer `linear1`", "the step of channel 0 is -1"],
+            ),
             case(file, set("linear1.weight", f32::NAN), MODEL, &["`linear1.weight`", "diverged"]),
             case(file, set("linear0.act.scale", 0.0), MODEL, &["`linear0.act.scale`"]),
             case(file, set("linear0.bn.running_var", -1.0), MODEL, &["variance of channel 0"]),
@@ -269,7 +309,8 @@ fn dumps_are_written_both_or_none() {
     let fixture = Fixture::new(CSV);
     assert!(fixture.qat(&["export", "run", "--out", "m.piq"]).status.success());
     let before = fixture.files();
-    let arguments = ["eval", "m.piq", "--config", "run.toml", "--dump-samples", "s.bin", "--dump-logits", "no/l.bin"];
+    let arguments =
+        ["eval", "m.piq", "--config", "run.toml", "--dump-samples", "s.bin", "--dump-logits", "no/l.bin"];
     let text = failure(&fixture.qat(&arguments), IO);
     assert!(text.contains("no/l.bin"), "{text}");
     assert_eq!(fixture.files(), before);

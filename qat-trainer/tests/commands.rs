@@ -1,4 +1,5 @@
 //! What the commands do when all is well, through the real binary.
+#![allow(clippy::unwrap_used, reason = "a helper that fails is a test that fails")]
 
 mod common;
 
@@ -30,7 +31,10 @@ fn export_inspect_verify_eval() {
         assert_eq!(report["samples"], 20);
         assert_eq!(report["created"], 0);
         let table = success(&f.qat(&["inspect", "run/model.piq"]));
-        assert!(table.contains("tiny (3 classes)") && table.contains(&format!("{} MACs", model.macs())), "{table}");
+        assert!(
+            table.contains("tiny (3 classes)") && table.contains(&format!("{} MACs", model.macs())),
+            "{table}"
+        );
 
         let verdict = json(&success(&f.qat(&["verify", "run/model.piq", "--json"])));
         assert_eq!(verdict["ok"], true);
@@ -39,7 +43,8 @@ fn export_inspect_verify_eval() {
 
         // The run folder's own copy of the run description finds the data as well.
         let dump = ["--json", "--dump-samples", "s.bin", "--dump-logits", "l.bin"];
-        let answer = success(&f.qat(&[&["eval", "run/model.piq", "--config", "run/config.toml"], &dump[..]].concat()));
+        let answer =
+            success(&f.qat(&[&["eval", "run/model.piq", "--config", "run/config.toml"], &dump[..]].concat()));
         let answer = json(&answer);
         assert_eq!(answer["examples"], 21);
         let sum: u64 = answer["confusion"]
@@ -101,7 +106,8 @@ fn help_names_every_command_and_flag() {
         // A flag's line is followed by, or ends with, what it does.
         let help = success(&f.qat(&[command, "--help"]));
         let lines: Vec<&str> = help.lines().collect();
-        let flags: Vec<usize> = (0..lines.len()).filter(|&i| lines[i].trim_start().starts_with("--")).collect();
+        let flags: Vec<usize> =
+            (0..lines.len()).filter(|&i| lines[i].trim_start().starts_with("--")).collect();
         assert!(!flags.is_empty(), "{help}");
         for i in flags {
             let beside = lines[i].split_once("  ").is_some_and(|_| lines[i].trim_start().contains("  "));
@@ -126,7 +132,11 @@ fn a_closed_pipe_is_no_error() {
         .unwrap();
     drop(child.stdout.take());
     let output = child.wait_with_output().unwrap();
-    assert!(output.status.success() && output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success() && output.stderr.is_empty(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
 }
 
 #[cfg(not(feature = "tch"))]
@@ -146,13 +156,15 @@ mod train {
     fn a_run_folder_is_complete_and_agrees_with_itself() {
         for config in [CSV, IDX] {
             let f = Fixture::new(config);
-            let summary = json(&success(&f.qat(&["train", "run.toml", "--out", "new/run", "--json", "--seed", "5"])));
+            let summary =
+                json(&success(&f.qat(&["train", "run.toml", "--out", "new/run", "--json", "--seed", "5"])));
             assert_eq!(summary, json(&String::from_utf8(f.read("new/run/summary.json")).unwrap()));
             assert_eq!(summary["seed"], 5);
             for (file, key) in [("model.piq", "int_accuracy"), ("ptq.piq", "ptq_accuracy")] {
                 let path = format!("new/run/{file}");
                 success(&f.qat(&["verify", &path]));
-                let eval = json(&success(&f.qat(&["eval", &path, "--config", "new/run/config.toml", "--json"])));
+                let eval =
+                    json(&success(&f.qat(&["eval", &path, "--config", "new/run/config.toml", "--json"])));
                 assert_eq!(eval["accuracy"], summary[key]);
             }
             assert_eq!(summary["file_bytes"], f.read("new/run/model.piq").len());
@@ -177,8 +189,12 @@ mod train {
         f.write("wide.toml", config);
         f.write("hot.toml", CSV.replace("batch = 8", "batch = 8\nlr = 1e30"));
         f.write("bad.toml", CSV.replace("train.csv", "missing.csv"));
+        f.write(
+            "groups.toml",
+            CSV.replace("bits = 4 }", "bits = 4, step = { pi-adaptive = { group = 8 } } }"),
+        );
         let before = f.files();
-        for (config, code) in [("wide.toml", 2), ("hot.toml", 5), ("bad.toml", 1)] {
+        for (config, code) in [("wide.toml", 2), ("groups.toml", 2), ("hot.toml", 5), ("bad.toml", 1)] {
             let output = f.qat(&["train", config, "--out", "new"]);
             let error = String::from_utf8_lossy(&output.stderr);
             assert_eq!(output.status.code(), Some(code), "{config}: {error}");

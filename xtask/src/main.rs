@@ -14,6 +14,7 @@ mod panic_free;
 mod probe;
 mod results;
 mod samples;
+mod softfloat;
 mod test;
 mod tools;
 

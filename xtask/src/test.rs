@@ -15,7 +15,7 @@ use crate::panic_free::panic_paths;
 use crate::probe::probes;
 use crate::samples::Samples;
 use crate::tools::{Tool, ensure};
-use crate::{fuzz, libtorch};
+use crate::{fuzz, libtorch, softfloat};
 
 /// What the user asked for.
 pub(crate) struct Options {
@@ -155,6 +155,13 @@ fn steps() -> Result<Vec<Step>> {
         }
     }
     add("firmware: lint".into(), Box::new(lint_firmware));
+    add(
+        "firmware: fixed point needs no float and cannot panic".into(),
+        Box::new(|context| {
+            println!("routines used: {}", softfloat::check(&context.toolchain)?.join(", "));
+            Ok(PASSED)
+        }),
+    );
     add("emulator: counts known by hand, samples there and back".into(), Box::new(selftest));
     add("emulator: a panic path is seen".into(), Box::new(panic_path_is_seen));
     add("emulator: device equals host for every operator".into(), Box::new(device_equals_host));

@@ -9,8 +9,10 @@ use core::hint::black_box;
 
 use cortex_m_rt::entry;
 use qat_kernels::fixed::{
-    Fixed, FixedQuantizer, FixedSte, Q32, Sgd, Word, lsq_gradient_scale, lsq_step_gradient, pi_over, pi_step,
+    Adaptation, Fixed, FixedQuantizer, FixedSte, Head, HeadBuffers, Q32, Sgd, Word, cross_entropy_gradient,
+    lsq_gradient_scale, lsq_step_gradient, pi_over, pi_step,
 };
+use qat_kernels::infer::LastLinear;
 use qat_kernels::{Grid, Levels, LsqMask, Result, SteVariant};
 
 #[panic_handler]
@@ -43,7 +45,8 @@ fn exercise<W: Word>(seed: i64) -> Result<()> {
             backward(&quantizer, black_box(mask), x, y)?;
         }
     }
-    training(x, y)
+    training(x, y)?;
+    adaptation(x)
 }
 
 fn arithmetic<W: Word>(x: Fixed<W, 12>, y: Fixed<W, 9>) -> Result<()> {
@@ -105,5 +108,31 @@ fn training<W: Word>(w: Fixed<W, 12>, g: Fixed<W, 9>) -> Result<()> {
     sgd.step(&mut weights, &gradients)?;
     sgd.step_momentum(&mut weights, black_box(&mut [g; 3]), &gradients)?;
     black_box(weights);
+    Ok(())
+}
+
+fn adaptation<W: Word>(step: Fixed<W, 12>) -> Result<()> {
+    let (mut steps, mut weights, mut codes) = (black_box([step; 4]), black_box([step; 8]), [0; 8]);
+    let (mut bias, mut logits, mut gradient) =
+        ([Q32::default(); 2], [Q32::default(); 2], [Q32::default(); 2]);
+    cross_entropy_gradient(black_box(&logits), black_box(1), &mut gradient)?;
+    let buffers = HeadBuffers {
+        steps: &mut steps,
+        weights: &mut weights,
+        codes: &mut codes,
+        bias: &mut bias,
+        logits: &mut logits,
+        gradient: &mut gradient,
+    };
+    // Reading a model is not part of the fixed-point path (it compares scales, which are floats); its last layer is.
+    let mut head = match black_box(None::<LastLinear<'_>>) {
+        Some(layer) => Head::from_layer(&layer, buffers)?,
+        None => Head::new(Levels::new(black_box(2), Grid::MidRise)?, black_box(2), black_box(-3), buffers)?,
+    };
+    let how = Adaptation::default().decayed(black_box(3), black_box(10));
+    black_box(head.learn(&how, &black_box([7; 4]), black_box(1))?);
+    black_box(head.predict(&black_box([7; 4]))?);
+    black_box(head.logits(&black_box([7; 4]))?);
+    black_box((head.weights(), head.codes(), head.bias(), head.digest()));
     Ok(())
 }

@@ -9,10 +9,15 @@ pub(crate) mod bytes;
 #[cfg(target_arch = "aarch64")]
 mod aarch64_neon;
 mod portable;
+mod wht64;
 #[cfg(target_arch = "x86_64")]
 mod x86_avx2;
 #[cfg(target_arch = "x86_64")]
 mod x86_avx512;
+#[cfg(target_arch = "x86_64")]
+mod x86_wht64;
+
+pub(crate) use wht64::wht64;
 
 /// An instruction set that the float kernels can be compiled for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -32,9 +32,9 @@ impl Kernel for Portable<'_> {
             rows.iter_mut().flatten().for_each(|x| *x *= self.scale);
             for h in [1, 2, 4] {
                 for i in (0..8).filter(|i| i & h == 0) {
-                    for lane in 0..8 {
-                        let (a, b) = (rows[i][lane], rows[i + h][lane]);
-                        (rows[i][lane], rows[i + h][lane]) = (a + b, a - b);
+                    let (upper, lower) = rows.split_at_mut(i + h);
+                    for (a, b) in upper[i].iter_mut().zip(&mut lower[0]) {
+                        (*a, *b) = (*a + *b, *a - *b);
                     }
                 }
             }

@@ -6,8 +6,8 @@
 use super::{Backend, Isa};
 use core::arch::x86_64::{
     __m256, _mm256_add_ps, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_mul_ps, _mm256_permute_ps,
-    _mm256_permute2f128_ps, _mm256_set1_ps, _mm256_setr_ps, _mm256_setzero_ps, _mm256_storeu_ps, _mm256_sub_ps,
-    _mm256_xor_ps,
+    _mm256_permute2f128_ps, _mm256_set1_ps, _mm256_setr_ps, _mm256_setzero_ps, _mm256_storeu_ps,
+    _mm256_sub_ps, _mm256_xor_ps,
 };
 
 /// On AVX2; `backend` is the proof that the machine has it.

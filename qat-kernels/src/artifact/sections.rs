@@ -134,7 +134,8 @@ pub(crate) fn assemble(sections: &[(Section, &[u8])]) -> Result<alloc::vec::Vec<
     Ok(bytes)
 }
 
-#[cfg(all(test, feature = "alloc"))]
+#[cfg(test)]
+#[cfg(feature = "alloc")]
 mod tests {
     use super::*;
 

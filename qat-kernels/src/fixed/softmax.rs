@@ -38,7 +38,7 @@ fn exp_negative(x: Q32<16>) -> i64 {
     let index = (place >> (16 - PARTS)) as usize;
     let part = i64::from(place & ((1 << (16 - PARTS)) - 1));
     let (Some(&a), Some(&b)) = (TABLE.get(index), TABLE.get(index + 1)) else { return 0 };
-    let value = i64::from(a) - ((i64::from(a) - i64::from(b)) * part >> (16 - PARTS));
+    let value = i64::from(a) - (((i64::from(a) - i64::from(b)) * part) >> (16 - PARTS));
     value.shift_right(whole + 1)
 }
 
@@ -72,9 +72,10 @@ pub fn cross_entropy_gradient(logits: &[Q32<16>], label: usize, gradient: &mut [
         *g = Q32::saturating_from_raw(e);
         sum += e;
     }
+    // One division, in Q32, and a product for each class: the best class adds 2^30 to the sum, so the quotient is at most 1.
+    let inverse = (1_i64 << 62).divide(sum);
     for (class, g) in gradient.iter_mut().enumerate() {
-        // The best class adds 2^30 to the sum, so it is not zero and the quotient is at most one.
-        let p = (i64::from(g.raw()) << 30).divide(sum);
+        let p = (i64::from(g.raw()) * inverse).shift_right(32);
         *g = Q32::saturating_from_raw(p - (i64::from(class == label) << 30));
     }
     Ok(())

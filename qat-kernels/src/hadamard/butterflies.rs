@@ -6,83 +6,67 @@
 //!         x[i], x[i + h] = x[i] + x[i + h], x[i] − x[i + h]
 //! ```
 //!
-//! Departures made for speed: two or three values of h share a pass over memory (radix 4 and 8), written such that
-//! compilers fill vectors with neighbours; where h is less than a vector, f32 has [`crate::arch::wht64`]. The stages
-//! act on different bits of the index, so in exact arithmetic their order is free; in floating point it is fixed.
+//! Departures made for speed: three values of h share a pass over memory (radix 8), written such that compilers fill
+//! vectors with neighbours; where h is less than a vector, f32 has [`wht64`]. The stages act on different bits of the
+//! index, so in exact arithmetic their order is free; in floating point it is fixed.
 
 use crate::arch::{Backend, Kernel, wht64};
 
-/// What butterflies need of a number. Integers wrap; callers have bounded them so that they do not.
-pub(super) trait Number: Copy {
-    fn plus(self, other: Self) -> Self;
-    fn minus(self, other: Self) -> Self;
+/// A kind of butterfly.
+pub(super) trait Butterfly {
+    /// What flies.
+    type Number: Copy;
+    /// (a + b, a − b), or the inverse of that.
+    fn of(a: Self::Number, b: Self::Number) -> (Self::Number, Self::Number);
 }
 
-impl Number for f32 {
-    #[inline(always)]
-    fn plus(self, other: Self) -> Self {
-        self + other
-    }
-    #[inline(always)]
-    fn minus(self, other: Self) -> Self {
-        self - other
-    }
-}
+/// (a + b, a − b) in f32.
+struct Float;
 
-impl Number for i32 {
+impl Butterfly for Float {
+    type Number = f32;
     #[inline(always)]
-    fn plus(self, other: Self) -> Self {
-        self.wrapping_add(other)
-    }
-    #[inline(always)]
-    fn minus(self, other: Self) -> Self {
-        self.wrapping_sub(other)
+    fn of(a: f32, b: f32) -> (f32, f32) {
+        (a + b, a - b)
     }
 }
 
-impl Number for i16 {
-    #[inline(always)]
-    fn plus(self, other: Self) -> Self {
-        self.wrapping_add(other)
-    }
-    #[inline(always)]
-    fn minus(self, other: Self) -> Self {
-        self.wrapping_sub(other)
-    }
-}
+/// (a + b, a − b) in integers that callers have bounded, so that nothing wraps.
+pub(super) struct Whole<I>(core::marker::PhantomData<I>);
 
-/// Butterflies that undo butterflies: (a + b)/2 and (a − b)/2 make (u, v) of (u + v, u − v), without rounding and without
-/// an intermediate that overflows.
-#[derive(Clone, Copy)]
-#[repr(transparent)]
-struct Halved(i32);
-
-impl Number for Halved {
+impl Butterfly for Whole<i32> {
+    type Number = i32;
     #[inline(always)]
-    fn plus(self, other: Self) -> Self {
-        // The mean: bits that both have, and half of those that one has.
-        Self((self.0 & other.0) + ((self.0 ^ other.0) >> 1))
-    }
-    #[inline(always)]
-    fn minus(self, other: Self) -> Self {
-        Self(self.0.wrapping_sub(self.plus(other).0))
+    fn of(a: i32, b: i32) -> (i32, i32) {
+        (a.wrapping_add(b), a.wrapping_sub(b))
     }
 }
 
-/// `x ← H·x`; the length is a power of two.
-pub(super) fn transform<N: Number>(x: &mut [N]) {
-    Backend::best().run(Whole(x));
+impl Butterfly for Whole<i16> {
+    type Number = i16;
+    #[inline(always)]
+    fn of(a: i16, b: i16) -> (i16, i16) {
+        (a.wrapping_add(b), a.wrapping_sub(b))
+    }
 }
 
-struct Whole<'a, N>(&'a mut [N]);
+/// The inverse, ((a + b)/2, (a − b)/2): makes (u, v) of (u + v, u − v) without rounding and without an intermediate that
+/// overflows.
+pub(super) struct Halved;
 
-impl<N: Number> Kernel for Whole<'_, N> {
-    type Output = ();
-
+impl Butterfly for Halved {
+    type Number = i32;
     #[inline(always)]
-    fn run(self) {
-        passes(self.0, 1);
+    fn of(a: i32, b: i32) -> (i32, i32) {
+        // The mean: the bits that both have, and half of those that one has.
+        let mean = (a & b).wrapping_add((a ^ b) >> 1);
+        (mean, a.wrapping_sub(mean))
     }
+}
+
+/// `x ← H·x`, or `H⁻¹·x` with [`Halved`]; the length is a power of two.
+pub(super) fn transform<B: Butterfly>(x: &mut [B::Number]) {
+    Backend::best().run(Passes::<B> { x, from: 1 });
 }
 
 /// `x ← H·x/√n`; the length n is a power of two.
@@ -90,54 +74,50 @@ pub(super) fn transform_orthonormal(x: &mut [f32]) {
     let scale = 1.0 / crate::math::sqrt(x.len() as f32);
     let backend = Backend::best();
     if x.len() < 64 {
-        backend.run(Whole(x));
         x.iter_mut().for_each(|x| *x *= scale);
+        backend.run(Passes::<Float> { x, from: 1 });
     } else {
         wht64(backend, x.as_chunks_mut().0, scale);
-        backend.run(From64(x));
+        backend.run(Passes::<Float> { x, from: 64 });
     }
 }
 
-struct From64<'a>(&'a mut [f32]);
+/// The stages h = `from`, 2·`from`, …
+struct Passes<'a, B: Butterfly> {
+    x: &'a mut [B::Number],
+    from: usize,
+}
 
-impl Kernel for From64<'_> {
+impl<B: Butterfly> Kernel for Passes<'_, B> {
     type Output = ();
 
     #[inline(always)]
     fn run(self) {
-        passes(self.0, 64);
-    }
-}
-
-/// All values of h from `h` on: as many as possible three at a time.
-#[inline(always)]
-fn passes<N: Number>(x: &mut [N], mut h: usize) {
-    while 8 * h <= x.len() {
-        radix8(x, h);
-        h *= 8;
-    }
-    if 4 * h <= x.len() {
-        radix2(x, h);
-        h *= 2;
-    }
-    if 2 * h <= x.len() {
-        radix2(x, h);
+        let (x, mut h) = (self.x, self.from);
+        while 8 * h <= x.len() {
+            radix8::<B>(x, h);
+            h *= 8;
+        }
+        while 2 * h <= x.len() {
+            radix2::<B>(x, h);
+            h *= 2;
+        }
     }
 }
 
 #[inline(always)]
-fn radix2<N: Number>(x: &mut [N], h: usize) {
+fn radix2<B: Butterfly>(x: &mut [B::Number], h: usize) {
     for part in x.chunks_exact_mut(2 * h) {
         let (a, b) = part.split_at_mut(h);
         for (a, b) in a.iter_mut().zip(b) {
-            (*a, *b) = (a.plus(*b), a.minus(*b));
+            (*a, *b) = B::of(*a, *b);
         }
     }
 }
 
 /// h, 2h and 4h in one pass.
 #[inline(always)]
-pub(super) fn radix8<N: Number>(x: &mut [N], h: usize) {
+fn radix8<B: Butterfly>(x: &mut [B::Number], h: usize) {
     for part in x.chunks_exact_mut(8 * h) {
         let (a, rest) = part.split_at_mut(h);
         let (b, rest) = rest.split_at_mut(h);
@@ -151,7 +131,7 @@ pub(super) fn radix8<N: Number>(x: &mut [N], h: usize) {
             for h in [1, 2, 4] {
                 for i in 0..8 {
                     if i & h == 0 {
-                        (x[i], x[i + h]) = (x[i].plus(x[i + h]), x[i].minus(x[i + h]));
+                        (x[i], x[i + h]) = B::of(x[i], x[i + h]);
                     }
                 }
             }

@@ -279,7 +279,8 @@ pub(super) fn section(parameters: &[u8], offset: u32, len: usize) -> Option<&[u8
     parameters.get(offset as usize..)?.get(..len)
 }
 
-#[cfg(all(test, feature = "alloc"))]
+#[cfg(test)]
+#[cfg(feature = "alloc")]
 mod tests {
     use super::*;
     use crate::artifact::{HEADER_LEN, Metadata, ModelBuilder, Output, Steps, TensorSpec, Weights, Window};

@@ -162,7 +162,8 @@ impl LastLinear<'_> {
     }
 }
 
-#[cfg(all(test, feature = "alloc"))]
+#[cfg(test)]
+#[cfg(feature = "alloc")]
 mod tests {
     use super::*;
     use crate::artifact::{Metadata, ModelBuilder, Output, Steps, TensorSpec, Weights};

@@ -2,8 +2,8 @@
 
 use super::adaptive_search::{check_alpha, choose_divisors, fit_adaptive};
 use super::divisors::{check_divisors, check_group};
-use super::search::check;
 use super::runs::{Runs, check_length, init_runs, run_length};
+use super::search::check;
 use super::{DifferentiableQuantizer, QuantizerSettings};
 use crate::error::{Error, Result, What};
 use crate::grid::{Levels, pi_step};
@@ -285,10 +285,7 @@ mod tests {
         assert_eq!(new(8, 1.0, 6), Err(Error::Divisor { k: 6 }));
         assert!(matches!(new(9, 1.0, 3), Err(Error::Range { what: What::Group, .. })));
         for alpha in [0.0, -2.0, f32::NAN, f32::INFINITY] {
-            assert!(matches!(
-                new(8, alpha, 3),
-                Err(Error::NotPositive { what: What::Alpha, index: 0, .. })
-            ));
+            assert!(matches!(new(8, alpha, 3), Err(Error::NotPositive { what: What::Alpha, index: 0, .. })));
         }
         let none = AdaptivePiQuantizer::new(settings(2), 8, [1.0], [0u8; 0]).map(|_| ());
         assert_eq!(none, Err(Error::Empty { what: What::Divisors }));

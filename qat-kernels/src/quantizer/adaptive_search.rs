@@ -6,7 +6,10 @@
 //! `Σh·w·level/k / (π·Σh·level²/k²)`; then every group chooses again.
 
 use super::divisors::{DIVISORS, check_group};
-use super::search::{DEAD_STEP, FINER, Importance, LANES, Ladder, LaneMoments, Moments, ROUNDS, RUNGS, SETTLED, sum_lanes, valleys};
+use super::search::{
+    DEAD_STEP, FINER, Importance, LANES, Ladder, LaneMoments, Moments, ROUNDS, RUNGS, SETTLED, sum_lanes,
+    valleys,
+};
 use crate::arch::{Backend, Kernel};
 use crate::error::{Error, Result, What};
 use crate::grid::{Levels, pi_step};
@@ -237,9 +240,9 @@ impl<const G: usize> Kernel for Scan<'_, '_, G> {
                 let mut least = [f32::INFINITY; LANES];
                 for (k, inverse_square) in DIVISORS.into_iter().zip(INVERSE_SQUARES) {
                     let found = tile.moments::<false>(levels, &[inverse * f32::from(k); LANES]);
-                    for lane in 0..LANES {
-                        let here = found.error[lane] * inverse_square;
-                        least[lane] = if here < least[lane] { here } else { least[lane] };
+                    for (least, error) in least.iter_mut().zip(found.error) {
+                        let here = error * inverse_square;
+                        *least = if here < *least { here } else { *least };
                     }
                 }
                 *error += sum_lanes(&least);
@@ -332,9 +335,12 @@ mod tests {
                 let row = samples(seed, len, heavy);
                 let fisher: Vec<f32> = samples(seed + 9, len, false).iter().map(|x| x * x).collect();
                 let largest = row.iter().fold(0.0f32, |m, w| m.max(w.abs()));
-                for (bits, grid, group) in
-                    [(2, Grid::MidRise, 16), (2, Grid::MidTread, 8), (3, Grid::MidRise, 16), (4, Grid::MidTread, 32)]
-                {
+                for (bits, grid, group) in [
+                    (2, Grid::MidRise, 16),
+                    (2, Grid::MidTread, 8),
+                    (3, Grid::MidRise, 16),
+                    (4, Grid::MidTread, 32),
+                ] {
                     for h in [None, Some(&fisher[..])] {
                         let lv = Levels::new(bits, grid).unwrap();
                         let mut ks = vec![0; len / group];

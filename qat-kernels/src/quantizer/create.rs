@@ -271,7 +271,9 @@ macro_rules! whichever {
     };
 }
 
-impl<S: AsRef<[f32]> + AsMut<[f32]>, K: AsRef<[u8]> + AsMut<[u8]>> DifferentiableQuantizer for Quantizer<S, K> {
+impl<S: AsRef<[f32]> + AsMut<[f32]>, K: AsRef<[u8]> + AsMut<[u8]>> DifferentiableQuantizer
+    for Quantizer<S, K>
+{
     fn levels(&self) -> Levels {
         whichever!(self, quantizer => quantizer.levels())
     }

@@ -111,11 +111,7 @@ fn check_layout(divisors: usize, groups: usize, packed: usize) -> Result<()> {
         return Err(Error::NotDivisible { what: What::Divisors, len: divisors, by: groups });
     }
     let expected = packed_divisors_len(divisors / groups, groups);
-    if packed == expected {
-        Ok(())
-    } else {
-        Err(Error::Length { what: What::Packed, expected, got: packed })
-    }
+    if packed == expected { Ok(()) } else { Err(Error::Length { what: What::Packed, expected, got: packed }) }
 }
 
 #[cfg(test)]

@@ -131,7 +131,9 @@ impl<S: AsRef<[F16]> + AsMut<[F16]>> DifferentiableQuantizer for GroupQuantizer<
         let runs = self.runs();
         check_length(What::Steps, grad_scales.len(), runs.count)?;
         let scale = lsq_gradient_scale(weights.len() / runs.count, runs.levels);
-        runs.backward(&self.settings, weights, grad_output, grad_weights, |i, sum| grad_scales[i] = sum * scale)
+        runs.backward(&self.settings, weights, grad_output, grad_weights, |i, sum| {
+            grad_scales[i] = sum * scale
+        })
     }
 
     fn quantize(&self, weights: &[f32], codes: &mut [i8]) -> Result<()> {

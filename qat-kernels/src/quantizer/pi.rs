@@ -149,7 +149,9 @@ impl<S: AsRef<[f32]> + AsMut<[f32]>> DifferentiableQuantizer for PiQuantDifferen
         let runs = self.runs();
         check_length(What::Alpha, grad_scales.len(), runs.count)?;
         let scale = lsq_gradient_scale(weights.len() / runs.count, runs.levels) * (PI / f32::from(self.k));
-        runs.backward(&self.settings, weights, grad_output, grad_weights, |i, sum| grad_scales[i] = sum * scale)
+        runs.backward(&self.settings, weights, grad_output, grad_weights, |i, sum| {
+            grad_scales[i] = sum * scale
+        })
     }
 
     fn quantize(&self, weights: &[f32], codes: &mut [i8]) -> Result<()> {

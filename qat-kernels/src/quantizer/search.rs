@@ -354,10 +354,7 @@ mod tests {
                                 (squared_error(lv, &weights, h, step), brute_force(lv, &weights, h));
                             // With few weights and many levels every step is a lottery of its own.
                             let allowed = if bits == 8 || len <= 16 { 1.5 } else { 1.1 };
-                            assert!(
-                                found <= best * allowed,
-                                "{len} {heavy} {bits} {grid:?} {found} {best}"
-                            );
+                            assert!(found <= best * allowed, "{len} {heavy} {bits} {grid:?} {found} {best}");
                         }
                     }
                 }

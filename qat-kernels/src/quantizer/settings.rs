@@ -142,7 +142,8 @@ mod tests {
     #[test]
     fn the_mse_step_leaves_the_smallest_error() {
         let weights = samples(3, 500, false);
-        for (bits, grid) in [(2, Grid::MidTread), (2, Grid::MidRise), (4, Grid::MidTread), (8, Grid::MidRise)] {
+        for (bits, grid) in [(2, Grid::MidTread), (2, Grid::MidRise), (4, Grid::MidTread), (8, Grid::MidRise)]
+        {
             let error = |init| -> f64 {
                 let settings = settings(bits, grid, init);
                 let step = settings.initial_step(&weights, None).unwrap();

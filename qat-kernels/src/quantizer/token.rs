@@ -136,7 +136,9 @@ mod tests {
         for bits in 2..=8 {
             for grid in [Grid::MidTread, Grid::MidRise] {
                 let settings = QuantizerSettings::new(Levels::new(bits, grid).unwrap());
-                for ste in [SteVariant::Standard, SteVariant::LearnedStepSize, SteVariant::Ewgs { lambda: 0.1 }] {
+                for ste in
+                    [SteVariant::Standard, SteVariant::LearnedStepSize, SteVariant::Ewgs { lambda: 0.1 }]
+                {
                     let quantizer = TokenQuantizer::new(settings.with_ste(ste), 10).unwrap();
                     let x = samples(bits.into(), 70 * 10, true);
                     let (mut x_hat, mut grad) = (vec![0.0; 700], vec![0.0; 700]);

@@ -38,7 +38,12 @@ type Backward = Box<dyn Fn(&Tensor, &[Tensor]) -> Result<Vec<Option<Tensor>>> + 
 /// # Ok(())
 /// # }
 /// ```
-pub fn closure_node<F>(mut output: Tensor, inputs: &[&Tensor], saved: &[&Tensor], backward: F) -> Result<Tensor>
+pub fn closure_node<F>(
+    mut output: Tensor,
+    inputs: &[&Tensor],
+    saved: &[&Tensor],
+    backward: F,
+) -> Result<Tensor>
 where
     F: Fn(&Tensor, &[Tensor]) -> Result<Vec<Option<Tensor>>> + Send + Sync + 'static,
 {
@@ -169,7 +174,9 @@ mod tests {
         }
     }
 
-    fn failure(f: impl Fn(&Tensor, &[Tensor]) -> Result<Vec<Option<Tensor>>> + Send + Sync + 'static) -> String {
+    fn failure(
+        f: impl Fn(&Tensor, &[Tensor]) -> Result<Vec<Option<Tensor>>> + Send + Sync + 'static,
+    ) -> String {
         let x = leaf(&[3]);
         let y = closure_node(tch::no_grad(|| &x * 2.0), &[&x], &[], f).unwrap();
         Error::from(y.sum(Kind::Float).f_backward().unwrap_err()).to_string()
@@ -178,9 +185,14 @@ mod tests {
     #[test]
     fn whatever_goes_wrong_inside_comes_out_as_an_error() {
         assert!(failure(|_, _| panic!("lost in {}", "the closure")).contains("panic: lost in the closure"));
-        assert!(failure(|_, _| Err(Error::new(ErrorKind::Train, "no gradient today"))).contains("no gradient today"));
+        assert!(
+            failure(|_, _| Err(Error::new(ErrorKind::Train, "no gradient today")))
+                .contains("no gradient today")
+        );
         assert!(failure(|_, _| Ok(vec![])).contains("0 gradients returned for 1 inputs"));
-        assert!(failure(|g, _| Ok(vec![Some(g.shallow_clone()), None])).contains("2 gradients returned for 1"));
+        assert!(
+            failure(|g, _| Ok(vec![Some(g.shallow_clone()), None])).contains("2 gradients returned for 1")
+        );
         // A C++ exception inside the closure, and a gradient that torch itself refuses.
         assert!(failure(|g, _| Ok(vec![Some(g.f_matmul(&Tensor::zeros([5, 5], F32))?)])).contains("torch"));
         assert!(failure(|_, _| Ok(vec![Some(Tensor::zeros([4, 4], F32))])).contains("shape"));
@@ -203,7 +215,8 @@ mod tests {
     fn saved_tensors_must_not_change() {
         let x = leaf(&[3]);
         let mut s = Tensor::ones([3], F32);
-        let y = closure_node(tch::no_grad(|| &x * &s), &[&x], &[&s], |g, s| Ok(vec![Some(g * &s[0])])).unwrap();
+        let y =
+            closure_node(tch::no_grad(|| &x * &s), &[&x], &[&s], |g, s| Ok(vec![Some(g * &s[0])])).unwrap();
         let _ = s.fill_(5.0);
         let e = Error::from(y.sum(Kind::Float).f_backward().unwrap_err()).to_string();
         assert!(e.contains("inplace"), "{e}");

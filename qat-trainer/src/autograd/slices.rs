@@ -91,7 +91,8 @@ fn contiguous(t: &Tensor) -> Result<()> {
 
 /// Whether these strides visit each of as many consecutive elements as there are once.
 fn is_dense(size: &[i64], stride: &[i64]) -> bool {
-    let mut dims: Vec<(i64, i64)> = stride.iter().copied().zip(size.iter().copied()).filter(|d| d.1 != 1).collect();
+    let mut dims: Vec<(i64, i64)> =
+        stride.iter().copied().zip(size.iter().copied()).filter(|d| d.1 != 1).collect();
     dims.sort_unstable();
     let mut expected = 1;
     dims.iter().all(|&(stride, size)| {

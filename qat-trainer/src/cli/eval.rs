@@ -98,7 +98,9 @@ fn text(result: &Evaluation, names: &[String]) -> String {
     );
     let mut mistakes: Vec<(u32, usize, usize)> = Vec::new();
     for (label, row) in result.confusion.iter().enumerate() {
-        mistakes.extend(row.iter().enumerate().filter(|&(a, &n)| a != label && n > 0).map(|(a, &n)| (n, label, a)));
+        mistakes.extend(
+            row.iter().enumerate().filter(|&(a, &n)| a != label && n > 0).map(|(a, &n)| (n, label, a)),
+        );
     }
     mistakes.sort_by(|a, b| b.cmp(a));
     for (n, label, answer) in mistakes.iter().take(5) {

@@ -56,7 +56,8 @@ impl Arguments {
     pub(super) fn run(self) -> Result<()> {
         let created = self.timestamp.resolve()?;
         let run = Run::load(self.run.join("config.toml"))?;
-        let (from, name) = if self.ptq { ("fp32.safetensors", "ptq.piq") } else { ("checkpoint.safetensors", "model.piq") };
+        let (from, name) =
+            if self.ptq { ("fp32.safetensors", "ptq.piq") } else { ("checkpoint.safetensors", "model.piq") };
         let from = self.run.join(from);
         let file = if self.ptq {
             let data = Dataset::load(&run.data)?;

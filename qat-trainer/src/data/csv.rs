@@ -21,7 +21,8 @@ pub(super) struct Table {
 
 pub(super) fn read(bytes: &[u8], label: &Column, header: bool, chosen: Option<&[Column]>) -> Result<Table> {
     let text = std::str::from_utf8(bytes).map_err(|e| {
-        bad(format!("byte {}", e.valid_up_to()), "this is not UTF-8 text").remedy("save the table as UTF-8 CSV")
+        bad(format!("byte {}", e.valid_up_to()), "this is not UTF-8 text")
+            .remedy("save the table as UTF-8 CSV")
     })?;
     let text = text.strip_prefix('\u{feff}').unwrap_or(text).trim_end();
     let mut lines = text.lines().enumerate().map(|(i, line)| (i + 1, line));
@@ -63,7 +64,9 @@ pub(super) fn read(bytes: &[u8], label: &Column, header: bool, chosen: Option<&[
             .remedy("remove it from `features`"));
     }
     if features.is_empty() {
-        return Err(bad("line 1", "there is no column of features").remedy("check that commas separate the cells"));
+        return Err(
+            bad("line 1", "there is no column of features").remedy("check that commas separate the cells")
+        );
     }
 
     let place = |line: usize, column: usize| match names.as_ref().and_then(|n| n.get(column)) {
@@ -79,8 +82,11 @@ pub(super) fn read(bytes: &[u8], label: &Column, header: bool, chosen: Option<&[
     for (line, text) in lines {
         let row = cells(text, line)?;
         if row.len() != count {
-            return Err(bad(format!("line {line}"), format!("{} cells where {count} are expected", row.len()))
-                .remedy("correct or remove the line"));
+            return Err(bad(
+                format!("line {line}"),
+                format!("{} cells where {count} are expected", row.len()),
+            )
+            .remedy("correct or remove the line"));
         }
         for &column in &features {
             let cell = row[column].as_ref();
@@ -174,7 +180,8 @@ mod tests {
 
     #[test]
     fn quotes_blanks_and_line_ends() {
-        let t = table("\u{feff}name, x ,\"y, \"\"why\"\"\"\r\n a b ,1.5,-2e3\r\n\"c,d\" , \"3\",4\r\n\r\n").unwrap();
+        let t = table("\u{feff}name, x ,\"y, \"\"why\"\"\"\r\n a b ,1.5,-2e3\r\n\"c,d\" , \"3\",4\r\n\r\n")
+            .unwrap();
         assert_eq!(t.columns.unwrap(), ["x", "y, \"why\""]);
         assert_eq!(t.labels, [(2, "a b".into()), (3, "c,d".into())]);
         assert_eq!(t.features, [1.5, -2e3, 3.0, 4.0]);
@@ -213,6 +220,8 @@ mod tests {
             let e = table(text).err().unwrap().to_string();
             assert!(e.contains(want), "{e}");
         }
-        assert!(read(b"l,x\n\xff,1", &Column::Index(0), true, None).err().unwrap().to_string().contains("byte 4"));
+        assert!(
+            read(b"l,x\n\xff,1", &Column::Index(0), true, None).err().unwrap().to_string().contains("byte 4")
+        );
     }
 }

@@ -13,13 +13,17 @@ const MAX_BYTES: u64 = 4 << 30;
 /// the file is called: neither IDX nor text can begin with them.
 pub(super) fn read(path: &Path, hash: Option<&mut Sha256>) -> Result<Vec<u8>> {
     let bytes = std::fs::read(path).map_err(|e| {
-        Error::io("read", path, &e).remedy("check `[data]` of the run description; paths start at its folder")
+        Error::new(ErrorKind::Io, format!("cannot read this file: {e}"))
+            .file(path)
+            .remedy("check `[data]` of the run description; paths start at its folder")
     })?;
     if let Some(hash) = hash {
         hash.update(&bytes);
     }
     if bytes.is_empty() {
-        return Err(Error::new(ErrorKind::Data, "the file is empty").file(path).remedy("fetch the file again"));
+        return Err(Error::new(ErrorKind::Data, "the file is empty")
+            .file(path)
+            .remedy("fetch the file again"));
     }
     if bytes.starts_with(&[0x1f, 0x8b]) {
         return gunzip(&bytes, MAX_BYTES).map_err(|e| e.file(path));

@@ -62,7 +62,10 @@ impl Labels {
                         Err(_) => {
                             return refuse(
                                 format!("line {line}"),
-                                format!("the label `{}` is not a whole number like those before it", shorten(cell)),
+                                format!(
+                                    "the label `{}` is not a whole number like those before it",
+                                    shorten(cell)
+                                ),
                                 "correct the label, or choose another `label` column",
                             );
                         }

@@ -92,14 +92,23 @@ fn csv_labels_are_names_or_numbers() {
     };
     let error = |train: &str, test: &str, more: &str| load(train, test, more).unwrap_err().to_string();
     let d = load("l,x\nB,1\nA,2\n", "l,x\nA,3\n", "").unwrap();
-    assert_eq!((d.classes, d.train.labels, d.test.labels), (vec!["A".into(), "B".into()], vec![1, 0], vec![0]));
+    assert_eq!(
+        (d.classes, d.train.labels, d.test.labels),
+        (vec!["A".into(), "B".into()], vec![1, 0], vec![0])
+    );
     let d = load("l,x\n2,1\n00,2\n", "l,x\n1,3\n", "").unwrap();
     assert_eq!((d.classes.len(), d.train.labels, d.test.labels), (3, vec![2, 0], vec![1]));
     let d = load("l,x\nB,1\nA,2\n", "l,x\nC,3\n", "classes = [\"C\", \"B\", \"A\"]").unwrap();
     assert_eq!((d.train.labels, d.test.labels), (vec![1, 2], vec![0]));
 
-    assert!(error("l,x\nA,1\nB,2\n", "l,x\nA,1\nC,3\n", "").contains("b.csv: line 3: the label `C` is none of A, B"));
-    assert!(error("l,x\n1,1\n2.5,2\n", "l,x\n1,1\n", "").contains("a.csv: line 3: the label `2.5` is not a whole"));
+    assert!(
+        error("l,x\nA,1\nB,2\n", "l,x\nA,1\nC,3\n", "")
+            .contains("b.csv: line 3: the label `C` is none of A, B")
+    );
+    assert!(
+        error("l,x\n1,1\n2.5,2\n", "l,x\n1,1\n", "")
+            .contains("a.csv: line 3: the label `2.5` is not a whole")
+    );
     assert!(error("l,x\n1,1\nB,2\n", "l,x\n1,1\n", "").contains("line 3: the label `B` is not a whole"));
     assert!(error("l,x\n1,1\n-1,2\n", "l,x\n1,1\n", "").contains("line 3: the label `-1`"));
     assert!(error("l,x\n1,1\n9999,2\n", "l,x\n1,1\n", "").contains("too large"));
@@ -114,7 +123,12 @@ fn the_test_split_alone_uses_what_the_model_brings() {
     let spec = run(dir.path(), "format = \"csv\"\ntrain = \"missing.csv\"\ntest = \"b.csv\"").data;
     let s = Standardisation { mean: vec![1.0, 8.0], std: vec![2.0, 1.0] };
     let (split, shape) = load_test(&spec, 2, &["A".into(), "B".into()], &s).unwrap();
-    assert_eq!((split.features.as_slice(), split.labels.as_slice()), (&[1.0, 0.0, 0.0, 0.0][..], &[1, 0][..]));
+    assert_eq!(
+        (split.features.as_slice(), split.labels.as_slice()),
+        (&[1.0, 0.0, 0.0, 0.0][..], &[1, 0][..])
+    );
     assert_eq!((shape, split.examples().len()), (Shape::flat(2), 2));
-    assert!(load_test(&spec, 3, &["A".into(), "B".into()], &s).unwrap_err().to_string().contains("2 features"));
+    assert!(
+        load_test(&spec, 3, &["A".into(), "B".into()], &s).unwrap_err().to_string().contains("2 features")
+    );
 }

@@ -53,7 +53,9 @@ fn one_layer_is_within_one_step_of_the_reference() {
     let flat = r#"{ op = "flatten" },"#;
     for layers in [
         r#"{ op = "flatten" }, { op = "linear", out = 3 }"#.to_string(),
-        format!("{flat} {{ op = \"linear\", out = 3, bits = 2, grid = \"mid-rise\", step = {{ pi = {{ k = 5 }} }} }}"),
+        format!(
+            "{flat} {{ op = \"linear\", out = 3, bits = 2, grid = \"mid-rise\", step = {{ pi = {{ k = 5 }} }} }}"
+        ),
         r#"{ op = "conv", out = 3, kernel = [6, 5] }"#.into(),
         r#"{ op = "conv", out = 3, kernel = [6, 5], bits = 8, bn = true }"#.into(),
         r#"{ op = "conv", out = 3, kernel = 3, pad = 1 }, { op = "global-avg-pool" }"#.into(),
@@ -115,10 +117,12 @@ fn an_accumulator_that_could_overflow_is_refused_by_name() {
     let levels = qat_kernels::Levels::new(8, qat_kernels::Grid::MidTread).unwrap();
     let quant = crate::spec::WeightQuant { levels, step: qat_kernels::config::StepRule::Uniform };
     let fan_in = 65_000; // 65,000 · 256 · 128 ≈ 0.99 · 2^31, and then the bias
-    let weights = crate::graph::Weights { channels: 3, fan_in, rows: vec![0.5; 3 * fan_in], bias: vec![1e5; 3] };
+    let weights =
+        crate::graph::Weights { channels: 3, fan_in, rows: vec![0.5; 3 * fan_in], bias: vec![1e5; 3] };
     let graph = nets::linear_graph(weights, quant);
     let steps = vec![Some(Steps::PerChannel(vec![0.5; 3]))];
-    let network = Quantised::new(graph, Affine::from_range(-1.0, 1.0), steps, &[Some(Affine::from_range(-9.0, 9.0))]);
+    let network =
+        Quantised::new(graph, Affine::from_range(-1.0, 1.0), steps, &[Some(Affine::from_range(-9.0, 9.0))]);
     let e = export(&network, "net", &about(&network.graph, &[]), [3; 32], 0).err().unwrap();
     assert_eq!(e.kind(), ErrorKind::Model);
     assert!(e.to_string().contains("layer `l`") && e.to_string().contains("fewer inputs"), "{e}");

@@ -39,7 +39,8 @@ pub fn fold_batch_norm(
     bn: BatchNorm<'_>,
 ) -> Result<(Vec<f32>, Vec<f32>)> {
     let channels = bn.weight.len();
-    let lengths = [bn.bias.len(), bn.running_mean.len(), bn.running_var.len(), bias.map_or(channels, <[f32]>::len)];
+    let lengths =
+        [bn.bias.len(), bn.running_mean.len(), bn.running_var.len(), bias.map_or(channels, <[f32]>::len)];
     if channels == 0 || lengths.iter().any(|&n| n != channels) || !weights.len().is_multiple_of(channels) {
         return Err(Error::new(
             ErrorKind::Checkpoint,
@@ -52,7 +53,10 @@ pub fn fold_batch_norm(
     for c in 0..channels {
         let variance = f64::from(bn.running_var[c]);
         if variance.is_nan() || variance < 0.0 {
-            return Err(Error::new(ErrorKind::Checkpoint, format!("the variance of channel {c} is {variance}")));
+            return Err(Error::new(
+                ErrorKind::Checkpoint,
+                format!("the variance of channel {c} is {variance}"),
+            ));
         }
         let factor = f64::from(bn.weight[c]) / (variance + BN_EPS).sqrt();
         folded.extend(weights[c * fan_in..][..fan_in].iter().map(|&w| (f64::from(w) * factor) as f32));
@@ -81,7 +85,8 @@ mod tests {
         for c in 0..2 {
             let y = dot(&weights[3 * c..][..3]) + f64::from(bias[c]);
             let sigma = (f64::from(bn.running_var[c]) + BN_EPS).sqrt();
-            let wanted = (y - f64::from(bn.running_mean[c])) / sigma * f64::from(bn.weight[c]) + f64::from(bn.bias[c]);
+            let wanted =
+                (y - f64::from(bn.running_mean[c])) / sigma * f64::from(bn.weight[c]) + f64::from(bn.bias[c]);
             let got = dot(&w[3 * c..][..3]) + f64::from(b[c]);
             assert!((got - wanted).abs() <= 1e-6 * wanted.abs().max(1.0), "{got} {wanted}");
         }
@@ -89,7 +94,8 @@ mod tests {
 
     #[test]
     fn misfits_are_errors() {
-        let bn = BatchNorm { weight: &[1.0; 2], bias: &[0.0; 2], running_mean: &[0.0; 2], running_var: &[1.0; 2] };
+        let bn =
+            BatchNorm { weight: &[1.0; 2], bias: &[0.0; 2], running_mean: &[0.0; 2], running_var: &[1.0; 2] };
         assert!(fold_batch_norm(&[1.0; 3], None, bn).is_err());
         assert!(fold_batch_norm(&[1.0; 4], Some(&[0.0]), bn).is_err());
         assert!(fold_batch_norm(&[1.0; 4], None, BatchNorm { running_var: &[1.0, -1.0], ..bn }).is_err());

@@ -4,7 +4,7 @@ use super::{Graph, Node, Weights};
 use crate::affine::Affine;
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, ErrorKind, Result};
-use crate::spec::{WeightQuant, Value};
+use crate::spec::{Value, WeightQuant};
 use qat_kernels::config::StepRule;
 use qat_kernels::pi_step;
 
@@ -78,7 +78,8 @@ impl Steps {
             }
             _ => Vec::new(),
         };
-        Self::new(quant.step, alpha, &divisors).map_err(|e| e.place(format!("layer `{name}`")))
+        Self::new(quant.step, alpha, &divisors)
+            .map_err(|e| e.place(format!("layer `{name}`")).remedy("train again, with a lower learning rate"))
     }
 
     /// The step of weight `index` of channel `channel`.
@@ -137,7 +138,9 @@ impl Quantised {
         let mut ranges = Vec::with_capacity(graph.nodes.len());
         for node in &graph.nodes {
             steps.push(match (&node.weights, node.op.quant()) {
-                (Some(weights), Some(quant)) => Some(Steps::from_checkpoint(&node.name, quant, weights, from)?),
+                (Some(weights), Some(quant)) => {
+                    Some(Steps::from_checkpoint(&node.name, quant, weights, from)?)
+                }
                 _ => None,
             });
             ranges.push(match node.op.has_range() {

@@ -98,7 +98,10 @@ fn naive(model: &ModelSpec, c: &Checkpoint, input: Shape, hwc: &[f32]) -> Vec<f3
         let (x, [cin, h, w]) = get(layer.input);
         let tensor = |part: &str| c.tensors.get(&format!("{}.{part}", layer.name)).map(|a| &a.data);
         let window = match &layer.op {
-            Op::Conv { window, .. } | Op::Depthwise { window, .. } | Op::MaxPool(window) | Op::AvgPool(window) => *window,
+            Op::Conv { window, .. }
+            | Op::Depthwise { window, .. }
+            | Op::MaxPool(window)
+            | Op::AvgPool(window) => *window,
             _ => crate::spec::Window { kernel: [*h, *w], stride: [1, 1], pad: [0, 0] },
         };
         let size = |n: usize, i: usize| (n + 2 * window.pad[i] - window.kernel[i]) / window.stride[i] + 1;
@@ -126,7 +129,9 @@ fn naive(model: &ModelSpec, c: &Checkpoint, input: Shape, hwc: &[f32]) -> Vec<f3
                     for y in 0..oh {
                         for x_ in 0..ow {
                             let all = |ch: usize| {
-                                (0..taps).map(move |t| (t, tap(ch, y, x_, t / window.kernel[1], t % window.kernel[1])))
+                                (0..taps).map(move |t| {
+                                    (t, tap(ch, y, x_, t / window.kernel[1], t % window.kernel[1]))
+                                })
                             };
                             out.push(match op {
                                 Op::MaxPool(_) => all(o).filter_map(|(_, v)| v).fold(f64::MIN, f64::max),
@@ -134,7 +139,9 @@ fn naive(model: &ModelSpec, c: &Checkpoint, input: Shape, hwc: &[f32]) -> Vec<f3
                                     all(o).filter_map(|(_, v)| v).sum::<f64>() / taps as f64
                                 }
                                 Op::Depthwise { .. } => all(o)
-                                    .map(|(t, v)| v.unwrap_or(0.0) * f64::from(tensor("weight").unwrap()[o * taps + t]))
+                                    .map(|(t, v)| {
+                                        v.unwrap_or(0.0) * f64::from(tensor("weight").unwrap()[o * taps + t])
+                                    })
                                     .sum(),
                                 _ => (0..*cin)
                                     .flat_map(|ch| all(ch).map(move |(t, v)| (ch, t, v)))
@@ -157,7 +164,8 @@ fn naive(model: &ModelSpec, c: &Checkpoint, input: Shape, hwc: &[f32]) -> Vec<f3
             if layer.op.quant().is_some() {
                 *v += at("bias", o, 0.0);
                 if layer.op.bn() {
-                    *v = (*v - at("bn.running_mean", o, 0.0)) / (at("bn.running_var", o, 1.0) + BN_EPS).sqrt()
+                    *v = (*v - at("bn.running_mean", o, 0.0))
+                        / (at("bn.running_var", o, 1.0) + BN_EPS).sqrt()
                         * at("bn.weight", o, 1.0)
                         + at("bn.bias", o, 0.0);
                 }
@@ -176,7 +184,8 @@ fn the_reference_equals_torchs_definitions() {
         { op = "global-avg-pool" },
         { op = "linear", out = 5, bn = true, act = "relu" },
         { op = "linear", out = 3 }"#;
-    for layers in [SMALL_CNN, global, r#"{ op = "flatten" }, { op = "flatten" }, { op = "linear", out = 3 }"#] {
+    for layers in [SMALL_CNN, global, r#"{ op = "flatten" }, { op = "flatten" }, { op = "linear", out = 3 }"#]
+    {
         let model = model(layers);
         let c = checkpoint(&model, SMALL_INPUT);
         let graph = Graph::from_checkpoint(&model, SMALL_INPUT, 3, &c).unwrap();
@@ -232,7 +241,13 @@ fn quantisers_come_back_from_a_checkpoint() {
     let Some(Steps::PiAdaptive { divisors, group: 8, .. }) = &q.steps[4] else { panic!("{:?}", q.steps[4]) };
     assert_eq!(divisors[..5], [2, 3, 4, 5, 2]);
 
-    for (tensor, value) in [("c.alpha", 0.0), ("d.alpha", -1.0), ("p.divisors", 6.0), ("l.act.scale", 0.0), ("input.zero_point", 0.5)] {
+    for (tensor, value) in [
+        ("c.alpha", 0.0),
+        ("d.alpha", -1.0),
+        ("p.divisors", 6.0),
+        ("l.act.scale", 0.0),
+        ("input.zero_point", 0.5),
+    ] {
         let mut bad = c.clone();
         bad.tensors.get_mut(tensor).unwrap().data[0] = value;
         let e = Quantised::from_checkpoint(graph.clone(), &bad).unwrap_err().to_string();

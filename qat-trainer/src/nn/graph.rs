@@ -67,7 +67,9 @@ pub(crate) fn weighted(op: &Op, x: &Tensor, weight: &Tensor, bias: Option<&Tenso
 pub(crate) fn unweighted(l: &LayerSpec, inputs: &Inputs<'_>) -> Result<Tensor> {
     let x = inputs.x;
     match &l.op {
-        Op::MaxPool(w) => Ok(as_map(x)?.f_max_pool2d(pair(w.kernel), pair(w.stride), pair(w.pad), [1, 1], false)?),
+        Op::MaxPool(w) => {
+            Ok(as_map(x)?.f_max_pool2d(pair(w.kernel), pair(w.stride), pair(w.pad), [1, 1], false)?)
+        }
         Op::AvgPool(w) => {
             let divisor = (w.kernel[0] * w.kernel[1]) as i64;
             Ok(as_map(x)?.f_avg_pool2d(pair(w.kernel), pair(w.stride), pair(w.pad), false, true, divisor)?)

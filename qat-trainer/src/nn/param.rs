@@ -59,7 +59,10 @@ pub(crate) fn leaf(data: &[f32], shape: &[usize]) -> Result<Tensor> {
     let mut t = Tensor::f_empty(size.as_slice(), (Kind::Float, Device::Cpu))?;
     let memory = slice_mut(&mut t)?;
     if memory.len() != data.len() {
-        return Err(Error::new(ErrorKind::Train, format!("{} numbers for a tensor of {shape:?}", data.len())));
+        return Err(Error::new(
+            ErrorKind::Train,
+            format!("{} numbers for a tensor of {shape:?}", data.len()),
+        ));
     }
     memory.copy_from_slice(data);
     Ok(t.f_set_requires_grad(true)?)
@@ -101,7 +104,9 @@ impl Moments {
             let (got, want) = (grad.len(), p.len());
             return Err(Error::new(ErrorKind::Train, format!("{got} gradients for {want} parameters")));
         }
-        adamw.validate()?;
+        adamw
+            .validate()
+            .map_err(|e| Error::new(ErrorKind::Train, e.to_string()).remedy("lower the learning rate"))?;
         let f = Update::new(adamw);
         for (((p, &g), m), v) in p.iter_mut().zip(grad).zip(&mut self.m).zip(&mut self.v) {
             *p = *p * f.decay - f.step(g * factor, m, v);

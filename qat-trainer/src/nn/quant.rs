@@ -84,14 +84,22 @@ impl QuantNet {
     }
 
     /// The network of a quantised checkpoint.
-    pub(crate) fn load(spec: &ModelSpec, shape: Shape, from: &Checkpoint, learning: Learning) -> Result<Self> {
+    pub(crate) fn load(
+        spec: &ModelSpec,
+        shape: Shape,
+        from: &Checkpoint,
+        learning: Learning,
+    ) -> Result<Self> {
         let affine = |prefix: &str| -> Result<Affine> {
             let (scale, zero_point) = (format!("{prefix}.scale"), format!("{prefix}.zero_point"));
             let (s, z) = (from.get(&scale, &[1])?[0], from.get(&zero_point, &[1])?[0]);
             let fits = s > 0.0 && s.is_normal() && (-128.0..=127.0).contains(&z) && z.fract() == 0.0;
             if !fits {
-                return Err(Error::new(ErrorKind::Checkpoint, format!("{s} and {z} are no scale and zero point"))
-                    .place(format!("tensors `{scale}` and `{zero_point}`")));
+                return Err(Error::new(
+                    ErrorKind::Checkpoint,
+                    format!("{s} and {z} are no scale and zero point"),
+                )
+                .place(format!("tensors `{scale}` and `{zero_point}`")));
             }
             Ok(Affine { scale: s, zero_point: z as i8 })
         };
@@ -211,5 +219,106 @@ impl Network for QuantNet {
             }
         }
         Ok(c)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::graph::{Graph, Quantised};
+    use crate::nn::{FloatNet, fake_quantize_slice, fold, weight_shapes};
+    use crate::ptq;
+    use crate::spec::Calibration;
+    use crate::train::tests::{quarters, small_cnn};
+
+    const LEARNING: Learning = Learning { ste: SteVariant::LearnedStepSize, ranges: true };
+
+    fn batch(data: &[f32]) -> Tensor {
+        Tensor::from_slice(data).view([-1, 8, 8, 1]).permute([0, 3, 1, 2])
+    }
+
+    /// A trained-looking checkpoint: batch normalisation with statistics of its own.
+    fn float() -> (crate::spec::Run, Checkpoint) {
+        let run = small_cnn(4);
+        let data = quarters();
+        let trainer = crate::train::QatTrainer::new(&run, &data).unwrap();
+        let trained = trainer.train_float(&mut |_| ()).unwrap();
+        (run, trained.checkpoint)
+    }
+
+    #[test]
+    fn a_folded_network_computes_the_same() {
+        let (run, float) = float();
+        let data = quarters();
+        let net = FloatNet::load(&run.model, data.shape, &float).unwrap();
+        let folded = fold(&run.model, &weight_shapes(&run.model, data.shape).unwrap(), &float).unwrap();
+        let mut plain = run.model.clone();
+        for l in &mut plain.layers {
+            if let Op::Conv { bn, .. } | Op::Depthwise { bn, .. } | Op::Linear { bn, .. } = &mut l.op {
+                *bn = false;
+            }
+        }
+        let folded = FloatNet::load(&plain, data.shape, &folded).unwrap();
+        let x = batch(&data.test.features);
+        let (a, b) = tch::no_grad(|| (net.forward(&x, false).unwrap(), folded.forward(&x, false).unwrap()));
+        let difference = (&a - &b).abs().max().double_value(&[]);
+        assert!(difference < 1e-5 * a.abs().max().double_value(&[]).max(1.0), "{difference}");
+    }
+
+    /// The graph that is trained is the graph that is exported, down to the code of nearly every activation: sums in
+    /// another order may round to the neighbour.
+    #[test]
+    fn computes_what_the_exported_graph_computes() {
+        let (run, float) = float();
+        let data = quarters();
+        let classes = data.classes.len();
+        let graph = Graph::from_checkpoint(&run.model, data.shape, classes, &float).unwrap();
+        let ranges =
+            ptq::calibrate(&graph, data.input, &data.train.features, Calibration::default()).unwrap();
+        let folded = fold(&run.model, &weight_shapes(&run.model, data.shape).unwrap(), &float).unwrap();
+        let net = QuantNet::new(&run.model, data.shape, &folded, data.input, &ranges, LEARNING).unwrap();
+        let saved = net.save().unwrap();
+        let exported = Graph::from_checkpoint(&run.model, data.shape, classes, &saved).unwrap();
+        let exported = Quantised::from_checkpoint(exported, &saved).unwrap();
+        let dequantised = exported.dequantised().unwrap();
+
+        let mut x = data.test.features.clone();
+        fake_quantize_slice(data.input, &mut x);
+        let y = tch::no_grad(|| net.forward(&batch(&x), false)).unwrap();
+        let step = ranges.last().unwrap().unwrap().scale;
+        let mut equal = 0;
+        let y = y.contiguous();
+        for (ours, example) in slice(&y).unwrap().chunks(3).zip(data.test.examples()) {
+            for (a, b) in ours.iter().zip(exported.forward(&dequantised, example)) {
+                assert!((a - b).abs() < 2.5 * step, "{a} {b} {step}");
+                equal += usize::from((a - b).abs() < 1e-6);
+            }
+        }
+        assert!(equal > 280, "{equal} of 300 logits agree");
+    }
+
+    #[test]
+    fn a_saved_network_loads_bit_for_bit() {
+        let (run, float) = float();
+        let data = quarters();
+        let folded = fold(&run.model, &weight_shapes(&run.model, data.shape).unwrap(), &float).unwrap();
+        let range = Affine::from_range(-3.0, 5.0);
+        let ranges: Vec<_> = run.model.layers.iter().map(|l| l.op.has_range().then_some(range)).collect();
+        let net = QuantNet::new(&run.model, data.shape, &folded, data.input, &ranges, LEARNING).unwrap();
+        let saved = net.save().unwrap();
+        let again = QuantNet::load(&run.model, data.shape, &saved, LEARNING).unwrap();
+        assert_eq!(again.save().unwrap(), saved);
+        let x = batch(&data.test.features);
+        assert!(net.forward(&x, false).unwrap().equal(&again.forward(&x, false).unwrap()));
+    }
+
+    #[test]
+    fn rounding_waits_for_a_max_pool_and_averages_keep_their_range() {
+        let run = small_cnn(1);
+        let l = Value::Layer;
+        // stem, pool, depthwise, conv, add, avg-pool, global-avg-pool, linear
+        let wanted =
+            [None, Some(l(0)), Some(l(2)), Some(l(3)), Some(l(4)), Some(l(4)), Some(l(4)), Some(l(7))];
+        assert_eq!(rounds_to(&run.model), wanted);
     }
 }

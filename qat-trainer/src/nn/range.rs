@@ -108,7 +108,8 @@ fn backward(grid: Grid, x: &[f32], g: &[f32], grad_x: &mut [f32]) -> f32 {
         g * if inside { level - v } else { level }
     };
     let mut lanes = [0.0; LANES];
-    let (mut outs, mut xs, mut gs) = (grad_x.chunks_exact_mut(LANES), x.chunks_exact(LANES), g.chunks_exact(LANES));
+    let (mut outs, mut xs, mut gs) =
+        (grad_x.chunks_exact_mut(LANES), x.chunks_exact(LANES), g.chunks_exact(LANES));
     for ((o, x), g) in (&mut outs).zip(&mut xs).zip(&mut gs) {
         for i in 0..LANES {
             lanes[i] += one(x[i], g[i], &mut o[i]);
@@ -211,7 +212,8 @@ mod tests {
             let g = Tensor::randn([n], (Kind::Float, Device::Cpu));
             let scale = leaf(&[affine.scale], &[1]).unwrap();
             let run = |y: Tensor| {
-                let grads = Tensor::f_run_backward(&[(&y * &g).sum(Kind::Float)], &[&x, &scale], false, false);
+                let grads =
+                    Tensor::f_run_backward(&[(&y * &g).sum(Kind::Float)], &[&x, &scale], false, false);
                 (y.detach(), grads.unwrap())
             };
             let (ours, grads) = run(fake_quantize(&x, affine, &scale, 0.5).unwrap());
@@ -238,7 +240,9 @@ mod tests {
 
     #[test]
     fn equals_the_definition() {
-        for affine in [Affine::from_range(-1.3, 2.0), Affine::from_range(0.0, 5.1), Affine::from_range(-7.0, 0.0)] {
+        for affine in
+            [Affine::from_range(-1.3, 2.0), Affine::from_range(0.0, 5.1), Affine::from_range(-7.0, 0.0)]
+        {
             let x: Vec<f32> = (-4000..4000).map(|i| i as f32 / 500.0).collect();
             let mut y = x.clone();
             fake_quantize_slice(affine, &mut y);

@@ -50,10 +50,11 @@ impl FixedRule {
         match rule {
             StepRule::Uniform => Ok(Self::Uniform),
             StepRule::Pi { k } => Ok(Self::Pi { k }),
-            StepRule::PiAdaptive { .. } => {
-                Err(Error::new(ErrorKind::Unsupported, "training with one k per group of weights is not possible")
-                    .remedy("use step = \"uniform\" or step = { pi = { k = 3 } }"))
-            }
+            StepRule::PiAdaptive { .. } => Err(Error::new(
+                ErrorKind::Unsupported,
+                "training with one k per group of weights is not possible",
+            )
+            .remedy("use step = \"uniform\" or step = { pi = { k = 3 } }")),
         }
     }
 }
@@ -172,7 +173,20 @@ impl QuantWeights {
                 }
                 let next = [*step_now];
                 let a = &rates.weights;
-                ste_simd::fused_adamw(ste, levels, LsqMask::Exact, &now, &next, a, w, g, m, v, w_hat, &mut sum)?;
+                ste_simd::fused_adamw(
+                    ste,
+                    levels,
+                    LsqMask::Exact,
+                    &now,
+                    &next,
+                    a,
+                    w,
+                    g,
+                    m,
+                    v,
+                    w_hat,
+                    &mut sum,
+                )?;
             }
             Ok(())
         })
@@ -220,7 +234,9 @@ fn step(rule: FixedRule, alpha: f32) -> Result<f32, qat_kernels::Error> {
     match rule {
         FixedRule::Pi { k } => pi_step(alpha, k),
         FixedRule::Uniform if alpha > 0.0 && alpha.is_normal() => Ok(alpha),
-        FixedRule::Uniform => Err(qat_kernels::Error::NotPositive { what: What::Steps, index: 0, value: alpha }),
+        FixedRule::Uniform => {
+            Err(qat_kernels::Error::NotPositive { what: What::Steps, index: 0, value: alpha })
+        }
     }
 }
 
@@ -279,7 +295,8 @@ mod tests {
             let mut alpha = ours.alpha().to_vec();
             let mut moments = Moments::new(6);
             let scale = f64::from(lsq_gradient_scale(24, q.levels));
-            let loss = |w_hat: &Tensor| x.linear(w_hat, None::<&Tensor>).mse_loss(&target, tch::Reduction::Mean);
+            let loss =
+                |w_hat: &Tensor| x.linear(w_hat, None::<&Tensor>).mse_loss(&target, tch::Reduction::Mean);
             for t in 1..=20 {
                 let weights = AdamW { lr: 0.02, weight_decay: 0.05, step: t, ..AdamW::default() };
                 let scales = AdamW { lr: 0.01, weight_decay: 0.0, ..weights };
@@ -291,7 +308,8 @@ mod tests {
                 let l = loss(&reference(w.leaf(), &a, q, scale));
                 let g = Tensor::f_run_backward(&[l], &[w.leaf(), &a], false, false).unwrap();
                 w.update(slice(&g[0]).unwrap(), 1.0, &weights).unwrap();
-                let log_grad: Vec<f32> = slice(&g[1]).unwrap().iter().zip(&alpha).map(|(g, a)| g * a).collect();
+                let log_grad: Vec<f32> =
+                    slice(&g[1]).unwrap().iter().zip(&alpha).map(|(g, a)| g * a).collect();
                 let mut log_alpha: Vec<f32> = alpha.iter().map(|a| a.ln()).collect();
                 moments.step(&mut log_alpha, &log_grad, 1.0, &scales).unwrap();
                 alpha = log_alpha.iter().map(|a| a.exp()).collect();
@@ -308,7 +326,8 @@ mod tests {
         tch::manual_seed(5);
         let q = quant(2, Grid::MidRise, StepRule::Pi { k: 3 });
         let start = randn(&[3, 50]);
-        let mut w = QuantWeights::new(slice(&start).unwrap(), &[3, 50], q, SteVariant::LearnedStepSize).unwrap();
+        let mut w =
+            QuantWeights::new(slice(&start).unwrap(), &[3, 50], q, SteVariant::LearnedStepSize).unwrap();
         for t in 1..5 {
             let weights = AdamW { lr: 0.05, step: t, ..AdamW::default() };
             let rates = Rates { weights, scales: AdamW { weight_decay: 0.0, ..weights }, factor: 0.5 };
@@ -331,8 +350,8 @@ mod tests {
                 let q = quant(3, Grid::MidTread, StepRule::Uniform);
                 let start = randn(&[140, 900]);
                 let shape = [140, 900];
-                let mut w =
-                    QuantWeights::new(slice(&start).unwrap(), &shape, q, SteVariant::LearnedStepSize).unwrap();
+                let mut w = QuantWeights::new(slice(&start).unwrap(), &shape, q, SteVariant::LearnedStepSize)
+                    .unwrap();
                 let rates = Rates { weights: AdamW::default(), scales: AdamW::default(), factor: 1.0 };
                 w.update(slice(&randn(&[140, 900])).unwrap(), &rates).unwrap();
                 (w.weights().to_vec(), w.alpha().to_vec())

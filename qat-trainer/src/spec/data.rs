@@ -170,14 +170,18 @@ impl DataSpec {
             }
         };
         if let Some(classes) = &raw.classes {
-            let wrong = |problem: String, remedy: &str| Err(source.error("data", "classes", problem).remedy(remedy));
+            let wrong =
+                |problem: String, remedy: &str| Err(source.error("data", "classes", problem).remedy(remedy));
             if classes.len() < 2 {
                 return wrong("fewer than two classes".into(), "name every class");
             }
             for (i, name) in classes.iter().enumerate() {
                 // A model file keeps the names as lines of one text.
                 if name.is_empty() || name.contains(['\n', '\r']) {
-                    return wrong(format!("name {i} is empty or has a line break"), "give it a name on one line");
+                    return wrong(
+                        format!("name {i} is empty or has a line break"),
+                        "give it a name on one line",
+                    );
                 }
                 if classes[..i].contains(name) {
                     return wrong(format!("`{name}` is there twice"), "give every class a name of its own");

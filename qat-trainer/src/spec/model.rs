@@ -1,9 +1,8 @@
 //! `[model]`: the layers, and the shape of every value between them.
 
-use super::{Source, train::check_layer_config};
 use crate::error::{Error, ErrorKind, Result};
+use qat_kernels::Levels;
 use qat_kernels::config::StepRule;
-use qat_kernels::{Grid, Levels, QatConfig};
 use serde::Deserialize;
 
 /// The network: layers in the order in which they run.
@@ -127,7 +126,10 @@ impl Op {
     #[must_use]
     pub const fn act(&self) -> Act {
         match self {
-            Op::Conv { act, .. } | Op::Depthwise { act, .. } | Op::Linear { act, .. } | Op::Add { act, .. } => *act,
+            Op::Conv { act, .. }
+            | Op::Depthwise { act, .. }
+            | Op::Linear { act, .. }
+            | Op::Add { act, .. } => *act,
             _ => Act::None,
         }
     }
@@ -259,7 +261,7 @@ impl std::fmt::Display for Shape {
 }
 
 /// Largest value of any dimension that a layer may ask for: the file format's 16 bits.
-const MAX_DIM: usize = u16::MAX as usize;
+pub(super) const MAX_DIM: usize = u16::MAX as usize;
 /// Largest number of elements of a value.
 const MAX_LEN: usize = 1 << 28;
 
@@ -298,7 +300,10 @@ impl ModelSpec {
                 match (side(0, x.h), side(1, x.w)) {
                     (Some(h), Some(w)) => Ok(Shape { h, w, c }),
                     _ => Err(fail(
-                        format!("its kernel of {}x{} is larger than its input of {x}", w.kernel[0], w.kernel[1]),
+                        format!(
+                            "its kernel of {}x{} is larger than its input of {x}",
+                            w.kernel[0], w.kernel[1]
+                        ),
                         "make the kernel smaller, pad, or pool less before it",
                     )),
                 }
@@ -396,212 +401,13 @@ impl LayerSpec {
     }
 }
 
-#[derive(Clone, Copy, Deserialize)]
-#[serde(untagged, expecting = "expected one number, or two: [vertical, horizontal]")]
-enum Pair {
-    Both(usize),
-    Each([usize; 2]),
-}
-
-impl From<Pair> for [usize; 2] {
-    fn from(p: Pair) -> Self {
-        match p {
-            Pair::Both(n) => [n, n],
-            Pair::Each(p) => p,
-        }
-    }
-}
-
-#[derive(Clone, Copy, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-enum OpName {
-    Conv,
-    Depthwise,
-    Linear,
-    MaxPool,
-    AvgPool,
-    GlobalAvgPool,
-    Add,
-    Flatten,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct RawModel {
-    layers: Vec<toml::Spanned<RawLayer>>,
-}
-
-/// One flat table for all operators, so that the parser reports unknown keys with their line; which key belongs to
-/// which operator is checked afterwards.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawLayer {
-    op: OpName,
-    name: Option<String>,
-    input: Option<String>,
-    out: Option<usize>,
-    kernel: Option<Pair>,
-    stride: Option<Pair>,
-    pad: Option<Pair>,
-    bn: Option<bool>,
-    act: Option<Act>,
-    bits: Option<u8>,
-    grid: Option<Grid>,
-    step: Option<StepRule>,
-    from: Option<String>,
-}
-
-impl ModelSpec {
-    pub(super) fn from_raw(raw: RawModel, defaults: &QatConfig, source: Source<'_>) -> Result<Self> {
-        if raw.layers.is_empty() {
-            return Err(source.error("model", "layers", "the network has no layer").remedy("add layers"));
-        }
-        let mut layers: Vec<LayerSpec> = Vec::with_capacity(raw.layers.len());
-        for (i, raw) in raw.layers.into_iter().enumerate() {
-            let line = source.place(raw.span().start);
-            let layer = raw.into_inner().resolve(i, &layers, defaults, &line).map_err(|e| e.place(line))?;
-            layers.push(layer);
-        }
-        Ok(Self { layers })
-    }
-}
-
-impl RawLayer {
-    fn resolve(self, index: usize, before: &[LayerSpec], defaults: &QatConfig, line: &str) -> Result<LayerSpec> {
-        let kind = match self.op {
-            OpName::Conv => "conv",
-            OpName::Depthwise => "depthwise",
-            OpName::Linear => "linear",
-            OpName::MaxPool => "max-pool",
-            OpName::AvgPool => "avg-pool",
-            OpName::GlobalAvgPool => "global-avg-pool",
-            OpName::Add => "add",
-            OpName::Flatten => "flatten",
-        };
-        self.refuse_foreign_keys(kind)?;
-        let name = match &self.name {
-            Some(name) => name.clone(),
-            None => format!("{kind}{index}"),
-        };
-        let usable = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
-        if name.is_empty() || name == "input" || name.len() > 64 || !name.chars().all(usable) {
-            return Err(spec(format!("`{name}` cannot be the name of a layer"))
-                .remedy("use letters, digits, - and _, at most 64, and not `input`"));
-        }
-        if before.iter().any(|l| l.name == name) {
-            return Err(spec(format!("two layers are called `{name}`")).remedy("rename one"));
-        }
-        let find = |wanted: &str| {
-            if wanted == "input" {
-                return Ok(Value::Input);
-            }
-            before.iter().position(|l| l.name == wanted).map(Value::Layer).ok_or_else(|| {
-                spec(format!("no earlier layer is called `{wanted}`"))
-                    .remedy("give that layer a `name`, or correct this one")
-            })
-        };
-        let input = match &self.input {
-            Some(wanted) => find(wanted)?,
-            None => index.checked_sub(1).map_or(Value::Input, Value::Layer),
-        };
-        let (bn, act) = (self.bn.unwrap_or(false), self.act.unwrap_or_default());
-        let op = match self.op {
-            OpName::Conv => {
-                Op::Conv { out: self.out()?, window: self.window(false)?, bn, act, quant: self.quant(defaults)? }
-            }
-            OpName::Depthwise => {
-                Op::Depthwise { window: self.window(false)?, bn, act, quant: self.quant(defaults)? }
-            }
-            OpName::Linear => Op::Linear { out: self.out()?, bn, act, quant: self.quant(defaults)? },
-            OpName::MaxPool => Op::MaxPool(self.window(true)?),
-            OpName::AvgPool => Op::AvgPool(self.window(true)?),
-            OpName::GlobalAvgPool => Op::GlobalAvgPool,
-            OpName::Flatten => Op::Flatten,
-            OpName::Add => {
-                let from = self.from.as_deref().ok_or_else(|| {
-                    spec("`from` is missing").remedy("name the layer whose output is to be added")
-                })?;
-                Op::Add { from: find(from)?, act }
-            }
-        };
-        Ok(LayerSpec { name, input, op, line: line.into() })
-    }
-
-    fn refuse_foreign_keys(&self, kind: &str) -> Result<()> {
-        use OpName as O;
-        let weighted = matches!(self.op, O::Conv | O::Depthwise | O::Linear);
-        let windowed = matches!(self.op, O::Conv | O::Depthwise | O::MaxPool | O::AvgPool);
-        let padded = matches!(self.op, O::Conv | O::Depthwise);
-        let keys = [
-            ("out", self.out.is_some(), matches!(self.op, O::Conv | O::Linear)),
-            ("kernel", self.kernel.is_some(), windowed),
-            ("stride", self.stride.is_some(), windowed),
-            ("pad", self.pad.is_some(), padded),
-            ("bn", self.bn.is_some(), weighted),
-            ("act", self.act.is_some(), weighted || matches!(self.op, O::Add)),
-            ("bits", self.bits.is_some(), weighted),
-            ("grid", self.grid.is_some(), weighted),
-            ("step", self.step.is_some(), weighted),
-            ("from", self.from.is_some(), matches!(self.op, O::Add)),
-        ];
-        for (key, given, meant) in keys {
-            if given && !meant {
-                return Err(
-                    spec(format!("`{key}` has no meaning for op = \"{kind}\"")).remedy("remove it")
-                );
-            }
-        }
-        Ok(())
-    }
-
-    fn out(&self) -> Result<usize> {
-        match self.out {
-            Some(n) if (1..=MAX_DIM).contains(&n) => Ok(n),
-            Some(n) => Err(spec(format!("`out` is {n}")).remedy(format!("choose 1..={MAX_DIM}"))),
-            None => Err(spec("`out` is missing").remedy("give the number of output channels")),
-        }
-    }
-
-    fn window(&self, pooling: bool) -> Result<Window> {
-        let kernel: [usize; 2] =
-            self.kernel.ok_or_else(|| spec("`kernel` is missing").remedy("give its size"))?.into();
-        let stride = self.stride.map_or(if pooling { kernel } else { [1, 1] }, Into::into);
-        let pad = self.pad.map_or([0, 0], Into::into);
-        for i in 0..2 {
-            for (key, n) in [("kernel", kernel[i]), ("stride", stride[i])] {
-                if !(1..=255).contains(&n) {
-                    return Err(spec(format!("`{key}` is {n}")).remedy("choose 1..=255"));
-                }
-            }
-            if pad[i] >= kernel[i] {
-                return Err(spec(format!("`pad` of {} is not smaller than the kernel", pad[i]))
-                    .remedy("pad less than the kernel's size"));
-            }
-        }
-        Ok(Window { kernel, stride, pad })
-    }
-
-    fn quant(&self, defaults: &QatConfig) -> Result<WeightQuant> {
-        let config = defaults
-            .with_bits(self.bits.unwrap_or(defaults.bits))
-            .with_grid(self.grid.unwrap_or(defaults.grid))
-            .with_step(self.step.unwrap_or(defaults.step));
-        check_layer_config(&config)?;
-        Ok(WeightQuant { levels: config.levels()?, step: config.step })
-    }
-}
-
-fn spec(problem: impl Into<String>) -> Error {
-    Error::new(ErrorKind::Spec, problem)
-}
-
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::spec::{Run, tests::MLP};
     use std::path::Path;
 
-    fn model(layers: &str) -> Result<ModelSpec> {
+    pub(in crate::spec) fn model(layers: &str) -> Result<ModelSpec> {
         let start = MLP.find("layers").unwrap();
         let end = MLP.find("[train]").unwrap();
         let text = format!("{}layers = [{layers}]\n{}", &MLP[..start], &MLP[end..]);
@@ -635,23 +441,14 @@ mod tests {
             (r#"{ op = "conv", out = 10, kernel = 9 }"#, "kernel of 9x9"),
             (r#"{ op = "flatten" }, { op = "linear", out = 9 }"#, "10 classes"),
             (r#"{ op = "flatten" }, { op = "linear", out = 10, act = "relu" }"#, "remove `act`"),
-            (r#"{ op = "conv", name = "a", out = 2, kernel = 3 }, { op = "add", from = "input" }"#, "it adds"),
+            (
+                r#"{ op = "conv", name = "a", out = 2, kernel = 3 }, { op = "add", from = "input" }"#,
+                "it adds",
+            ),
         ];
         for (layers, want) in cases {
             let e = model(layers).unwrap().check(image, 10).unwrap_err().to_string();
             assert!(e.contains("layer `") && e.contains(want), "{e}");
-        }
-        let cases = [
-            (r#"{ op = "conv", out = 1, kernel = 3, pad = 3 }"#, "`pad`"),
-            (r#"{ op = "max-pool", kernel = 0 }"#, "`kernel` is 0"),
-            (r#"{ op = "add" }"#, "`from` is missing"),
-            (r#"{ op = "flatten", name = "a b" }"#, "cannot be the name"),
-            (r#"{ op = "flatten", name = "a" }, { op = "flatten", name = "a" }"#, "two layers"),
-            ("", "no layer"),
-        ];
-        for (layers, want) in cases {
-            let e = model(layers).unwrap_err().to_string();
-            assert!(e.contains("line ") && e.contains(want), "{e}");
         }
     }
 }

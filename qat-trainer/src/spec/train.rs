@@ -209,7 +209,9 @@ impl QatSpec {
             .with_ste(raw.ste.unwrap_or(d.ste))
             .with_epochs(raw.epochs.unwrap_or(d.epochs))
             .with_learning_rate(raw.learning_rate.unwrap_or(d.learning_rate));
-        config.validate().map_err(|e| source.error("qat", key_of(&e), e.to_string()).remedy("correct the value"))?;
+        config
+            .validate()
+            .map_err(|e| source.error("qat", key_of(&e), e.to_string()).remedy("correct the value"))?;
         if raw.calibration.samples == 0 {
             return Err(source
                 .error("qat", "calibration", "samples = 0 measures nothing")

@@ -20,7 +20,15 @@ pub(super) fn distort(
 }
 
 /// Rotates by `angle` and resizes by `size` about the middle, then shifts by `shift` (down, right), in pixels.
-fn affine(image: &[f32], out: &mut [f32], shape: Shape, shift: [f32; 2], angle: f32, size: f32, background: f32) {
+fn affine(
+    image: &[f32],
+    out: &mut [f32],
+    shape: Shape,
+    shift: [f32; 2],
+    angle: f32,
+    size: f32,
+    background: f32,
+) {
     let Shape { h, w, c } = shape;
     let middle = [(h as f32 - 1.0) / 2.0, (w as f32 - 1.0) / 2.0];
     // For every new pixel, where it comes from: the inverse map.

@@ -43,7 +43,13 @@ impl<'a> Batches<'a> {
     }
 
     /// The examples of these indices, each distorted in a way that depends on `seed`, `epoch` and its index alone.
-    pub(super) fn distorted(&self, indices: &[usize], bounds: Augment, seed: u64, epoch: u32) -> Result<Batch> {
+    pub(super) fn distorted(
+        &self,
+        indices: &[usize],
+        bounds: Augment,
+        seed: u64,
+        epoch: u32,
+    ) -> Result<Batch> {
         if bounds.is_none() || self.shape.is_flat() {
             return self.plain(indices);
         }
@@ -55,7 +61,11 @@ impl<'a> Batches<'a> {
     }
 
     /// `fill(index, from, to)` writes an example, or returns `false` to have it copied.
-    fn make(&self, indices: &[usize], fill: impl Fn(usize, &[f32], &mut [f32]) -> bool + Sync) -> Result<Batch> {
+    fn make(
+        &self,
+        indices: &[usize],
+        fill: impl Fn(usize, &[f32], &mut [f32]) -> bool + Sync,
+    ) -> Result<Batch> {
         let (n, Shape { h, w, c }) = (indices.len() as i64, self.shape);
         let len = self.shape.len();
         let mut x = Tensor::f_empty([n, h as i64, w as i64, c as i64], (Kind::Float, Device::Cpu))?;

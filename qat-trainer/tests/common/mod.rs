@@ -129,7 +129,8 @@ impl Fixture {
         let data = Dataset::load(&run.data).unwrap();
         let shapes = run.model.check(data.shape, data.classes.len()).unwrap();
         let mut float = Checkpoint::default();
-        let mut random = (1..).map(|i: u32| (i.wrapping_mul(2_654_435_761) >> 8) as f32 / (1 << 23) as f32 - 1.0);
+        let mut random =
+            (1..).map(|i: u32| (i.wrapping_mul(2_654_435_761) >> 8) as f32 / (1 << 23) as f32 - 1.0);
         for layer in &run.model.layers {
             let input = match layer.input {
                 Value::Input => data.shape,

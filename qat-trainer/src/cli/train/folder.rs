@@ -34,7 +34,9 @@ impl Folder {
         for name in FILES {
             let file = folder.file(name);
             match fs::remove_file(&file) {
-                Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(Error::io("replace", file, &e)),
+                Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(Error::io("replace", file, &e));
+                }
                 _ => {}
             }
         }

@@ -20,7 +20,9 @@ impl Progress {
     pub(super) fn show(&self, event: &QatEvent) {
         match event {
             QatEvent::PhaseStarted { phase, epochs, steps_per_epoch, parameters } => {
-                self.line(&format!("{phase}: {parameters} parameters, {epochs} epochs of {steps_per_epoch} steps"));
+                self.line(&format!(
+                    "{phase}: {parameters} parameters, {epochs} epochs of {steps_per_epoch} steps"
+                ));
                 if let Some(bar) = &self.bar {
                     bar.reset();
                     bar.set_length(u64::from(*epochs) * *steps_per_epoch as u64);

@@ -5,14 +5,15 @@ use super::super::output::{json, say};
 use super::Arguments;
 use super::folder::Folder;
 use super::progress::Progress;
+use qat_kernels::config::StepRule;
 use qat_kernels::infer::Model;
 use qat_trainer::data::Dataset;
 use qat_trainer::eval::evaluate;
 use qat_trainer::events::QatEvent;
 use qat_trainer::export::{About, export_checkpoint};
-use qat_trainer::spec::{ActivationQuant, Run};
+use qat_trainer::spec::{ActivationQuant, Run, WeightQuant};
 use qat_trainer::train::{QatTrainer, Trained};
-use qat_trainer::{Error, Result};
+use qat_trainer::{Error, ErrorKind, Result};
 use serde::Serialize;
 use std::fs::File;
 use std::io::{BufWriter, Write};
@@ -48,6 +49,7 @@ pub(super) fn train(arguments: &Arguments) -> Result<()> {
     // Everything that can be wrong with configuration and data shows here, before anything is written.
     let data = Dataset::load(&run.data)?;
     let trainer = QatTrainer::new(&run, &data)?;
+    trainable(&run)?;
 
     let folder = Folder::create(&arguments.out)?;
     folder.write("config.toml", run.text_for(folder.path())?.as_bytes())?;
@@ -110,6 +112,21 @@ pub(super) fn train(arguments: &Arguments) -> Result<()> {
             100.0 * summary.int_accuracy,
         ))
     }
+}
+
+/// Adaptive quantisers are for quantisation without training; better to hear it now than after the first phase.
+fn trainable(run: &Run) -> Result<()> {
+    for layer in &run.model.layers {
+        if matches!(layer.op.quant(), Some(WeightQuant { step: StepRule::PiAdaptive { .. }, .. })) {
+            return Err(Error::new(ErrorKind::Spec, "a k per group of weights cannot be trained")
+                .file(&run.file)
+                .place(format!("{}, layer `{}`", layer.line, layer.name))
+                .remedy(
+                    "use step = { pi = { k = 3 } }, or `qat export --ptq` on a run that was trained so",
+                ));
+        }
+    }
+    Ok(())
 }
 
 /// Saves a checkpoint with what an export needs to know about it; returns the bytes of its file.

@@ -1,0 +1,111 @@
+//! Adapts the last layer of the model that was linked in to a stream of labelled samples, as it comes.
+//!
+//! A sample of `samples.bin` is a chunk of [`RECORDS`] records: the model's input, then the label, then how much of the
+//! learning rate remains, in 127ths; 0 asks for a prediction only. A chunk's answer is one byte a record, the class that
+//! the record was taken for (before learning from it), and the four bytes of the layer's digest, little-endian. The host
+//! runs the same stream through the same functions: `xtask/src/adapt.rs`.
+#![no_std]
+#![no_main]
+
+use cortex_m_rt::entry;
+use harness::{Buffers, Failure, counted, finish, for_each_sample};
+use qat_kernels::fixed::{Adaptation, Head, HeadBuffers, Q32};
+use qat_kernels::infer::Model;
+
+/// Weights are aligned to 16 bytes within the file, so the file has to be too.
+#[repr(align(16))]
+struct Aligned<T: ?Sized>(T);
+
+static MODEL: &Aligned<[u8]> = &Aligned(*include_bytes!(concat!(env!("OUT_DIR"), "/model.piq")));
+
+/// Records of a chunk.
+const RECORDS: usize = 375;
+/// Bytes for activations.
+const ARENA_LEN: usize = 64 << 10;
+/// The longest chunk, in bytes.
+const CHUNK_LEN: usize = 1 << 20;
+/// The most weights of a last layer.
+const WEIGHTS: usize = 64 << 10;
+/// The most classes.
+const CLASSES: usize = 256;
+
+#[entry]
+fn main() -> ! {
+    // `#[entry]` turns these into exclusive references: the function is called once.
+    static mut ARENA: Aligned<[u8; ARENA_LEN]> = Aligned([0; ARENA_LEN]);
+    static mut CHUNK: [i8; CHUNK_LEN] = [0; CHUNK_LEN];
+    static mut ANSWER: [i8; RECORDS + 4] = [0; RECORDS + 4];
+    static mut BYTES: [u8; CHUNK_LEN] = [0; CHUNK_LEN];
+    static mut STEPS: [Q32<24>; WEIGHTS] = [Q32::from_raw(0); WEIGHTS];
+    static mut SHADOW: [Q32<24>; WEIGHTS] = [Q32::from_raw(0); WEIGHTS];
+    static mut CODES: [i8; WEIGHTS] = [0; WEIGHTS];
+    static mut BIAS: [Q32<20>; CLASSES] = [Q32::from_raw(0); CLASSES];
+    static mut LOGITS: [Q32<16>; CLASSES] = [Q32::from_raw(0); CLASSES];
+    static mut GRADIENT: [Q32<30>; CLASSES] = [Q32::from_raw(0); CLASSES];
+    let memory = HeadBuffers {
+        steps: STEPS,
+        weights: SHADOW,
+        codes: CODES,
+        bias: BIAS,
+        logits: LOGITS,
+        gradient: GRADIENT,
+    };
+    let buffers = Buffers { input: CHUNK, output: ANSWER, bytes: BYTES };
+    finish(adapt(&MODEL.0, &mut ARENA.0, memory, buffers))
+}
+
+fn adapt(
+    file: &[u8],
+    arena: &mut [u8],
+    memory: HeadBuffers<'_, i32, 24>,
+    buffers: Buffers<'_>,
+) -> Result<(), Failure> {
+    let model =
+        Model::parse(file).map_err(|_| Failure::new("the model is refused; `qat verify` names the fault"))?;
+    let layer = model.last_linear().map_err(|_| Failure::new("the model does not end in a linear layer"))?;
+    let (classes, features, group) = (layer.classes(), layer.features(), layer.group());
+    let weights = classes.saturating_mul(features);
+    let memory = HeadBuffers {
+        steps: first(memory.steps, weights.checked_div(group).unwrap_or(0))?,
+        weights: first(memory.weights, weights)?,
+        codes: first(memory.codes, weights)?,
+        bias: first(memory.bias, classes)?,
+        logits: first(memory.logits, classes)?,
+        gradient: first(memory.gradient, classes)?,
+    };
+    let mut head = Head::from_layer(&layer, memory)
+        .map_err(|_| Failure::new("the last layer's steps do not fit Q8.24"))?;
+    let mut logits = [0; CLASSES];
+    let logits = first(&mut logits, model.output_len())?;
+    let arena = first(arena, model.arena_len())?;
+
+    let record_len = model.input_len() + 2;
+    for_each_sample(RECORDS * record_len, RECORDS + 4, buffers, |chunk, answer| {
+        let (guesses, digest) = answer.split_at_mut_checked(RECORDS).ok_or(Failure::new("answer"))?;
+        for (record, guess) in chunk.chunks_exact(record_len.max(1)).zip(guesses) {
+            let (input, order) = record.split_at_checked(model.input_len()).ok_or(Failure::new("record"))?;
+            let &[label, remaining] = order else { return Err(Failure::new("record")) };
+            let features = model
+                .features(input, logits, arena)
+                .map_err(|_| Failure::new("the engine refuses its buffers"))?;
+            let class = match u32::try_from(remaining) {
+                Ok(remaining @ 1..) => {
+                    let how = Adaptation::default().decayed(127 - remaining, 127);
+                    counted(|| head.learn(&how, features, usize::from(label.cast_unsigned())))
+                }
+                _ => head.predict(features),
+            };
+            *guess = class.map_err(|_| Failure::new("a sample is refused; is its label a class?"))? as i8;
+        }
+        for (to, from) in digest.iter_mut().zip(head.digest().to_le_bytes()) {
+            *to = from.cast_signed();
+        }
+        Ok(())
+    })
+}
+
+/// The first `len` elements of `buffer`.
+fn first<T>(buffer: &mut [T], len: usize) -> Result<&mut [T], Failure> {
+    let there = buffer.len();
+    buffer.get_mut(..len).ok_or(Failure::too_small("adaptation buffer", len, there))
+}
