@@ -1,8 +1,11 @@
 //! Builds the bridge to libtorch and tells the linker where libtorch lies. Does nothing without the feature `tch`.
 
+#[cfg(feature = "tch")]
 use std::path::{Path, PathBuf};
+#[cfg(feature = "tch")]
 use std::process::exit;
 
+#[cfg(feature = "tch")]
 const REMEDY: &str = "run `cargo xtask setup` once, set LIBTORCH to a libtorch 2.11.0 of your own, \
                       or build with `--no-default-features` to go without training";
 

@@ -131,6 +131,9 @@ pub fn load_test(
     Ok((test.finish(&Labels::from_names(classes), standardisation)?, shape))
 }
 
+/// Most features of a split: 4 GiB as f32. A slip in `resize` should be an error, not the end of the memory.
+const MAX_FEATURES: usize = 1 << 30;
+
 #[derive(Clone, Copy, PartialEq)]
 enum Half {
     Train,
@@ -176,6 +179,16 @@ impl Raw {
                     Half::Test => (test_images, test_labels),
                 };
                 let pixels = idx::images(&open(images)?).map_err(|e| e.file(images))?;
+                let [h, w] = resize.unwrap_or(pixels.size);
+                if pixels.count.saturating_mul(h * w) > MAX_FEATURES {
+                    return Err(Error::new(
+                        ErrorKind::Data,
+                        format!("{} images of {h}x{w} are more than fit into memory", pixels.count),
+                    )
+                    .file(images)
+                    .place("byte 4")
+                    .remedy("choose a smaller `resize`, or fewer images"));
+                }
                 let bytes = idx::labels(&open(labels)?).map_err(|e| e.file(labels))?;
                 if bytes.len() != pixels.count {
                     return Err(Error::new(
@@ -186,7 +199,6 @@ impl Raw {
                     .place("byte 4")
                     .remedy("name the two files of one data set"));
                 }
-                let [h, w] = resize.unwrap_or(pixels.size);
                 let features = match resize {
                     Some(to) => resize_area(&pixels.data, pixels.size, *to),
                     None => pixels.data,

@@ -11,12 +11,13 @@ use anyhow::{Context as _, Result, bail};
 use qat_kernels::fixed::{Adaptation, Head, HeadBuffers, Q32};
 use qat_kernels::infer::Model;
 
-use crate::bare_metal::Toolchain;
+use crate::bare_metal::{self, Toolchain};
 use crate::cmd::{output, root};
-use crate::emulator::{Board, emulate};
+use crate::emulator::{Board, M4, emulate};
 use crate::mcu::build;
 use crate::panic_free::panic_paths;
 use crate::samples::Samples;
+use crate::tools::{Tool, ensure};
 
 /// Records of a chunk, as in `firmware/adapt`.
 const RECORDS: usize = 375;
@@ -35,6 +36,28 @@ pub(crate) struct Report {
     pub(crate) digest: u32,
     /// Instructions of a learning step, the model's own run not included: smallest, median, largest.
     pub(crate) instructions: [u64; 3],
+}
+
+/// `cargo xtask adapt`.
+pub(crate) fn command(model: &Path, yes: bool) -> Result<()> {
+    ensure(&[Tool::QemuArm], yes)?;
+    let toolchain = bare_metal::find(&[M4.target], yes)?;
+    println!("bare-metal Rust: {toolchain}");
+    let report = run(&toolchain, &M4, model)?;
+    let percent = |right: usize| 100.0 * right as f64 / report.held_out.max(1) as f64;
+    let [unshifted, shifted, adapted] = report.right.map(percent);
+    let [least, median, most] = report.instructions;
+    println!("board          {}", M4.name);
+    println!(
+        "held out       {} letters, {STREAM} others to learn from; the shift is generated",
+        report.held_out
+    );
+    println!(
+        "accuracy       {unshifted:.2} % unshifted, {shifted:.2} % shifted, {adapted:.2} % after adaptation"
+    );
+    println!("digest         {:08x}, the same on host and device", report.digest);
+    println!("instructions   a learning step: least {least}, median {median}, most {most}");
+    Ok(())
 }
 
 /// Adapts `model` on host and board; fails if they differ in one prediction or one bit of the weights.

@@ -29,29 +29,45 @@ const WEIGHTS: usize = 64 << 10;
 /// The most classes.
 const CLASSES: usize = 256;
 
+/// All memory of the program.
+struct Memory {
+    arena: Aligned<[u8; ARENA_LEN]>,
+    chunk: [i8; CHUNK_LEN],
+    answer: [i8; RECORDS + 4],
+    bytes: [u8; CHUNK_LEN],
+    steps: [Q32<24>; WEIGHTS],
+    weights: [Q32<24>; WEIGHTS],
+    codes: [i8; WEIGHTS],
+    bias: [Q32<20>; CLASSES],
+    logits: [Q32<16>; CLASSES],
+    gradient: [Q32<30>; CLASSES],
+}
+
 #[entry]
 fn main() -> ! {
-    // `#[entry]` turns these into exclusive references: the function is called once.
-    static mut ARENA: Aligned<[u8; ARENA_LEN]> = Aligned([0; ARENA_LEN]);
-    static mut CHUNK: [i8; CHUNK_LEN] = [0; CHUNK_LEN];
-    static mut ANSWER: [i8; RECORDS + 4] = [0; RECORDS + 4];
-    static mut BYTES: [u8; CHUNK_LEN] = [0; CHUNK_LEN];
-    static mut STEPS: [Q32<24>; WEIGHTS] = [Q32::from_raw(0); WEIGHTS];
-    static mut SHADOW: [Q32<24>; WEIGHTS] = [Q32::from_raw(0); WEIGHTS];
-    static mut CODES: [i8; WEIGHTS] = [0; WEIGHTS];
-    static mut BIAS: [Q32<20>; CLASSES] = [Q32::from_raw(0); CLASSES];
-    static mut LOGITS: [Q32<16>; CLASSES] = [Q32::from_raw(0); CLASSES];
-    static mut GRADIENT: [Q32<30>; CLASSES] = [Q32::from_raw(0); CLASSES];
-    let memory = HeadBuffers {
-        steps: STEPS,
-        weights: SHADOW,
-        codes: CODES,
-        bias: BIAS,
-        logits: LOGITS,
-        gradient: GRADIENT,
+    // `#[entry]` turns it into an exclusive reference: the function is called once.
+    static mut MEMORY: Memory = Memory {
+        arena: Aligned([0; ARENA_LEN]),
+        chunk: [0; CHUNK_LEN],
+        answer: [0; RECORDS + 4],
+        bytes: [0; CHUNK_LEN],
+        steps: [Q32::from_raw(0); WEIGHTS],
+        weights: [Q32::from_raw(0); WEIGHTS],
+        codes: [0; WEIGHTS],
+        bias: [Q32::from_raw(0); CLASSES],
+        logits: [Q32::from_raw(0); CLASSES],
+        gradient: [Q32::from_raw(0); CLASSES],
     };
-    let buffers = Buffers { input: CHUNK, output: ANSWER, bytes: BYTES };
-    finish(adapt(&MODEL.0, &mut ARENA.0, memory, buffers))
+    let head = HeadBuffers {
+        steps: &mut MEMORY.steps,
+        weights: &mut MEMORY.weights,
+        codes: &mut MEMORY.codes,
+        bias: &mut MEMORY.bias,
+        logits: &mut MEMORY.logits,
+        gradient: &mut MEMORY.gradient,
+    };
+    let buffers = Buffers { input: &mut MEMORY.chunk, output: &mut MEMORY.answer, bytes: &mut MEMORY.bytes };
+    finish(adapt(&MODEL.0, &mut MEMORY.arena.0, head, buffers))
 }
 
 fn adapt(

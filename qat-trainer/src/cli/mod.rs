@@ -30,7 +30,7 @@ struct Arguments {
 enum Command {
     /// Train a model: in floating point, then with quantisation in the loop, then export and measure it.
     Train(train::Arguments),
-    /// Write the model of a run folder as a .piq file. Needs neither the data nor libtorch.
+    /// Write the model of a run folder as a .piq file. Needs no data and no libtorch.
     Export(export::Arguments),
     /// Measure a .piq file on the test split, with the integer engine that runs on the device.
     Eval(eval::Arguments),

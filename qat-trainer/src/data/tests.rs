@@ -44,6 +44,10 @@ fn idx_pixels_become_their_own_codes() {
     let hash = hash.chain_update(fs::read(dir.path().join("b")).unwrap());
     assert_eq!(data.sha256, <[u8; 32]>::from(hash.finalize()));
 
+    let huge = run(dir.path(), &format!("{IDX}\nresize = [4096, 4096]"));
+    write("a", idx_images(&[[0; 4]; 65]));
+    assert!(Dataset::load(&huge.data).unwrap_err().to_string().contains("more than fit"));
+    write("a", idx_images(&[[0, 255, 7, 9], [1, 2, 3, 200]]));
     let resized = run(dir.path(), &format!("{IDX}\nresize = [1, 1]\nstandardise = false"));
     let data = Dataset::load(&resized.data).unwrap();
     assert_eq!(data.train.features, [68.0, 52.0]); // (0+255+7+9)/4 = 67¾, (1+2+3+200)/4 = 51½

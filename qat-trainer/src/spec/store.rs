@@ -32,7 +32,9 @@ impl Run {
 
 fn absolute(folder: &Path) -> Result<PathBuf> {
     let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
-    folder.canonicalize().map_err(|e| Error::io("find", folder, &e))
+    folder.canonicalize().map_err(|e| {
+        Error::new(ErrorKind::Io, format!("cannot find this folder: {e}")).file(folder).remedy("check `base`")
+    })
 }
 
 /// The way from `start` to `target`, both absolute and without links. Across drives there is none but `target` itself.

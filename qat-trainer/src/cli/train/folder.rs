@@ -1,7 +1,7 @@
 //! The run folder: made at the start, complete at the end, gone if the training fails.
 
 use qat_trainer::checkpoint::write_atomically;
-use qat_trainer::{Error, Result};
+use qat_trainer::{Error, ErrorKind, Result};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -29,7 +29,11 @@ impl Folder {
     /// Makes the folder, and removes the files of an earlier run from it.
     pub(super) fn create(path: &Path) -> Result<Self> {
         let new = !path.exists();
-        fs::create_dir_all(path).map_err(|e| Error::io("make the folder", path, &e))?;
+        fs::create_dir_all(path).map_err(|e| {
+            Error::new(ErrorKind::Io, format!("cannot make this folder: {e}"))
+                .file(path)
+                .remedy("choose another --out")
+        })?;
         let folder = Self { path: path.into(), new, kept: false };
         for name in FILES {
             let file = folder.file(name);
