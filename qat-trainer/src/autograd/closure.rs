@@ -136,6 +136,7 @@ unsafe extern "C" fn free(closure: *mut c_void) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::nn::random::normal;
     use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
     use tch::{Device, Kind};
@@ -143,8 +144,7 @@ mod tests {
     const F32: (Kind, Device) = (Kind::Float, Device::Cpu);
 
     fn leaf(shape: &[i64]) -> Tensor {
-        tch::manual_seed(3);
-        Tensor::randn(shape, F32).set_requires_grad(true)
+        normal(3, shape).set_requires_grad(true)
     }
 
     /// x·y + sin(x) as a closure node.

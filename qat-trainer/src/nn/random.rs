@@ -60,6 +60,17 @@ impl Random {
     }
 }
 
+/// Standard normal numbers for tests. torch's own generator is one for the whole process, so that tests running side by
+/// side would draw from each other's sequence.
+#[cfg(test)]
+pub(crate) fn normal(seed: u64, shape: &[i64]) -> tch::Tensor {
+    let mut random = Random::new(seed, Purpose::Weights(0));
+    let n = shape.iter().product::<i64>();
+    // The sum of twelve uniform numbers of variance 1/3, halved.
+    let values: Vec<f32> = (0..n).map(|_| (0..12).map(|_| random.symmetric()).sum::<f32>() * 0.5).collect();
+    tch::Tensor::from_slice(&values).reshape(shape)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
