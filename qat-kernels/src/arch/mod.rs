@@ -9,6 +9,7 @@ pub(crate) mod bytes;
 #[cfg(target_arch = "aarch64")]
 mod aarch64_neon;
 mod portable;
+mod stream;
 mod wht64;
 #[cfg(target_arch = "x86_64")]
 mod x86_avx2;
@@ -17,6 +18,7 @@ mod x86_avx512;
 #[cfg(target_arch = "x86_64")]
 mod x86_wht64;
 
+pub(crate) use stream::Output;
 pub(crate) use wht64::wht64;
 
 /// An instruction set that the float kernels can be compiled for.

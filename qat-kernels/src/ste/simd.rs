@@ -11,10 +11,11 @@
 //! blocks' sums are added in order in f64 and rounded to f32 once. No multiply-add is fused anywhere.
 //!
 //! # Bad numbers
-//! Every input is checked, at most 1024 weights ahead of the work, so that an error leaves everything from the offender
-//! on untouched: outputs (and weights, moments and gradients in place) at its index and beyond keep their former values,
-//! those before it may be new, and so may the `step_grads` of steps that end before it. Lengths, steps and parameters
-//! are checked before anything is written.
+//! Every input is checked before anything that depends on it is written, so that an error leaves everything from the
+//! offender on untouched: outputs (and weights, moments and gradients in place) at its index and beyond keep their former
+//! values, those before it may be new, and so may the `step_grads` of steps that end before it. Lengths, steps and
+//! parameters are checked before anything at all is written. Finite inputs can still overflow a sum, an update or a
+//! gradient; the next call that reads the result will say so.
 //!
 //! # Backends
 //! The free functions use the best one of the machine ([`Backend::best`]); [`Kernels`] chooses.
@@ -40,12 +41,13 @@ mod passes;
 pub use crate::arch::{Backend, Isa};
 pub use adamw::AdamW;
 
+use crate::arch::Output;
 use crate::error::{Error, Result, What};
 use crate::grid::Levels;
 use crate::ste::{LsqMask, SteVariant};
 use lanes::{Bounds, Clipped, Ewgs, Lsq, Standard};
 use passes::{
-    Apart, Backward, Dequantize, FakeQuantize, Fused, Gradients, InPlace, Pass, Quantize, ReadOnly, Run,
+    Apart, Backward, Dequantize, FakeQuantize, Fused, Gradients, InPlace, Pass, Quantize, Run, StepGradient,
 };
 
 /// The kernels of one backend.
@@ -83,7 +85,13 @@ impl Kernels {
     pub fn fake_quantize(self, levels: Levels, steps: &[f32], w: &[f32], out: &mut [f32]) -> Result<()> {
         let per_step = layout(w.len(), What::Weights, steps)?;
         length(What::Output, out.len(), w.len())?;
-        let pass = FakeQuantize { bounds: Bounds::new(levels, LsqMask::Exact), steps, w, out };
+        let pass = FakeQuantize {
+            bounds: Bounds::new(levels, LsqMask::Exact),
+            steps,
+            w,
+            output: Output::of(out.len()),
+            out,
+        };
         self.run(pass, per_step)
     }
 
@@ -105,8 +113,7 @@ impl Kernels {
     pub fn dequantize(self, levels: Levels, steps: &[f32], codes: &[i8], out: &mut [f32]) -> Result<()> {
         let per_step = layout(codes.len(), What::Codes, steps)?;
         length(What::Output, out.len(), codes.len())?;
-        let (lo, hi) = (levels.lo() as i8, levels.hi() as i8);
-        let pass = Dequantize { offset: levels.grid().offset(), lo, hi, steps, codes, out };
+        let pass = Dequantize { levels, steps, codes, output: Output::of(out.len()), out };
         self.run(pass, per_step)
     }
 
@@ -130,7 +137,15 @@ impl Kernels {
         step_grads: &mut [f32],
     ) -> Result<()> {
         length(What::Output, grad_w.len(), w.len())?;
-        self.estimate(ste, levels, mask, steps, w, Apart { g, grad_w }, step_grads)
+        self.estimate(
+            ste,
+            levels,
+            mask,
+            steps,
+            w,
+            Apart { g, output: Output::of(grad_w.len()), grad_w },
+            step_grads,
+        )
     }
 
     /// [`backward_in_place`] on this backend.
@@ -167,7 +182,10 @@ impl Kernels {
         g: &[f32],
         step_grads: &mut [f32],
     ) -> Result<()> {
-        self.estimate(SteVariant::Standard, levels, mask, steps, w, ReadOnly(g), step_grads)
+        let per_step = layout(w.len(), What::Weights, steps)?;
+        length(What::Gradient, g.len(), w.len())?;
+        length(What::Steps, step_grads.len(), steps.len())?;
+        self.run(StepGradient { bounds: Bounds::new(levels, mask), steps, w, g, step_grads }, per_step)
     }
 
     /// [`fused_adamw`] on this backend.
@@ -204,11 +222,12 @@ impl Kernels {
         length(What::Output, w_hat.len(), w.len())?;
         length(What::Steps, step_grads.len(), steps.len())?;
         let (bounds, factors) = (Bounds::new(levels, mask), adamw.factors());
-        let pass = Fused { bounds, steps, next_steps, factors, w, g, m, v, w_hat, step_grads };
+        let output = Output::of(w_hat.len());
+        let pass = Fused { bounds, steps, next_steps, factors, w, g, m, v, w_hat, step_grads, output };
         self.run_with(ste, pass, per_step)
     }
 
-    /// The three backward passes, which differ in where gradients come from and go to.
+    /// The two backward passes, which differ in where gradients come from and go to.
     #[allow(
         clippy::too_many_arguments,
         reason = "slices in, slices out: a struct of them would only be taken apart"

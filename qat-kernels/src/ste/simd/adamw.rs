@@ -103,12 +103,12 @@ pub(super) struct Factors {
 }
 
 impl Factors {
-    /// One update; returns the new weight.
+    /// One update: the new weight and moments.
     #[inline(always)]
-    pub(super) fn update(self, w: f32, g: f32, m: &mut f32, v: &mut f32) -> f32 {
-        *m = normal(self.beta1 * *m + self.rest1 * g);
-        *v = normal(self.beta2 * *v + (self.rest2 * g) * g);
-        w * self.decay - self.rate * *m / (sqrt(*v) * self.scale + self.eps)
+    pub(super) fn update(self, w: f32, g: f32, m: f32, v: f32) -> (f32, f32, f32) {
+        let m = normal(self.beta1 * m + self.rest1 * g);
+        let v = normal(self.beta2 * v + (self.rest2 * g) * g);
+        (w * self.decay - self.rate * m / (sqrt(v) * self.scale + self.eps), m, v)
     }
 }
 
@@ -165,8 +165,7 @@ mod tests {
         // Bias correction makes m/√v the gradient's sign, whatever its size.
         let f = AdamW { lr: 0.125, weight_decay: 0.0, ..AdamW::default() }.factors();
         for g in [1e-3_f32, 1.0, 50.0, -7.0] {
-            let (mut m, mut v) = (0.0, 0.0);
-            let w = f.update(1.0, g, &mut m, &mut v);
+            let (w, _, _) = f.update(1.0, g, 0.0, 0.0);
             assert!((w - (1.0 - 0.125 * g.signum())).abs() < 2e-6, "{g}: {w}");
         }
     }
@@ -179,7 +178,7 @@ mod tests {
         let (lr, b1, b2) = (f64::from(a.lr), f64::from(a.beta1), f64::from(a.beta2));
         for step in 1..=500 {
             let g = (step as f32 * 0.37).sin();
-            w = AdamW { step, ..a }.factors().update(w, g, &mut m, &mut v);
+            (w, m, v) = AdamW { step, ..a }.factors().update(w, g, m, v);
             let g = f64::from(g);
             m64 = b1 * m64 + (1.0 - b1) * g;
             v64 = b2 * v64 + (1.0 - b2) * g * g;
@@ -194,7 +193,7 @@ mod tests {
         let f = AdamW::default().factors();
         let (mut m, mut v) = (1e-30, 1e-30);
         for _ in 0..100_000 {
-            f.update(1.0, 0.0, &mut m, &mut v);
+            (_, m, v) = f.update(1.0, 0.0, m, v);
             assert!(!m.is_subnormal() && !v.is_subnormal());
         }
         assert_eq!((m, v), (0.0, 0.0));

@@ -1,11 +1,12 @@
 //! The arithmetic of the kernels on tiles of at most [`TILE`] weights: the one body that every backend compiles for
 //! itself.
 //!
-//! Each function is a counted loop over slices without calls, branches or carried dependencies, which is what a
-//! compiler turns into whole vectors at any width. Two departures from the obvious make that so. The terms of a sum
-//! first go into a scratch tile and meet in a second loop, because a float sum must not be reordered and would tie the
-//! first loop down. And every weight finds its step in a tile of steps, so that groups of 8 weights run like rows of
-//! 4096. Both tiles stay in the first-level cache; the division takes longer than they do.
+//! Each function is a counted loop over slices without calls, branches or carried float operations, which is what a
+//! compiler turns into whole vectors at any width. Three departures from the obvious make that so. Results go to
+//! scratch tiles, which cannot overlap the inputs, and from there to the caller once the whole tile is known to be
+//! finite. The terms of a sum go to a scratch tile as well and meet in a second loop, because a float sum must not be
+//! reordered and would tie the first loop down. And every weight finds its step in a tile of steps, so that groups of 8
+//! weights run like rows of 4096. The tiles stay in the first-level cache; the division takes longer than they do.
 
 use super::adamw::Factors;
 use crate::grid::Levels;
@@ -17,10 +18,13 @@ const LANES: usize = 16;
 /// Weights per partial sum of a step that covers more than that.
 pub(super) const BLOCK: usize = 1024;
 
-/// Weights that are checked and processed together. Each operand's share and the scratch of as many values stay in the
-/// first-level cache (4 KiB each), or on a microcontroller's stack (256 bytes each). It divides [`BLOCK`] and changes
-/// no result.
-pub(super) const TILE: usize = if cfg!(target_pointer_width = "64") { BLOCK } else { 64 };
+/// Weights that are processed together. It divides [`BLOCK`] and changes no result. On a host a tile of work should
+/// take a core no longer than it can look ahead, so that the next tile's loads are under way meanwhile (measured: 512
+/// to 1024 weights cost up to a third more on tensors larger than the caches); a microcontroller has little stack.
+pub(super) const TILE: usize = if cfg!(target_pointer_width = "64") { 128 } else { 64 };
+
+/// A value for each weight of a tile.
+pub(super) type Tile = [f32; TILE];
 
 /// The grid and the mask as plain numbers.
 #[derive(Clone, Copy)]
@@ -131,93 +135,121 @@ impl Estimator for Ewgs {
     }
 }
 
-/// [`Levels::fake_quantize`].
+/// The magnitude as bits, which order as the numbers do with infinity and NaN on top. A maximum of integers vectorises,
+/// where a float sum or an early exit would not.
 #[inline(always)]
-pub(super) fn fake_quantize(b: Bounds, steps: &[f32], w: &[f32], out: &mut [f32]) {
+fn magnitude(x: f32) -> i32 {
+    (x.to_bits() & 0x7fff_ffff) as i32
+}
+
+/// Whether numbers of at most this magnitude are finite.
+#[inline(always)]
+fn is_finite(magnitude: i32) -> bool {
+    magnitude < f32::INFINITY.to_bits() as i32
+}
+
+/// [`Levels::fake_quantize`]. This and the following functions return whether all inputs are acceptable.
+#[inline(always)]
+pub(super) fn fake_quantize(b: Bounds, steps: &Tile, w: &[f32], out: &mut Tile) -> bool {
+    let mut top = 0;
     for ((out, w), step) in out.iter_mut().zip(w).zip(steps) {
+        top = top.max(magnitude(*w));
         *out = b.level(w / step) * step;
     }
+    is_finite(top)
 }
 
 /// [`Levels::quantize`].
 #[inline(always)]
-pub(super) fn quantize(b: Bounds, steps: &[f32], w: &[f32], codes: &mut [i8]) {
+pub(super) fn quantize(b: Bounds, steps: &Tile, w: &[f32], codes: &mut [i8; TILE]) -> bool {
+    let mut top = 0;
     for ((code, w), step) in codes.iter_mut().zip(w).zip(steps) {
+        top = top.max(magnitude(*w));
         *code = b.biased(w / step).to_bits() as i8;
     }
+    is_finite(top)
 }
 
 /// [`Levels::dequantize`].
 #[inline(always)]
-pub(super) fn dequantize(offset: f32, steps: &[f32], codes: &[i8], out: &mut [f32]) {
+pub(super) fn dequantize(levels: Levels, steps: &Tile, codes: &[i8], out: &mut Tile) -> bool {
+    let (lo, hi, offset) = (levels.lo() as i8, levels.hi() as i8, levels.grid().offset());
     for ((out, code), step) in out.iter_mut().zip(codes).zip(steps) {
         *out = (f32::from(*code) + offset) * step;
     }
+    codes.iter().fold(true, |ok, &code| ok & (code >= lo) & (code <= hi))
 }
 
-/// Gradients from one slice to another.
+/// The gradients to pass on and the terms of the steps' gradients.
 #[inline(always)]
 pub(super) fn backward<E: Estimator>(
     (e, b): (E, Bounds),
-    steps: &[f32],
+    steps: &Tile,
     w: &[f32],
     g: &[f32],
-    grad_w: &mut [f32],
-    terms: &mut [f32],
-) {
+    grad_w: &mut Tile,
+    terms: &mut Tile,
+) -> bool {
+    let mut top = 0;
     for ((((out, term), w), g), step) in grad_w.iter_mut().zip(terms).zip(w).zip(g).zip(steps) {
+        top = top.max(magnitude(*w).max(magnitude(*g)));
         (*out, *term) = b.backward(e, *step, *w, *g);
     }
-}
-
-/// Gradients replaced where they are.
-#[inline(always)]
-pub(super) fn backward_in_place<E: Estimator>(
-    (e, b): (E, Bounds),
-    steps: &[f32],
-    w: &[f32],
-    g: &mut [f32],
-    terms: &mut [f32],
-) {
-    for (((g, term), w), step) in g.iter_mut().zip(terms).zip(w).zip(steps) {
-        (*g, *term) = b.backward(e, *step, *w, *g);
-    }
+    is_finite(top)
 }
 
 /// The terms of the steps' gradients alone.
 #[inline(always)]
-pub(super) fn step_gradient(b: Bounds, steps: &[f32], w: &[f32], g: &[f32], terms: &mut [f32]) {
+pub(super) fn step_gradient(b: Bounds, steps: &Tile, w: &[f32], g: &[f32], terms: &mut Tile) -> bool {
+    let mut top = 0;
     for (((term, w), g), step) in terms.iter_mut().zip(w).zip(g).zip(steps) {
+        top = top.max(magnitude(*w).max(magnitude(*g)));
         (_, *term) = b.backward(Standard, *step, *w, *g);
     }
+    is_finite(top)
 }
 
-/// The operands of the fused update.
-pub(super) struct Update<'a> {
-    pub(super) w: &'a mut [f32],
+/// A weight with its gradient and moments, by slice.
+pub(super) struct State<'a> {
+    pub(super) w: &'a [f32],
     pub(super) g: &'a [f32],
-    pub(super) m: &'a mut [f32],
-    pub(super) v: &'a mut [f32],
-    pub(super) w_hat: &'a mut [f32],
+    pub(super) m: &'a [f32],
+    pub(super) v: &'a [f32],
 }
 
-/// Gradient, update of the weights and their new quantised values.
+/// What becomes of a tile of them, and its quantised values.
+pub(super) struct NewState<'a> {
+    pub(super) w: &'a mut Tile,
+    pub(super) m: &'a mut Tile,
+    pub(super) v: &'a mut Tile,
+    pub(super) w_hat: &'a mut Tile,
+}
+
+/// Gradients, updated weights and moments, and the new quantised values.
 #[inline(always)]
 pub(super) fn fused<E: Estimator>(
     (e, b): (E, Bounds),
     f: Factors,
-    steps: &[f32],
-    next_steps: &[f32],
-    t: Update<'_>,
-    terms: &mut [f32],
-) {
-    let operands = t.w.iter_mut().zip(t.g).zip(t.m).zip(t.v).zip(t.w_hat);
-    for (((((((w, g), m), v), w_hat), term), step), next) in operands.zip(terms).zip(steps).zip(next_steps) {
+    (steps, next_steps): (&Tile, &Tile),
+    old: State<'_>,
+    new: NewState<'_>,
+    terms: &mut Tile,
+) -> bool {
+    let mut top = 0;
+    let old = old.w.iter().zip(old.g).zip(old.m).zip(old.v);
+    let new = new.w.iter_mut().zip(new.m).zip(new.v).zip(new.w_hat);
+    let steps = steps.iter().zip(next_steps);
+    for ((((((w, g), m), v), (((w1, m1), v1), w_hat)), (step, next)), term) in
+        old.zip(new).zip(steps).zip(terms)
+    {
+        let moments = magnitude(*m).max(magnitude(*v));
+        top = top.max(magnitude(*w).max(magnitude(*g)).max(moments));
         let grad;
         (grad, *term) = b.backward(e, *step, *w, *g);
-        *w = f.update(*w, grad, m, v);
-        *w_hat = b.level(*w / next) * next;
+        (*w1, *m1, *v1) = f.update(*w, grad, *m, *v);
+        *w_hat = b.level(*w1 / next) * next;
     }
+    is_finite(top)
 }
 
 /// How many runs of `per_step` terms [`sum_runs`] can take at once.
@@ -231,7 +263,7 @@ pub(super) const fn runs_in_tile(per_step: usize) -> usize {
 ///
 /// All runs of a tile take each turn of the tree together; one after the other they would be all shuffling.
 #[inline(always)]
-pub(super) fn sum_runs(terms: &mut [f32; TILE], per_step: usize, runs: usize) {
+pub(super) fn sum_runs(terms: &mut Tile, per_step: usize, runs: usize) {
     if per_step == 8 {
         // The first turn would add nothing.
         halve::<8, 4>(terms, runs);
@@ -259,7 +291,7 @@ pub(super) fn sum_runs(terms: &mut [f32; TILE], per_step: usize, runs: usize) {
 
 /// Replaces a run of terms by its lanes, packed to the front.
 #[inline(always)]
-fn lanes_of_run(terms: &mut [f32; TILE], per_step: usize, run: usize) {
+fn lanes_of_run(terms: &mut Tile, per_step: usize, run: usize) {
     let mut lanes = Lanes::default();
     lanes.add(&terms[run * per_step..(run + 1) * per_step]);
     terms[run * LANES..(run + 1) * LANES].copy_from_slice(&lanes.0);
@@ -301,7 +333,7 @@ impl Lanes {
 
 /// One turn of the tree: `FROM` lanes of each run become `TO`, half as many, packed to the front.
 #[inline(always)]
-fn halve<const FROM: usize, const TO: usize>(terms: &mut [f32; TILE], runs: usize) {
+fn halve<const FROM: usize, const TO: usize>(terms: &mut Tile, runs: usize) {
     for run in 0..runs {
         let mut half = [0.0; TO];
         for i in 0..TO {
@@ -309,18 +341,4 @@ fn halve<const FROM: usize, const TO: usize>(terms: &mut [f32; TILE], runs: usiz
         }
         terms[run * TO..(run + 1) * TO].copy_from_slice(&half);
     }
-}
-
-/// Whether no value is NaN or infinite.
-#[inline(always)]
-pub(super) fn all_finite(x: &[f32]) -> bool {
-    // The largest magnitude as bits: an integer maximum, which vectorises, where a sum or an early exit would not.
-    let top = x.iter().fold(0, |top: i32, v| top.max((v.to_bits() & 0x7fff_ffff) as i32));
-    top < f32::INFINITY.to_bits() as i32
-}
-
-/// Whether every code lies in `lo..=hi`.
-#[inline(always)]
-pub(super) fn all_codes(codes: &[i8], lo: i8, hi: i8) -> bool {
-    codes.iter().fold(true, |ok, &q| ok & (q >= lo) & (q <= hi))
 }

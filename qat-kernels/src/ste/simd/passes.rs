@@ -1,16 +1,28 @@
-//! The passes over the caller's slices: which weights share a step, what is checked when, and how sums meet.
+//! The passes over the caller's slices: which weights share a step, what is written when, and how sums meet.
 
 use super::adamw::Factors;
-use super::lanes::{self, BLOCK, Bounds, Estimator, Lanes, TILE, Update};
-use crate::arch::Kernel;
+use super::lanes::{self, BLOCK, Bounds, Estimator, Lanes, NewState, State, TILE, Tile};
+use crate::arch::{Kernel, Output};
 use crate::error::{Error, Result, What};
+use crate::grid::Levels;
 use core::ops::Range;
 
-/// What a pass may use while it processes a tile: a step and a term for each weight.
+/// What belongs to a tile's weights: their steps, the terms of the steps' gradients, and results.
 pub(super) struct Scratch {
-    steps: [f32; TILE],
-    next_steps: [f32; TILE],
-    terms: [f32; TILE],
+    steps: Tile,
+    next_steps: Tile,
+    terms: Tile,
+    out: Tile,
+    state: [Tile; 3],
+    codes: [i8; TILE],
+}
+
+impl Scratch {
+    #[inline(always)]
+    fn new() -> Self {
+        let zero = [0.0; TILE];
+        Self { steps: zero, next_steps: zero, terms: zero, out: zero, state: [zero; 3], codes: [0; TILE] }
+    }
 }
 
 /// One pass over weights, seen by the driver.
@@ -21,21 +33,98 @@ pub(super) trait Pass {
     fn next_steps(&self) -> &[f32] {
         &[]
     }
-    /// Whether every input in the range is acceptable.
-    fn check(&self, range: Range<usize>) -> bool;
-    /// The error for a range that is not.
+    /// Processes at most [`TILE`] weights; writes nothing and returns false if one of their inputs is not acceptable.
+    fn tile<E: Estimator>(&mut self, estimator: E, range: Range<usize>, scratch: &mut Scratch) -> bool;
+    /// The error for a range that is not acceptable.
     fn offender(&self, range: Range<usize>) -> Error;
-    /// Processes at most [`TILE`] weights.
-    fn tile<E: Estimator>(&mut self, estimator: E, range: Range<usize>, scratch: &mut Scratch);
     /// Where the steps' gradients go, for passes that fill the scratch terms.
     fn step_grads(&mut self) -> &mut [f32] {
         &mut []
     }
 }
 
+/// A pass with its estimator, for a backend to run.
+pub(super) struct Run<P, E> {
+    pub(super) pass: P,
+    pub(super) estimator: E,
+    pub(super) per_step: usize,
+}
+
+impl<P: Pass, E: Estimator> Kernel for Run<P, E> {
+    type Output = Result<()>;
+
+    /// Runs the pass over runs of `per_step` weights.
+    #[inline(always)]
+    fn run(self) -> Result<()> {
+        let Self { mut pass, estimator, per_step } = self;
+        let mut scratch = Scratch::new();
+        if per_step > TILE {
+            for step in 0..pass.steps().len() {
+                long_run(&mut pass, estimator, step, per_step, &mut scratch)?;
+            }
+            return Ok(());
+        }
+        let (steps, in_tile) = (pass.steps().len(), lanes::runs_in_tile(per_step));
+        let mut first = 0;
+        while first < steps {
+            let runs = first..(first + in_tile).min(steps);
+            spread(&pass.steps()[runs.clone()], per_step, &mut scratch.steps);
+            if !pass.next_steps().is_empty() {
+                spread(&pass.next_steps()[runs.clone()], per_step, &mut scratch.next_steps);
+            }
+            let range = runs.start * per_step..runs.end * per_step;
+            if !pass.tile(estimator, range.clone(), &mut scratch) {
+                return Err(pass.offender(range));
+            }
+            if !pass.step_grads().is_empty() {
+                lanes::sum_runs(&mut scratch.terms, per_step, runs.len());
+                pass.step_grads()[runs.clone()].copy_from_slice(&scratch.terms[..runs.len()]);
+            }
+            first = runs.end;
+        }
+        Ok(())
+    }
+}
+
+/// The weights of one step that covers several tiles.
+#[inline(always)]
+fn long_run<P: Pass, E: Estimator>(
+    pass: &mut P,
+    estimator: E,
+    step: usize,
+    per_step: usize,
+    scratch: &mut Scratch,
+) -> Result<()> {
+    scratch.steps = [pass.steps()[step]; TILE];
+    if let Some(next) = pass.next_steps().get(step) {
+        scratch.next_steps = [*next; TILE];
+    }
+    let (start, end) = (step * per_step, (step + 1) * per_step);
+    // Blocks meet in f64: a step may cover millions of weights.
+    let (mut total, mut lanes) = (0.0_f64, Lanes::default());
+    let mut at = start;
+    while at < end {
+        let range = at..(at + TILE).min(end);
+        if !pass.tile(estimator, range.clone(), scratch) {
+            return Err(pass.offender(range));
+        }
+        at = range.end;
+        if !pass.step_grads().is_empty() {
+            lanes.add(&scratch.terms[..range.len()]);
+            if (at - start).is_multiple_of(BLOCK) || at == end {
+                total += f64::from(lanes.take());
+            }
+        }
+    }
+    if let Some(grad) = pass.step_grads().get_mut(step) {
+        *grad = total as f32;
+    }
+    Ok(())
+}
+
 /// Spreads steps over the weights they cover.
 #[inline(always)]
-fn spread(steps: &[f32], per_step: usize, tile: &mut [f32; TILE]) {
+fn spread(steps: &[f32], per_step: usize, tile: &mut Tile) {
     if per_step >= 8 && per_step.is_power_of_two() {
         // The usual groups: whole registers, no loop within a loop.
         let eights = per_step.trailing_zeros() - 3;
@@ -49,88 +138,12 @@ fn spread(steps: &[f32], per_step: usize, tile: &mut [f32; TILE]) {
     }
 }
 
-/// Runs `pass` over runs of `per_step` weights. A tile whose check fails is not touched, nor is anything behind it.
-#[inline(always)]
-fn drive<P: Pass, E: Estimator>(pass: &mut P, estimator: E, per_step: usize) -> Result<()> {
-    let mut scratch = Scratch { steps: [0.0; TILE], next_steps: [0.0; TILE], terms: [0.0; TILE] };
-    if per_step > TILE {
-        for step in 0..pass.steps().len() {
-            let sum = long_run(pass, estimator, step, per_step, &mut scratch)?;
-            if let Some(grad) = pass.step_grads().get_mut(step) {
-                *grad = sum;
-            }
-        }
-        return Ok(());
-    }
-    let (steps, in_tile) = (pass.steps().len(), lanes::runs_in_tile(per_step));
-    let mut first = 0;
-    while first < steps {
-        let runs = first..(first + in_tile).min(steps);
-        spread(&pass.steps()[runs.clone()], per_step, &mut scratch.steps);
-        if !pass.next_steps().is_empty() {
-            spread(&pass.next_steps()[runs.clone()], per_step, &mut scratch.next_steps);
-        }
-        checked_tile(pass, estimator, runs.start * per_step..runs.end * per_step, &mut scratch)?;
-        first = runs.end;
-        if !pass.step_grads().is_empty() {
-            lanes::sum_runs(&mut scratch.terms, per_step, runs.len());
-            let sums = &scratch.terms[..runs.len()];
-            pass.step_grads()[runs].copy_from_slice(sums);
-        }
-    }
-    Ok(())
-}
-
-/// The weights of one step that covers several tiles; returns the sum of its terms.
-#[inline(always)]
-fn long_run<P: Pass, E: Estimator>(
-    pass: &mut P,
-    estimator: E,
-    step: usize,
-    per_step: usize,
-    scratch: &mut Scratch,
-) -> Result<f32> {
-    scratch.steps = [pass.steps()[step]; TILE];
-    if let Some(next) = pass.next_steps().get(step) {
-        scratch.next_steps = [*next; TILE];
-    }
-    let (start, end) = (step * per_step, (step + 1) * per_step);
-    // Blocks meet in f64: a step may cover millions of weights.
-    let (mut total, mut lanes) = (0.0_f64, Lanes::default());
-    let mut at = start;
-    while at < end {
-        let range = at..(at + TILE).min(end);
-        checked_tile(pass, estimator, range.clone(), scratch)?;
-        at = range.end;
-        if !pass.step_grads().is_empty() {
-            lanes.add(&scratch.terms[..range.len()]);
-            if (at - start).is_multiple_of(BLOCK) || at == end {
-                total += f64::from(lanes.take());
-            }
-        }
-    }
-    Ok(total as f32)
-}
-
-#[inline(always)]
-fn checked_tile<P: Pass, E: Estimator>(
-    pass: &mut P,
-    estimator: E,
-    range: Range<usize>,
-    scratch: &mut Scratch,
-) -> Result<()> {
-    if !pass.check(range.clone()) {
-        return Err(pass.offender(range));
-    }
-    pass.tile(estimator, range, scratch);
-    Ok(())
-}
-
 pub(super) struct FakeQuantize<'a> {
     pub(super) bounds: Bounds,
     pub(super) steps: &'a [f32],
     pub(super) w: &'a [f32],
     pub(super) out: &'a mut [f32],
+    pub(super) output: Output,
 }
 
 impl Pass for FakeQuantize<'_> {
@@ -140,17 +153,17 @@ impl Pass for FakeQuantize<'_> {
     }
 
     #[inline(always)]
-    fn check(&self, range: Range<usize>) -> bool {
-        lanes::all_finite(&self.w[range])
+    fn tile<E: Estimator>(&mut self, _: E, range: Range<usize>, scratch: &mut Scratch) -> bool {
+        let Scratch { steps, out, .. } = scratch;
+        let fine = lanes::fake_quantize(self.bounds, steps, &self.w[range.clone()], out);
+        if fine {
+            self.output.write(&mut self.out[range.clone()], &out[..range.len()]);
+        }
+        fine
     }
 
     fn offender(&self, range: Range<usize>) -> Error {
         not_finite(range, &[(What::Weights, self.w)])
-    }
-
-    #[inline(always)]
-    fn tile<E: Estimator>(&mut self, _: E, range: Range<usize>, scratch: &mut Scratch) {
-        lanes::fake_quantize(self.bounds, &scratch.steps, &self.w[range.clone()], &mut self.out[range]);
     }
 }
 
@@ -168,27 +181,26 @@ impl Pass for Quantize<'_> {
     }
 
     #[inline(always)]
-    fn check(&self, range: Range<usize>) -> bool {
-        lanes::all_finite(&self.w[range])
+    fn tile<E: Estimator>(&mut self, _: E, range: Range<usize>, scratch: &mut Scratch) -> bool {
+        let Scratch { steps, codes, .. } = scratch;
+        let fine = lanes::quantize(self.bounds, steps, &self.w[range.clone()], codes);
+        if fine {
+            self.codes[range.clone()].copy_from_slice(&codes[..range.len()]);
+        }
+        fine
     }
 
     fn offender(&self, range: Range<usize>) -> Error {
         not_finite(range, &[(What::Weights, self.w)])
     }
-
-    #[inline(always)]
-    fn tile<E: Estimator>(&mut self, _: E, range: Range<usize>, scratch: &mut Scratch) {
-        lanes::quantize(self.bounds, &scratch.steps, &self.w[range.clone()], &mut self.codes[range]);
-    }
 }
 
 pub(super) struct Dequantize<'a> {
-    pub(super) offset: f32,
-    pub(super) lo: i8,
-    pub(super) hi: i8,
+    pub(super) levels: Levels,
     pub(super) steps: &'a [f32],
     pub(super) codes: &'a [i8],
     pub(super) out: &'a mut [f32],
+    pub(super) output: Output,
 }
 
 impl Pass for Dequantize<'_> {
@@ -198,19 +210,20 @@ impl Pass for Dequantize<'_> {
     }
 
     #[inline(always)]
-    fn check(&self, range: Range<usize>) -> bool {
-        lanes::all_codes(&self.codes[range], self.lo, self.hi)
+    fn tile<E: Estimator>(&mut self, _: E, range: Range<usize>, scratch: &mut Scratch) -> bool {
+        let Scratch { steps, out, .. } = scratch;
+        let fine = lanes::dequantize(self.levels, steps, &self.codes[range.clone()], out);
+        if fine {
+            self.output.write(&mut self.out[range.clone()], &out[..range.len()]);
+        }
+        fine
     }
 
     fn offender(&self, range: Range<usize>) -> Error {
-        let first = self.codes[range.clone()].iter().position(|q| !(self.lo..=self.hi).contains(q));
+        let grid = self.levels.lo() as i8..=self.levels.hi() as i8;
+        let first = self.codes[range.clone()].iter().position(|q| !grid.contains(q));
         let index = range.start + first.unwrap_or(0);
         Error::Code { index, code: self.codes[index].into() }
-    }
-
-    #[inline(always)]
-    fn tile<E: Estimator>(&mut self, _: E, range: Range<usize>, scratch: &mut Scratch) {
-        lanes::dequantize(self.offset, &scratch.steps, &self.codes[range.clone()], &mut self.out[range]);
     }
 }
 
@@ -218,21 +231,15 @@ impl Pass for Dequantize<'_> {
 pub(super) trait Gradients {
     /// The gradients that arrive.
     fn arriving(&self) -> &[f32];
-    /// Passes them on, and fills `terms`.
-    fn pass_on<E: Estimator>(
-        &mut self,
-        range: Range<usize>,
-        eb: (E, Bounds),
-        steps: &[f32],
-        w: &[f32],
-        terms: &mut [f32],
-    );
+    /// Passes them on.
+    fn pass_on(&mut self, range: Range<usize>, grad_w: &[f32]);
 }
 
 /// Gradients from one slice to another.
 pub(super) struct Apart<'a> {
     pub(super) g: &'a [f32],
     pub(super) grad_w: &'a mut [f32],
+    pub(super) output: Output,
 }
 
 impl Gradients for Apart<'_> {
@@ -242,15 +249,8 @@ impl Gradients for Apart<'_> {
     }
 
     #[inline(always)]
-    fn pass_on<E: Estimator>(
-        &mut self,
-        range: Range<usize>,
-        eb: (E, Bounds),
-        steps: &[f32],
-        w: &[f32],
-        terms: &mut [f32],
-    ) {
-        lanes::backward(eb, steps, w, &self.g[range.clone()], &mut self.grad_w[range], terms);
+    fn pass_on(&mut self, range: Range<usize>, grad_w: &[f32]) {
+        self.output.write(&mut self.grad_w[range], grad_w);
     }
 }
 
@@ -264,37 +264,8 @@ impl Gradients for InPlace<'_> {
     }
 
     #[inline(always)]
-    fn pass_on<E: Estimator>(
-        &mut self,
-        range: Range<usize>,
-        eb: (E, Bounds),
-        steps: &[f32],
-        w: &[f32],
-        terms: &mut [f32],
-    ) {
-        lanes::backward_in_place(eb, steps, w, &mut self.0[range], terms);
-    }
-}
-
-/// Gradients that are only read.
-pub(super) struct ReadOnly<'a>(pub(super) &'a [f32]);
-
-impl Gradients for ReadOnly<'_> {
-    #[inline(always)]
-    fn arriving(&self) -> &[f32] {
-        self.0
-    }
-
-    #[inline(always)]
-    fn pass_on<E: Estimator>(
-        &mut self,
-        range: Range<usize>,
-        (_, b): (E, Bounds),
-        steps: &[f32],
-        w: &[f32],
-        terms: &mut [f32],
-    ) {
-        lanes::step_gradient(b, steps, w, &self.0[range], terms);
+    fn pass_on(&mut self, range: Range<usize>, grad_w: &[f32]) {
+        self.0[range].copy_from_slice(grad_w);
     }
 }
 
@@ -313,8 +284,14 @@ impl<G: Gradients> Pass for Backward<'_, G> {
     }
 
     #[inline(always)]
-    fn check(&self, range: Range<usize>) -> bool {
-        lanes::all_finite(&self.w[range.clone()]) & lanes::all_finite(&self.gradients.arriving()[range])
+    fn tile<E: Estimator>(&mut self, estimator: E, range: Range<usize>, scratch: &mut Scratch) -> bool {
+        let (w, g) = (&self.w[range.clone()], &self.gradients.arriving()[range.clone()]);
+        let Scratch { steps, out, terms, .. } = scratch;
+        let fine = lanes::backward((estimator, self.bounds), steps, w, g, out, terms);
+        if fine {
+            self.gradients.pass_on(range.clone(), &out[..range.len()]);
+        }
+        fine
     }
 
     fn offender(&self, range: Range<usize>) -> Error {
@@ -322,9 +299,33 @@ impl<G: Gradients> Pass for Backward<'_, G> {
     }
 
     #[inline(always)]
-    fn tile<E: Estimator>(&mut self, estimator: E, range: Range<usize>, scratch: &mut Scratch) {
-        let (w, eb) = (&self.w[range.clone()], (estimator, self.bounds));
-        self.gradients.pass_on(range, eb, &scratch.steps, w, &mut scratch.terms);
+    fn step_grads(&mut self) -> &mut [f32] {
+        self.step_grads
+    }
+}
+
+pub(super) struct StepGradient<'a> {
+    pub(super) bounds: Bounds,
+    pub(super) steps: &'a [f32],
+    pub(super) w: &'a [f32],
+    pub(super) g: &'a [f32],
+    pub(super) step_grads: &'a mut [f32],
+}
+
+impl Pass for StepGradient<'_> {
+    #[inline(always)]
+    fn steps(&self) -> &[f32] {
+        self.steps
+    }
+
+    #[inline(always)]
+    fn tile<E: Estimator>(&mut self, _: E, range: Range<usize>, scratch: &mut Scratch) -> bool {
+        let (w, g) = (&self.w[range.clone()], &self.g[range]);
+        lanes::step_gradient(self.bounds, &scratch.steps, w, g, &mut scratch.terms)
+    }
+
+    fn offender(&self, range: Range<usize>) -> Error {
+        not_finite(range, &[(What::Weights, self.w), (What::Gradient, self.g)])
     }
 
     #[inline(always)]
@@ -344,6 +345,7 @@ pub(super) struct Fused<'a> {
     pub(super) v: &'a mut [f32],
     pub(super) w_hat: &'a mut [f32],
     pub(super) step_grads: &'a mut [f32],
+    pub(super) output: Output,
 }
 
 impl Pass for Fused<'_> {
@@ -358,29 +360,26 @@ impl Pass for Fused<'_> {
     }
 
     #[inline(always)]
-    fn check(&self, range: Range<usize>) -> bool {
-        lanes::all_finite(&self.w[range.clone()])
-            & lanes::all_finite(&self.g[range.clone()])
-            & lanes::all_finite(&self.m[range.clone()])
-            & lanes::all_finite(&self.v[range])
+    fn tile<E: Estimator>(&mut self, estimator: E, range: Range<usize>, scratch: &mut Scratch) -> bool {
+        let r = || range.clone();
+        let old = State { w: &self.w[r()], g: &self.g[r()], m: &self.m[r()], v: &self.v[r()] };
+        let Scratch { steps, next_steps, terms, out, state: [w, m, v], .. } = scratch;
+        let new = NewState { w: &mut *w, m: &mut *m, v: &mut *v, w_hat: &mut *out };
+        let how = (estimator, self.bounds);
+        let fine = lanes::fused(how, self.factors, (steps, next_steps), old, new, terms);
+        if fine {
+            let n = range.len();
+            self.w[r()].copy_from_slice(&w[..n]);
+            self.m[r()].copy_from_slice(&m[..n]);
+            self.v[r()].copy_from_slice(&v[..n]);
+            self.output.write(&mut self.w_hat[r()], &out[..n]);
+        }
+        fine
     }
 
     fn offender(&self, range: Range<usize>) -> Error {
         let moments = [(What::Moments, &*self.m), (What::Moments, &*self.v)];
         not_finite(range, &[(What::Weights, &*self.w), (What::Gradient, self.g), moments[0], moments[1]])
-    }
-
-    #[inline(always)]
-    fn tile<E: Estimator>(&mut self, estimator: E, range: Range<usize>, scratch: &mut Scratch) {
-        let update = Update {
-            w: &mut self.w[range.clone()],
-            g: &self.g[range.clone()],
-            m: &mut self.m[range.clone()],
-            v: &mut self.v[range.clone()],
-            w_hat: &mut self.w_hat[range],
-        };
-        let Scratch { steps, next_steps, terms } = scratch;
-        lanes::fused((estimator, self.bounds), self.factors, steps, next_steps, update, terms);
     }
 
     #[inline(always)]
@@ -397,20 +396,4 @@ fn not_finite(range: Range<usize>, slices: &[(What, &[f32])]) -> Error {
         Some(Error::NotFinite { what: *what, index })
     });
     first.unwrap_or(Error::NotFinite { what: What::Weights, index: range.start })
-}
-
-/// A pass with its estimator, for a backend to run.
-pub(super) struct Run<P, E> {
-    pub(super) pass: P,
-    pub(super) estimator: E,
-    pub(super) per_step: usize,
-}
-
-impl<P: Pass, E: Estimator> Kernel for Run<P, E> {
-    type Output = Result<()>;
-
-    #[inline(always)]
-    fn run(mut self) -> Self::Output {
-        drive(&mut self.pass, self.estimator, self.per_step)
-    }
 }
