@@ -27,6 +27,7 @@
 //! ([`Fixed::from_f32_bits`]): a build for a core without an FPU contains no soft-float routine and no panic path, which
 //! the project's test command proves on the linked program.
 
+mod deployed;
 mod head;
 mod pi;
 mod q;
