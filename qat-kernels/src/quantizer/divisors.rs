@@ -12,9 +12,10 @@ pub const DIVISORS: [u8; 4] = [2, 3, 4, 5];
 /// sum by 60/k, adds the groups up in an exact i32, and scales by the channel's base step `α·π/60` once.
 ///
 /// The float side multiplies levels by [`crate::pi_step`]`(α, k)`, that is `(α·π)/k` rounded to f32 after each of the
-/// two operations. The engine's ratios are exact where the float side's carry one rounding each, so a weight of the
-/// float side differs from the engine's by the rounding of one division, at most half a unit in the last place of its
-/// step. The codes are the same ones: they are made once, on the float side.
+/// two operations. From the same product α·π, the engine's ratios of groups are exact where the float side rounds the
+/// division by k and then the product with the level: half a unit in the last place each, so that a fake-quantised
+/// weight is less than 1½ units in its last place away from the engine's. The codes are the same ones: they are made
+/// once, on the float side, and they alone are stored.
 ///
 /// # Errors
 /// [`Error::Divisor`] unless k ∈ {2, 3, 4, 5}.
