@@ -6,7 +6,7 @@
 
 use qat_kernels::{Error, Grid, Levels, LsqMask, SteVariant, ste_simd};
 use std::slice::{from_raw_parts, from_raw_parts_mut};
-use std::thread::{ScopedJoinHandle, scope};
+use std::thread::scope;
 
 /// Matrix of weights: `rows` rows of `columns`, `bits` bits each on the mid-tread grid, `threads` to work with.
 #[repr(C)]
@@ -26,15 +26,21 @@ impl Shape {
     }
 }
 
-/// Waits for all threads: 0 if every one of them succeeded.
-fn joined<'scope>(threads: impl Iterator<Item = ScopedJoinHandle<'scope, Result<(), Error>>>) -> i32 {
-    // Collected first, or each thread would be waited for before the next one starts.
-    let threads: Vec<_> = threads.collect();
-    let mut ok = true;
-    for thread in threads {
-        ok &= matches!(thread.join(), Ok(Ok(())));
-    }
-    i32::from(!ok)
+/// Does `work` on every part, the last one on the calling thread: 0 if all went well.
+fn share_out<T: Send>(
+    parts: impl Iterator<Item = T>,
+    work: impl Fn(T) -> Result<(), Error> + Copy + Send,
+) -> i32 {
+    let mut parts: Vec<T> = parts.collect();
+    let last = parts.pop();
+    scope(|s| {
+        let threads: Vec<_> = parts.into_iter().map(|part| s.spawn(move || work(part))).collect();
+        let mut ok = last.is_none_or(|part| work(part).is_ok());
+        for thread in threads {
+            ok &= matches!(thread.join(), Ok(Ok(())));
+        }
+        i32::from(!ok)
+    })
 }
 
 /// `w_hat` = the quantised weights.
@@ -50,11 +56,7 @@ pub unsafe extern "C" fn forward(shape: Shape, steps: *const f32, w: *const f32,
     let (rows, len) = shape.share();
     let Ok(levels) = Levels::new(shape.bits, Grid::MidTread) else { return 1 };
     let parts = steps.chunks(rows).zip(w.chunks(len)).zip(w_hat.chunks_mut(len));
-    scope(|s| {
-        let work = parts
-            .map(|((steps, w), w_hat)| s.spawn(move || ste_simd::fake_quantize(levels, steps, w, w_hat)));
-        joined(work)
-    })
+    share_out(parts, |((steps, w), w_hat)| ste_simd::fake_quantize(levels, steps, w, w_hat))
 }
 
 /// `grad_w` and `step_grads` (plain sums) from the gradient `g` at the quantised weights.
@@ -83,11 +85,8 @@ pub unsafe extern "C" fn backward(
     let (ste, mask) = (SteVariant::LearnedStepSize, LsqMask::Exact);
     let inputs = steps.chunks(rows).zip(w.chunks(len)).zip(g.chunks(len));
     let parts = inputs.zip(grad_w.chunks_mut(len).zip(step_grads.chunks_mut(rows)));
-    scope(|s| {
-        let work = parts.map(|(((steps, w), g), (grad_w, step_grads))| {
-            s.spawn(move || ste_simd::backward(ste, levels, mask, steps, w, g, grad_w, step_grads))
-        });
-        joined(work)
+    share_out(parts, |(((steps, w), g), (grad_w, step_grads))| {
+        ste_simd::backward(ste, levels, mask, steps, w, g, grad_w, step_grads)
     })
 }
 
@@ -123,10 +122,8 @@ pub unsafe extern "C" fn copy(shape: Shape, from: *const f32, to: *mut f32) -> i
     // SAFETY: the caller's duty, stated above.
     let (from, to) = unsafe { (from_raw_parts(from, n), from_raw_parts_mut(to, n)) };
     let (_, len) = shape.share();
-    scope(|s| {
-        for (from, to) in from.chunks(len).zip(to.chunks_mut(len)) {
-            s.spawn(move || to.copy_from_slice(from));
-        }
-    });
-    0
+    share_out(from.chunks(len).zip(to.chunks_mut(len)), |(from, to)| {
+        to.copy_from_slice(from);
+        Ok(())
+    })
 }
