@@ -5,6 +5,7 @@
 //! gain and an offset of its own, as from a sensor that was replaced, and is cut off at the ends of its scale. The first
 //! 2,000 samples are the stream, the other 2,000 are held out and judge the layer before and after.
 
+use std::fmt;
 use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
@@ -16,6 +17,7 @@ use crate::cmd::{output, root};
 use crate::emulator::{Board, M4, emulate};
 use crate::mcu::build;
 use crate::panic_free::panic_paths;
+use crate::results::{Figure, record};
 use crate::samples::Samples;
 use crate::tools::{Tool, ensure};
 
@@ -38,25 +40,49 @@ pub(crate) struct Report {
     pub(crate) instructions: [u64; 3],
 }
 
+impl Report {
+    /// [`Self::right`] in percent.
+    fn accuracy(&self) -> [f64; 3] {
+        self.right.map(|right| 100.0 * right as f64 / self.held_out.max(1) as f64)
+    }
+
+    fn figures(&self) -> Vec<Figure> {
+        let names = ["unshifted_accuracy", "shifted_accuracy", "adapted_accuracy"];
+        let accuracy =
+            names.into_iter().zip(self.accuracy()).map(|(m, value)| (m, format!("{value:.2}"), "%"));
+        let [_, median, _] = self.instructions;
+        let figures = accuracy.chain([("instructions", median.to_string(), "")]);
+        let case = || "letter_shifted".to_owned();
+        figures.map(|(metric, value, unit)| Figure { case: case(), metric, value, unit }).collect()
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [unshifted, shifted, adapted] = self.accuracy();
+        let [least, median, most] = self.instructions;
+        let held_out = self.held_out;
+        writeln!(
+            f,
+            "held out       {held_out} letters, {STREAM} others to learn from; the shift is generated"
+        )?;
+        writeln!(
+            f,
+            "accuracy       {unshifted:.2} % unshifted, {shifted:.2} % shifted, {adapted:.2} % after adaptation"
+        )?;
+        writeln!(f, "digest         {:08x}, the same on host and device", self.digest)?;
+        write!(f, "instructions   a learning step: least {least}, median {median}, most {most}")
+    }
+}
+
 /// `cargo xtask adapt`.
 pub(crate) fn command(model: &Path, yes: bool) -> Result<()> {
     ensure(&[Tool::QemuArm], yes)?;
     let toolchain = bare_metal::find(&[M4.target], yes)?;
     println!("bare-metal Rust: {toolchain}");
     let report = run(&toolchain, &M4, model)?;
-    let percent = |right: usize| 100.0 * right as f64 / report.held_out.max(1) as f64;
-    let [unshifted, shifted, adapted] = report.right.map(percent);
-    let [least, median, most] = report.instructions;
-    println!("board          {}", M4.name);
-    println!(
-        "held out       {} letters, {STREAM} others to learn from; the shift is generated",
-        report.held_out
-    );
-    println!(
-        "accuracy       {unshifted:.2} % unshifted, {shifted:.2} % shifted, {adapted:.2} % after adaptation"
-    );
-    println!("digest         {:08x}, the same on host and device", report.digest);
-    println!("instructions   a learning step: least {least}, median {median}, most {most}");
+    record("demo", "cargo xtask adapt --model runs/letter/model.piq", &report.figures())?;
+    println!("board          {}\n{report}\nfigures in benches/results/demo.csv", M4.name);
     Ok(())
 }
 

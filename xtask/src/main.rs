@@ -2,6 +2,7 @@
 //!
 //! Only this file knows the command line; every other file is one idea.
 
+mod adapt;
 mod args;
 mod bare_metal;
 mod cmd;
@@ -37,11 +38,14 @@ usage: cargo xtask <command> [options]
   mcu     run a model on an emulated Cortex-M4F and compare with the host
             --model FILE.piq --samples FILE --out FILE
             [--count N]         only the first N samples
+  adapt   let the last layer of a Letter model learn a shift of its inputs on an emulated Cortex-M4F, in integers only, and
+          compare every weight with the host
+            --model FILE.piq    such as runs/letter/model.piq, which `demo letter` writes
   fuzz    fuzz the parsers
             [TARGET…]           only these
             [--seconds N]       for each target, 60 if not given
 
-  --yes   (setup, test, demo, mcu) install missing Debian packages, as root; otherwise their names are printed
+  --yes   (setup, test, demo, mcu, adapt) install missing Debian packages, as root; otherwise their names are printed
 
 environment: LIBTORCH      a libtorch 2.11.0 of your own
              BARE_METAL    `rustup` or `debian`: the Rust to build firmware with; the first that works if not set
@@ -86,6 +90,12 @@ fn run() -> Result<()> {
             let (model, samples, out) = (args.path("--model")?, args.path("--samples")?, args.path("--out")?);
             args.finish()?;
             mcu::command(&model, &samples, &out, count, yes)
+        }
+        Some("adapt") => {
+            let yes = args.flag("--yes");
+            let model = args.path("--model")?;
+            args.finish()?;
+            adapt::command(&model, yes)
         }
         Some("fuzz") => {
             let seconds = args.number("--seconds")?.unwrap_or(60);

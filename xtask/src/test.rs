@@ -15,7 +15,7 @@ use crate::panic_free::panic_paths;
 use crate::probe::probes;
 use crate::samples::Samples;
 use crate::tools::{Tool, ensure};
-use crate::{fuzz, libtorch, softfloat};
+use crate::{adapt, demo, fuzz, libtorch, softfloat};
 
 /// What the user asked for.
 pub(crate) struct Options {
@@ -165,6 +165,7 @@ fn steps() -> Result<Vec<Step>> {
     add("emulator: counts known by hand, samples there and back".into(), Box::new(selftest));
     add("emulator: a panic path is seen".into(), Box::new(panic_path_is_seen));
     add("emulator: device equals host for every operator".into(), Box::new(device_equals_host));
+    add("letter: from data to device, twice the same; learns on the device".into(), Box::new(letter));
     add(
         format!("fuzz: {FUZZ_RUNS} executions of each target"),
         once(|| fuzz::run(&[], fuzz::Limit::Executions(FUZZ_RUNS))),
@@ -326,6 +327,22 @@ fn device_equals_host(context: &Context) -> Result<Tally> {
         if problems.is_empty() { tally.passed += 1 } else { tally.failed += 1 }
     }
     Ok(tally)
+}
+
+/// Trains Letter with the program that the tests have built, runs it on the board, and adapts it there to a shift.
+fn letter(context: &Context) -> Result<Tally> {
+    // All packages, so that cargo finds the features of the tests and builds nothing again.
+    run_command(cargo().args(["build", "-q", "--locked", "--workspace", "--bin", "qat"]))?;
+    let (program, folder) = (target_dir()?.join("debug/qat"), target_dir()?.join("letter"));
+    let model = demo::check_letter(&program, &context.toolchain, &folder)?;
+    let adapted = adapt::run(&context.toolchain, &M4, &model)?;
+    println!("{adapted}");
+    let [_, before, after] = adapted.right;
+    // Ten points of the held-out letters.
+    if after < before + adapted.held_out / 10 {
+        bail!("{before} of {} letters right before adaptation, {after} after", adapted.held_out);
+    }
+    Ok(Tally { passed: 2, failed: 0 })
 }
 
 #[cfg(test)]
