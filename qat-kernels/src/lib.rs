@@ -1,7 +1,4 @@
-//! Numbers for ultra-low-bit models: one definition of quantisation, shared by the trainer, the host engine and the
-//! microcontroller, bit for bit.
-//!
-//! The crate is `no_std`, allocates nothing by default and works on the caller's slices.
+#![doc = include_str!("../README.md")]
 #![cfg_attr(not(any(feature = "std", test)), no_std)]
 
 #[cfg(feature = "alloc")]
@@ -35,3 +32,8 @@ pub use quantizer::{
     piq3_quantizer, uniform_quantizer,
 };
 pub use ste::{LsqMask, SteVariant, simd as ste_simd};
+
+/// The project's front page: its Rust compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+pub struct FrontPage;

@@ -247,7 +247,6 @@ mod tests {
     use crate::nn::param::Param;
     use crate::nn::random::normal;
     use qat_kernels::Grid;
-    use tch::Kind;
 
     fn quant(bits: u8, grid: Grid, step: StepRule) -> WeightQuant {
         WeightQuant { levels: Levels::new(bits, grid).unwrap(), step }
