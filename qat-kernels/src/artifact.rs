@@ -12,16 +12,21 @@
 pub mod format {}
 
 mod builder;
+mod layout;
 mod metadata;
 mod plan;
 mod record;
 mod sections;
+mod target;
 
+pub(crate) use layout::Layout;
+pub(crate) use layout::cortex_m4;
 pub use metadata::{InputTransform, Metadata};
 pub(crate) use record::{
     ChannelParams, HEADER_LEN, IN_OUTPUT, ModelHeader, OpKind, OpRecord, RECORD_LEN, TensorInfo, WeightSpec,
 };
 pub(crate) use sections::Sections;
+pub use target::Target;
 
 #[cfg(feature = "alloc")]
 pub use builder::{ModelBuilder, Output, Steps, TensorId, TensorSpec, Weights, Window};

@@ -1,5 +1,6 @@
 //! The one error type of the crate: small, `Copy`, numbers instead of strings, so that it costs no heap and little flash.
 
+use crate::artifact::Target;
 use crate::invariants::Invariant;
 use core::fmt;
 
@@ -137,11 +138,20 @@ pub enum OpFault {
         /// The kind found.
         kind: u8,
     },
-    /// Weights packed for a core that this build does not serve.
+    /// Weights packed in an order that does not exist, or not for such a layer.
     Layout {
         /// The layout found.
         layout: u8,
     },
+    /// Weights packed for another core family than this build runs on.
+    Target {
+        /// The family that the file is packed for.
+        packed_for: Target,
+        /// The family of this build.
+        device: Target,
+    },
+    /// The file lies at an address that its kernels cannot read words from; it needs a multiple of 4.
+    Alignment,
     /// Bit width, grid or group size that does not exist or does not fit the layer.
     Quantiser,
     /// An input that does not exist yet at this point of the program.
@@ -401,8 +411,12 @@ impl fmt::Display for OpFault {
         match *self {
             OpFault::Kind { kind } => write!(f, "kind {kind} is not known here"),
             OpFault::Layout { layout } => {
-                write!(f, "weights are packed in layout {layout}, not for this core")
+                write!(f, "layout {layout} of the weights does not exist for such a layer")
             }
+            OpFault::Target { packed_for, device } => {
+                write!(f, "the weights are packed for {packed_for}, this engine runs on {device}")
+            }
+            OpFault::Alignment => f.write_str("the weights do not lie on a four-byte boundary"),
             OpFault::Quantiser => f.write_str("bits, grid or group do not exist or do not fit the layer"),
             OpFault::Input => f.write_str("an input does not exist at this point"),
             OpFault::Shape => f.write_str("shapes do not fit together"),

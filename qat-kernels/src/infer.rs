@@ -12,6 +12,7 @@
 //! so halves round up. π, the steps and the scales live in M, one per output channel.
 
 mod check;
+mod cortex_m4;
 mod engine;
 mod kernels;
 mod last_linear;

@@ -11,6 +11,7 @@ mod emulator;
 mod fuzz;
 mod libtorch;
 mod mcu;
+mod mcu_bench;
 mod panic_free;
 mod probe;
 mod results;
@@ -41,11 +42,13 @@ usage: cargo xtask <command> [options]
   adapt   let the last layer of a Letter model learn a shift of its inputs on an emulated Cortex-M4F, in integers only, and
           compare every weight with the host
             --model FILE.piq    such as runs/letter/model.piq, which `demo letter` writes
+  mcu-bench  count the instructions of the kernels on an emulated Cortex-M4F and write benches/results/mcu.csv
+            [CASE…]             only the cases whose names contain one of these
   fuzz    fuzz the parsers
             [TARGET…]           only these
             [--seconds N]       for each target, 60 if not given
 
-  --yes   (setup, test, demo, mcu, adapt) install missing Debian packages, as root; otherwise their names are printed
+  --yes   (setup, test, demo, mcu, mcu-bench, adapt) install missing Debian packages, as root; otherwise their names are printed
 
 environment: LIBTORCH      a libtorch 2.11.0 of your own
              BARE_METAL    `rustup` or `debian`: the Rust to build firmware with; the first that works if not set
@@ -96,6 +99,10 @@ fn run() -> Result<()> {
             let model = args.path("--model")?;
             args.finish()?;
             adapt::command(&model, yes)
+        }
+        Some("mcu-bench") => {
+            let yes = args.flag("--yes");
+            mcu_bench::run(&args.rest()?, yes)
         }
         Some("fuzz") => {
             let seconds = args.number("--seconds")?.unwrap_or(60);

@@ -114,6 +114,15 @@ pub(crate) fn build(
     Ok(target_dir.join(board.target).join("release").join(package))
 }
 
+/// Puts a model where `run_model` finds it.
+pub(crate) fn write_model(name: &str, file: &[u8]) -> Result<PathBuf> {
+    let folder = target_dir()?.join("probes");
+    fs::create_dir_all(&folder)?;
+    let path = folder.join(format!("{name}.piq"));
+    fs::write(&path, file)?;
+    Ok(path)
+}
+
 /// The logits of the host engine.
 pub(crate) fn host_logits(bytes: &[u8], name: &Path, samples: &Samples) -> Result<Vec<u8>> {
     let model = parse(bytes, name)?;

@@ -2,7 +2,7 @@
 //! before anything trained runs on it. Everything is computed from the seed, so the files never change by themselves.
 
 use anyhow::{Context as _, Result};
-use qat_kernels::artifact::{Metadata, ModelBuilder, Output, Steps, TensorSpec, Weights, Window};
+use qat_kernels::artifact::{Metadata, ModelBuilder, Output, Steps, Target, TensorSpec, Weights, Window};
 use qat_kernels::{Grid, Levels};
 
 use crate::samples::Samples;
@@ -16,25 +16,40 @@ pub(crate) struct Probe {
 }
 
 /// Height, width and channels of every probe's input.
-const INPUT: [u16; 3] = [9, 7, 8];
+const INPUT: [u16; 3] = [9, 7, 16];
 const SAMPLES: usize = 3;
 const CLASSES: usize = 10;
 const CHANNELS: usize = 16;
 
-/// One model for each width on each grid; every other one with a divisor for each group of 8 weights.
+/// One model for each width on each grid, packed portably and for the Cortex-M4; every other one with a divisor for each
+/// group of weights. Besides, shapes that no kernel likes.
 pub(crate) fn probes() -> Result<Vec<Probe>> {
     let kinds =
         [2, 3, 4, 5, 6, 7, 8].into_iter().flat_map(|bits| [(bits, Grid::MidTread), (bits, Grid::MidRise)]);
-    kinds.enumerate().map(|(index, (bits, grid))| probe(bits, grid, index % 2 == 1)).collect()
+    let mut probes = Vec::new();
+    for (index, (bits, grid)) in kinds.enumerate() {
+        let group = if index % 2 == 1 { GROUP } else { 0 };
+        probes.push(probe(bits, grid, group, Target::Portable)?);
+        // The kernels of a family: every width that has one, with and without divisors.
+        if [2, 3, 4, 8].contains(&bits) {
+            for group in [0, 16] {
+                probes.push(probe(bits, grid, group, Target::CortexM4)?);
+            }
+            probes.push(odd_shapes(bits, grid)?);
+        }
+    }
+    Ok(probes)
 }
 
-fn probe(bits: u8, grid: Grid, adaptive: bool) -> Result<Probe> {
-    let name = format!("{bits}bit_{grid:?}{}", if adaptive { "_adaptive" } else { "" }).to_lowercase();
+fn probe(bits: u8, grid: Grid, group: usize, target: Target) -> Result<Probe> {
+    let adaptive = if group > 0 { format!("_adaptive{group}") } else { String::new() };
+    let name = format!("{target}_{bits}bit_{grid:?}{adaptive}").to_lowercase();
     let context = || format!("probe {name}");
     let mut layers =
-        Layers { numbers: Numbers(u64::from(bits) * 2 + 1), levels: Levels::new(bits, grid)?, adaptive };
+        Layers { numbers: Numbers(u64::from(bits) * 2 + 1), levels: Levels::new(bits, grid)?, group };
     let mut model =
-        ModelBuilder::new(TensorSpec { shape: INPUT, scale: 0.02, zero_point: layers.numbers.int8() });
+        ModelBuilder::new(TensorSpec { shape: INPUT, scale: 0.02, zero_point: layers.numbers.int8() })
+            .with_target(target);
     let pointwise = Window::square(1, 1, 0);
     let padded = Window::square(3, 1, 1);
     let strided = Window { kernel: [3, 2], stride: [2, 1], pad: [1, 0, 1, 1] };
@@ -51,7 +66,7 @@ fn probe(bits: u8, grid: Grid, adaptive: bool) -> Result<Probe> {
     let d = model.depthwise_conv2d(c, strided, &layer.weights(), &layer.bias, layer.output)?;
     let e = model.max_pool(d, Window::square(2, 1, 0), [i8::MIN, i8::MAX])?;
     let f = model.avg_pool(e, Window::square(2, 2, 0), Output::new(model.tensor(e)?.scale / 2.0, -9))?;
-    layers.adaptive = adaptive;
+    layers.group = group;
     let input = model.tensor(f)?;
     let layer = layers.next(CLASSES, input.shape.iter().map(|&n| usize::from(n)).product(), input);
     let g = model.linear(f, &layer.weights(), &layer.bias, layer.output)?;
@@ -67,21 +82,55 @@ fn probe(bits: u8, grid: Grid, adaptive: bool) -> Result<Probe> {
     Ok(Probe { samples: Samples::new(len, values)?, file, name })
 }
 
+/// Odd channels, strides, padding on one side, windows that fill no step of a kernel, tails of every loop; for the
+/// Cortex-M4.
+fn odd_shapes(bits: u8, grid: Grid) -> Result<Probe> {
+    let name = format!("{}_{bits}bit_{grid:?}_odd", Target::CortexM4).to_lowercase();
+    let mut layers = Layers { numbers: Numbers(u64::from(bits)), levels: Levels::new(bits, grid)?, group: 0 };
+    let shape = [7, 5, 3];
+    let spec = TensorSpec { shape, scale: 0.02, zero_point: layers.numbers.int8() };
+    let mut model = ModelBuilder::new(spec).with_target(Target::CortexM4);
+    let x = model.input();
+    let window = Window { kernel: [3, 2], stride: [2, 1], pad: [1, 1, 0, 0] };
+    let layer = layers.next(5, 18, spec);
+    let a = model.conv2d(x, window, &layer.weights(), &layer.bias, layer.output)?;
+    let layer = layers.next(5, 4, model.tensor(a)?);
+    let window = Window { kernel: [2, 2], stride: [1, 2], pad: [0, 1, 1, 0] };
+    let b = model.depthwise_conv2d(a, window, &layer.weights(), &layer.bias, layer.output.relu())?;
+    let layer = layers.next(7, 5, model.tensor(b)?);
+    let c = model.conv2d(b, Window::square(1, 1, 0), &layer.weights(), &layer.bias, layer.output)?;
+    let layer = layers.next(3, 7 * 25, model.tensor(c)?);
+    let d = model.conv2d(c, Window::square(5, 1, 2), &layer.weights(), &layer.bias, layer.output)?;
+    let input = model.tensor(d)?;
+    let layer = layers.next(CLASSES, input.shape.iter().map(|&n| usize::from(n)).product(), input);
+    model.linear(d, &layer.weights(), &layer.bias, layer.output)?;
+    let metadata = Metadata { name: &name, tool: "xtask", ..Metadata::default() };
+    let file = model.finish(&metadata, &[]).with_context(|| format!("probe {name}"))?;
+    let len = shape.iter().map(|&n| usize::from(n)).product();
+    // All minimal, all maximal, random.
+    let mut values = vec![i8::MIN.cast_unsigned(); len];
+    values.resize(2 * len, i8::MAX.cast_unsigned());
+    values.resize_with((2 + SAMPLES) * len, || layers.numbers.int8().cast_unsigned());
+    Ok(Probe { samples: Samples::new(len, values)?, file, name })
+}
+
 /// Makes layers one after the other.
-struct Layers {
-    numbers: Numbers,
-    levels: Levels,
-    adaptive: bool,
+pub(crate) struct Layers {
+    pub(crate) numbers: Numbers,
+    pub(crate) levels: Levels,
+    /// Weights for each divisor k, 0 where k is fixed.
+    pub(crate) group: usize,
 }
 
 /// The numbers of one layer.
-struct Layer {
+pub(crate) struct Layer {
     levels: Levels,
     codes: Vec<i8>,
     steps: Vec<f32>,
     divisors: Vec<u8>,
-    bias: Vec<f32>,
-    output: Output,
+    group: usize,
+    pub(crate) bias: Vec<f32>,
+    pub(crate) output: Output,
 }
 
 /// Weights per divisor.
@@ -90,9 +139,9 @@ const GROUP: usize = 8;
 const STEP: f32 = 0.01;
 
 impl Layers {
-    fn next(&mut self, channels: usize, fan_in: usize, input: TensorSpec) -> Layer {
+    pub(crate) fn next(&mut self, channels: usize, fan_in: usize, input: TensorSpec) -> Layer {
         let (levels, count) = (self.levels, channels * fan_in);
-        let divisors = if self.adaptive { count / GROUP } else { 0 };
+        let divisors = count.checked_div(self.group).unwrap_or(0);
         // The weights are uniform over their levels, so a result spreads as √fan-in times the spread of a weight. At this
         // scale it fills int8 about as well as the input does.
         let spread = STEP * levels.count() as f32 / 12f32.sqrt();
@@ -103,6 +152,7 @@ impl Layers {
             levels,
             codes: (0..count).map(|_| code() as i8).collect(),
             steps: vec![STEP; channels],
+            group: self.group,
             divisors: (0..divisors).map(|_| 2 + numbers.below(4) as u8).collect(),
             bias: (0..channels).map(|_| f32::from(numbers.int8()) * scale / 8.0).collect(),
             output: Output::new(scale, -3),
@@ -111,23 +161,23 @@ impl Layers {
 
     /// Depthwise layers take none.
     fn without_divisors(&mut self) -> &mut Self {
-        self.adaptive = false;
+        self.group = 0;
         self
     }
 }
 
 impl Layer {
-    fn weights(&self) -> Weights<'_> {
+    pub(crate) fn weights(&self) -> Weights<'_> {
         let steps = match &*self.divisors {
             [] => Steps::PerChannel(&self.steps),
-            divisors => Steps::PiAdaptive { alpha: &self.steps, divisors, group: GROUP },
+            divisors => Steps::PiAdaptive { alpha: &self.steps, divisors, group: self.group },
         };
         Weights { levels: self.levels, codes: &self.codes, steps }
     }
 }
 
 /// A linear congruential generator (Knuth's constants).
-struct Numbers(u64);
+pub(crate) struct Numbers(pub(crate) u64);
 
 impl Numbers {
     fn below(&mut self, n: u64) -> i64 {
@@ -135,7 +185,7 @@ impl Numbers {
         ((self.0 >> 33) % n).cast_signed()
     }
 
-    fn int8(&mut self) -> i8 {
+    pub(crate) fn int8(&mut self) -> i8 {
         (self.below(256) - 128) as i8
     }
 }
@@ -151,8 +201,8 @@ mod tests {
     fn probes_tell_samples_apart() {
         for probe in probes().unwrap() {
             let logits = host_logits(&probe.file, probe.name.as_ref(), &probe.samples).unwrap();
-            if !probe.name.starts_with("2bit") {
-                assert_eq!(logits.len(), SAMPLES * CLASSES);
+            if !probe.name.contains("_2bit") {
+                assert_eq!(logits.len(), probe.samples.count() * CLASSES);
                 let distinct: HashSet<_> = logits.iter().collect();
                 assert!(distinct.len() > logits.len() / 2, "{}: {logits:?}", probe.name);
             }

@@ -42,6 +42,24 @@ pub(crate) fn record(suite: &str, command: &str, figures: &[Figure]) -> Result<(
     write_atomically(&path, &new).with_context(|| path.display().to_string())
 }
 
+/// The committed value of a figure.
+pub(crate) fn value(suite: &str, case: &str, metric: &str) -> Result<String> {
+    let path = root().join("benches/results").join(format!("{suite}.csv"));
+    let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+    find(&text, &[suite, case, metric]).with_context(|| path.display().to_string())
+}
+
+/// The value in the row that begins with `key`.
+fn find(text: &str, key: &[&str; 3]) -> Result<String> {
+    for line in text.lines().skip(1).filter(|line| !line.is_empty()) {
+        let row = parse(line)?;
+        if row[..3] == *key {
+            return Ok(row[3].clone());
+        }
+    }
+    bail!("no row {}", key.join(","))
+}
+
 /// The text of a results file with `figures` in it.
 fn merge(old: &str, suite: &str, figures: &[Figure], stamp: &[String; 4]) -> Result<String> {
     let mut lines = old.lines();
@@ -165,6 +183,8 @@ mod tests {
         let expected =
             format!("{HEADER}\ndemo,digits,macs,2,,9,them,7,{tail}\n{other}\ndemo,third,macs,3,,,,,{tail}\n");
         assert_eq!(new, expected);
+        assert_eq!(find(&new, &["demo", "third", "macs"]).unwrap(), "3");
+        assert!(find(&new, &["demo", "fourth", "macs"]).is_err());
         // What was written reads back as itself.
         assert_eq!(merge(&new, "demo", &[], &stamp()).unwrap(), new);
     }

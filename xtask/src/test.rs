@@ -10,12 +10,12 @@ use sha2::{Digest as _, Sha256};
 use crate::bare_metal::{self, TARGETS, Toolchain};
 use crate::cmd::{cargo, metadata, root, run as run_command, show, target_dir, watch};
 use crate::emulator::{M4, emulate};
-use crate::mcu::{build, host_logits, mismatches, run_model};
+use crate::mcu::{build, host_logits, mismatches, run_model, write_model};
 use crate::panic_free::panic_paths;
 use crate::probe::probes;
 use crate::samples::Samples;
 use crate::tools::{Tool, ensure};
-use crate::{adapt, demo, fuzz, libtorch, softfloat};
+use crate::{adapt, demo, fuzz, libtorch, mcu_bench, softfloat};
 
 /// What the user asked for.
 pub(crate) struct Options {
@@ -165,6 +165,12 @@ fn steps() -> Result<Vec<Step>> {
     add("emulator: counts known by hand, samples there and back".into(), Box::new(selftest));
     add("emulator: a panic path is seen".into(), Box::new(panic_path_is_seen));
     add("emulator: device equals host for every operator".into(), Box::new(device_equals_host));
+    for case in mcu_bench::cases() {
+        add(
+            format!("instructions: {}", case.name),
+            Box::new(move |context| case.check(&context.toolchain).map(|()| PASSED)),
+        );
+    }
     add("letter: from data to device, twice the same; learns on the device".into(), Box::new(letter));
     add(
         format!("fuzz: {FUZZ_RUNS} executions of each target"),
@@ -245,15 +251,7 @@ fn checksums(folder: &Path) -> Result<Tally> {
 /// A model for builds that need one.
 fn any_model() -> Result<PathBuf> {
     let probe = probes()?.into_iter().next().context("no probe")?;
-    write_probe(&probe.name, &probe.file)
-}
-
-fn write_probe(name: &str, file: &[u8]) -> Result<PathBuf> {
-    let folder = target_dir()?.join("probes");
-    std::fs::create_dir_all(&folder)?;
-    let path = folder.join(format!("{name}.piq"));
-    std::fs::write(&path, file)?;
-    Ok(path)
+    write_model(&probe.name, &probe.file)
 }
 
 fn lint_firmware(context: &Context) -> Result<Tally> {
@@ -307,7 +305,7 @@ fn panic_path_is_seen(context: &Context) -> Result<Tally> {
 fn device_equals_host(context: &Context) -> Result<Tally> {
     let mut tally = Tally::default();
     for probe in probes()? {
-        let path = write_probe(&probe.name, &probe.file)?;
+        let path = write_model(&probe.name, &probe.file)?;
         let report = run_model(&context.toolchain, &M4, &path, &probe.samples)?;
         let host = host_logits(&probe.file, &path, &probe.samples)?;
         let wrong = mismatches(&report.logits, &host, probe.samples.count());

@@ -15,3 +15,11 @@ pub(crate) fn as_i8_mut(bytes: &mut [u8]) -> &mut [i8] {
     // SAFETY: as above; the exclusive borrow of the argument carries over to the result.
     unsafe { core::slice::from_raw_parts_mut(bytes.as_mut_ptr().cast(), bytes.len()) }
 }
+
+/// The whole words inside some bytes.
+#[cfg(any(core_family = "cortex-m4", test))]
+#[inline]
+pub(crate) fn words_mut(bytes: &mut [i8]) -> &mut [u32] {
+    // SAFETY: every bit pattern is valid in both types.
+    unsafe { bytes.align_to_mut().1 }
+}

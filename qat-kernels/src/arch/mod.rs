@@ -8,6 +8,8 @@ pub(crate) mod bytes;
 
 #[cfg(target_arch = "aarch64")]
 mod aarch64_neon;
+#[cfg(any(core_family = "cortex-m4", test))]
+pub(crate) mod cortex_m4;
 mod portable;
 mod stream;
 mod wht64;

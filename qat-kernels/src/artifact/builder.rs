@@ -1,14 +1,15 @@
 //! From real numbers to a `.piq` file: multipliers, folded biases, the arena plan, the overflow proof.
 #![cfg(feature = "alloc")]
 
+use super::layout::Layout;
 use super::metadata::Metadata;
 use super::plan::{Lifetime, plan};
 use super::record::{ChannelParams, IN_OUTPUT, ModelHeader, OpKind, OpRecord, TensorInfo, WeightSpec};
 use super::sections::{Section, assemble};
+use super::target::Target;
 use crate::error::{Error, FileFault, OpFault, Result, What};
 use crate::grid::{Levels, pi_step};
 use crate::infer::{Model, scratch_len};
-use crate::pack::{pack, packed_len};
 use alloc::vec::Vec;
 
 /// A tensor's shape (height, width, channels) and what its int8 values stand for: `scale·(q − zero_point)`.
@@ -125,6 +126,7 @@ pub struct ModelBuilder {
     input: TensorInfo,
     records: Vec<OpRecord>,
     parameters: Vec<u8>,
+    target: Target,
 }
 
 fn op_fault(op: usize, fault: OpFault) -> Error {
@@ -139,7 +141,14 @@ impl ModelBuilder {
             input: info(input.shape, input.scale, input.zero_point),
             records: Vec::new(),
             parameters: Vec::new(),
+            target: Target::Portable,
         }
+    }
+
+    /// Packs the layers that follow for a core family. Layers that the family has no kernel for stay portable.
+    #[must_use]
+    pub fn with_target(self, target: Target) -> Self {
+        Self { target, ..self }
     }
 
     /// The model's input.
@@ -267,19 +276,37 @@ impl ModelBuilder {
         // Everything is aligned to four bytes: kernels read codes and parameters by the word.
         let bits = weights.levels.bits();
         let codes_at = self.align()?;
-        let packed = packed_len(rows.len, bits);
-        for row in weights.codes.chunks_exact(rows.len) {
-            let at = self.parameters.len();
-            self.parameters.resize(at + packed, 0);
-            pack(bits, row, self.parameters.get_mut(at..).unwrap_or_default())?;
+        let mut spec = WeightSpec {
+            bits,
+            grid: WeightSpec::grid_code(weights.levels.grid()),
+            layout: self.target.id(),
+            group: weights.group(),
+        };
+        let layout = match Layout::new(self.target, kind, spec, rows.count, rows.len) {
+            Some(layout) => layout,
+            None => {
+                spec.layout = Target::Portable.id();
+                let portable = Layout::new(Target::Portable, kind, spec, rows.count, rows.len);
+                portable.ok_or(op_fault(op, OpFault::Quantiser))?
+            }
+        };
+        let codes = self.reserve(layout.code_bytes(), op)?;
+        let (lo, hi) = (weights.levels.lo(), weights.levels.hi());
+        for (index, &code) in weights.codes.iter().enumerate() {
+            if !(lo..=hi).contains(&i32::from(code)) {
+                return Err(Error::Code { index: index % rows.len, code: code.into() });
+            }
+            layout.put_code(codes, index / rows.len, index % rows.len, code);
         }
         let divisors_at = match weights.steps {
             Steps::PerChannel(_) => 0,
             Steps::PiAdaptive { divisors, group, .. } => {
                 let at = self.align()?;
-                for row in divisors.chunks_exact(rows.len / group) {
-                    self.parameters
-                        .extend(row.chunks(4).map(|ks| ks.iter().rev().fold(0, |b, k| b << 2 | (k - 2))));
+                let packed = self.reserve(layout.divisor_bytes(), op)?;
+                for (row, row_divisors) in divisors.chunks_exact(rows.len / group).enumerate() {
+                    for (group, &k) in row_divisors.iter().enumerate() {
+                        layout.put_divisor(packed, row, group, k);
+                    }
                 }
                 at
             }
@@ -302,12 +329,7 @@ impl ModelBuilder {
         let window = window.unwrap_or(Window::square(1, 1, 0));
         self.push(OpRecord {
             kind: kind as u8,
-            weight_spec: WeightSpec {
-                bits,
-                grid: WeightSpec::grid_code(weights.levels.grid()),
-                layout: 0,
-                group: weights.group(),
-            },
+            weight_spec: spec,
             shift,
             clamp: output.clamp,
             inputs: [x.0, 0],
@@ -473,6 +495,14 @@ impl ModelBuilder {
         self.parameters.resize(self.parameters.len().next_multiple_of(4), 0);
         let too_long = Error::File { at: 0, fault: FileFault::TooLong };
         u32::try_from(self.parameters.len()).map_err(|_| too_long)
+    }
+
+    /// Appends that many zero bytes and returns them.
+    fn reserve(&mut self, bytes: Option<usize>, op: usize) -> Result<&mut [u8]> {
+        let at = self.parameters.len();
+        let end = bytes.and_then(|n| at.checked_add(n)).ok_or(op_fault(op, OpFault::Shape))?;
+        self.parameters.resize(end, 0);
+        Ok(self.parameters.get_mut(at..).unwrap_or_default())
     }
 
     fn push(&mut self, record: OpRecord) -> Result<TensorId> {

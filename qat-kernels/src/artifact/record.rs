@@ -79,7 +79,7 @@ pub(crate) struct WeightSpec {
     pub(crate) bits: u8,
     /// 0 mid-tread, 1 mid-rise.
     pub(crate) grid: u8,
-    /// 0 portable; others are a core family's own.
+    /// Number of the core family whose order the codes have, see [`Target`](super::Target).
     pub(crate) layout: u8,
     /// Weights that share a divisor k, 0 where k is fixed.
     pub(crate) group: u8,

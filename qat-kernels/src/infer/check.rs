@@ -1,11 +1,11 @@
 //! What [`Model::parse`](super::Model::parse) proves about every operator, so that running it cannot go wrong.
 
+use super::cortex_m4;
 use super::model::Model;
-use crate::artifact::{ChannelParams, OpKind, OpRecord, RECORD_LEN, TensorInfo, WeightSpec};
+use crate::artifact::{ChannelParams, Layout, OpKind, OpRecord, RECORD_LEN, Target, TensorInfo, WeightSpec};
 use crate::config::{MAX_BITS, MIN_BITS};
 use crate::error::OpFault;
 use crate::grid::{Grid, Levels};
-use crate::pack::packed_len;
 use core::ops::Range;
 
 /// Largest tensor: offsets and products of two dimensions stay far from 32 bits.
@@ -23,6 +23,7 @@ pub(super) fn is_scale(scale: f32) -> bool {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct WeightSize {
     pub(super) weights: usize,
+    pub(super) layout: Layout,
     /// Weights that meet in one output.
     pub(super) fan_in: usize,
     pub(super) code_bytes: usize,
@@ -48,24 +49,34 @@ pub(super) fn weight_size(kind: OpKind, op: &OpRecord, input: &TensorInfo) -> Op
         OpKind::DepthwiseConv2d => (taps, in_channels, taps),
         _ => return None,
     };
-    let divisors = if spec.group == 0 { 0 } else { packed_len(columns / usize::from(spec.group), 2) };
+    let layout = Layout::new(Target::from_id(spec.layout)?, kind, spec, rows, columns)?;
     Some(WeightSize {
         weights: rows.checked_mul(columns)?,
+        layout,
         fan_in,
-        code_bytes: rows.checked_mul(packed_len(columns, spec.bits))?,
-        divisor_bytes: rows.checked_mul(divisors)?,
+        code_bytes: layout.code_bytes()?,
+        divisor_bytes: layout.divisor_bytes()?,
         param_bytes: out.checked_mul(ChannelParams::LEN)?,
     })
 }
 
-/// Bytes that an operator borrows from the arena while it runs: a convolution gathers its window there, unless the
-/// window is one pixel and always inside.
+/// Bytes that an operator borrows from the arena while it runs. A convolution gathers its window there, unless the
+/// window is one pixel and always inside; the kernels of a core family may need more, whatever the engine that runs it.
 pub(crate) fn scratch_len(kind: OpKind, op: &OpRecord, input: &TensorInfo) -> Option<usize> {
-    if kind != OpKind::Conv2d || (op.kernel == [1, 1] && op.pad == [0, 0]) {
-        return Some(0);
-    }
     let [kh, kw] = op.kernel.map(usize::from);
-    kh.checked_mul(kw)?.checked_mul(input.shape[2].into())
+    let window = match kind {
+        OpKind::Conv2d if op.kernel == [1, 1] && op.pad == [0, 0] => 0,
+        OpKind::Conv2d => kh.checked_mul(kw)?.checked_mul(input.shape[2].into())?,
+        _ => 0,
+    };
+    let columns = match kind {
+        OpKind::Linear => input.len()?,
+        _ => kh.checked_mul(kw)?.checked_mul(input.shape[2].into())?,
+    };
+    match Target::from_id(op.weight_spec.layout) {
+        Some(Target::CortexM4) => cortex_m4::scratch_len(kind, columns, window),
+        _ => Some(window),
+    }
 }
 
 /// Multiply-accumulates of an operator.
@@ -150,8 +161,12 @@ fn shapes(kind: OpKind, op: &OpRecord, input: &TensorInfo) -> Result<(), OpFault
 
 fn weights(model: &Model<'_>, kind: OpKind, op: &OpRecord, input: &TensorInfo) -> Result<(), OpFault> {
     let spec = op.weight_spec;
-    if spec.layout != 0 {
-        return Err(OpFault::Layout { layout: spec.layout });
+    let no_layout = OpFault::Layout { layout: spec.layout };
+    let packed_for = Target::from_id(spec.layout).ok_or(no_layout)?;
+    if let Some(device) = Target::DEVICE
+        && !packed_for.runs_on(Target::DEVICE)
+    {
+        return Err(OpFault::Target { packed_for, device });
     }
     let grid = match spec.grid {
         0 => Grid::MidTread,
@@ -162,7 +177,10 @@ fn weights(model: &Model<'_>, kind: OpKind, op: &OpRecord, input: &TensorInfo) -
         return Err(OpFault::Quantiser);
     }
     let levels = Levels::new(spec.bits, grid).map_err(|_| OpFault::Quantiser)?;
-    let size = weight_size(kind, op, input).ok_or(OpFault::Shape)?;
+    let size = weight_size(kind, op, input).ok_or(match packed_for {
+        Target::Portable => OpFault::Shape,
+        _ => no_layout,
+    })?;
     let group = usize::from(spec.group);
     let group_fits = match spec.group {
         0 => true,
@@ -175,7 +193,16 @@ fn weights(model: &Model<'_>, kind: OpKind, op: &OpRecord, input: &TensorInfo) -
     if op.multipliers != [0; 2] || !(1..=32).contains(&op.shift) {
         return Err(OpFault::Requantisation);
     }
-    section(model.parameters, op.weights, size.code_bytes).ok_or(OpFault::Parameters)?;
+    let codes = section(model.parameters, op.weights, size.code_bytes).ok_or(OpFault::Parameters)?;
+    if packed_for != Target::Portable {
+        // Kernels read words; an engine that only looks at bytes does not mind where the file lies.
+        if !op.weights.is_multiple_of(4) {
+            return Err(OpFault::Parameters);
+        }
+        if Target::DEVICE == Some(packed_for) && !codes.as_ptr().addr().is_multiple_of(4) {
+            return Err(OpFault::Alignment);
+        }
+    }
     section(model.parameters, op.divisors, size.divisor_bytes).ok_or(OpFault::Parameters)?;
     if !op.params.is_multiple_of(4) || (size.divisor_bytes == 0 && op.divisors != 0) {
         return Err(OpFault::Parameters);

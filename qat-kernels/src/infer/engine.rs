@@ -3,6 +3,8 @@
 use super::check::{scratch_len, section, weight_size};
 use super::kernels::{self, Requant, WeightView, Windows};
 use super::model::Model;
+#[cfg(core_family = "cortex-m4")]
+use crate::artifact::Target;
 use crate::artifact::{IN_OUTPUT, OpKind, OpRecord, TensorInfo};
 use crate::error::{Error, OpFault, Result};
 use core::ops::Range;
@@ -45,10 +47,10 @@ fn operator(
     let first = &tensors[0];
 
     match kind {
-        OpKind::Linear => kernels::linear(x, &view(model, kind, &op, first)?, &requant(&op), out),
+        OpKind::Linear => linear(x, &view(model, kind, &op, first)?, &requant(&op), scratch, out),
         OpKind::Conv2d => {
             let (windows, weights) = (windows(&op, first), view(model, kind, &op, first)?);
-            kernels::conv2d(x, &windows, &weights, &requant(&op), first.zero_point, scratch, out)
+            conv2d(x, &windows, &weights, &requant(&op), first.zero_point, scratch, out)
         }
         OpKind::DepthwiseConv2d => {
             let (windows, weights) = (windows(&op, first), view(model, kind, &op, first)?);
@@ -74,6 +76,41 @@ fn operator(
             (*a, *b) = (low.cast_signed(), high.cast_signed());
             Some(())
         }
+    }
+}
+
+/// The kernel for the layer's packing: a core family's own on that core, the portable one for everything else.
+fn linear(
+    x: &[i8],
+    weights: &WeightView<'_>,
+    requant: &Requant,
+    #[cfg_attr(not(core_family = "cortex-m4"), expect(unused_variables, reason = "for kernels of a family"))]
+    scratch: &mut [i8],
+    out: &mut [i8],
+) -> Option<()> {
+    match weights.layout.target() {
+        #[cfg(core_family = "cortex-m4")]
+        Target::CortexM4 => kernels::cortex_m4::linear(x, weights, requant, scratch, out),
+        _ => kernels::linear(x, weights, requant, out),
+    }
+}
+
+/// As [`linear`].
+fn conv2d(
+    x: &[i8],
+    windows: &Windows,
+    weights: &WeightView<'_>,
+    requant: &Requant,
+    zero_point: i8,
+    scratch: &mut [i8],
+    out: &mut [i8],
+) -> Option<()> {
+    match weights.layout.target() {
+        #[cfg(core_family = "cortex-m4")]
+        Target::CortexM4 => {
+            kernels::cortex_m4::conv2d(x, windows, weights, requant, zero_point, scratch, out)
+        }
+        _ => kernels::conv2d(x, windows, weights, requant, zero_point, scratch, out),
     }
 }
 
@@ -111,6 +148,7 @@ fn view<'a>(model: &Model<'a>, kind: OpKind, op: &OpRecord, input: &TensorInfo) 
     let size = weight_size(kind, op, input)?;
     Some(WeightView {
         spec: op.weight_spec,
+        layout: size.layout,
         fan_in: size.fan_in,
         channels: op.output.shape[2].into(),
         codes: section(model.parameters, op.weights, size.code_bytes)?,

@@ -5,6 +5,8 @@
 
 mod add;
 mod conv;
+#[cfg(any(core_family = "cortex-m4", test))]
+pub(super) mod cortex_m4;
 mod depthwise;
 mod dot;
 mod linear;

@@ -2,10 +2,9 @@
 
 use super::check::{section, weight_size};
 use super::model::Model;
-use crate::artifact::{ChannelParams, OpKind, OpRecord, TensorInfo};
+use crate::artifact::{ChannelParams, Layout, OpKind, OpRecord, TensorInfo};
 use crate::error::{Error, Result, What};
 use crate::grid::{Grid, Levels};
-use crate::pack::code_at;
 
 /// The last linear layer of a model, read in place: codes, divisors, biases and multipliers.
 ///
@@ -16,6 +15,7 @@ pub struct LastLinear<'a> {
     op: OpRecord,
     input: TensorInfo,
     levels: Levels,
+    layout: Layout,
     features: usize,
     classes: usize,
     codes: &'a [u8],
@@ -27,8 +27,7 @@ impl<'a> Model<'a> {
     /// The linear layer that the program ends with, an argmax behind it or not.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] of [`What::Output`] if the program ends otherwise, of [`What::Packed`] if the layer's codes
-    /// are packed for one core family.
+    /// [`Error::Unsupported`] of [`What::Output`] if the program ends otherwise.
     pub fn last_linear(&self) -> Result<LastLinear<'a>> {
         let unsupported = |what| Error::Unsupported { what };
         let mut op = usize::from(self.header.operators);
@@ -41,9 +40,6 @@ impl<'a> Model<'a> {
                 _ => return Err(unsupported(What::Output)),
             }
         };
-        if record.weight_spec.layout != 0 {
-            return Err(unsupported(What::Packed));
-        }
         self.view(record).ok_or(unsupported(What::Output))
     }
 
@@ -55,6 +51,7 @@ impl<'a> Model<'a> {
             op,
             input,
             levels: Levels::new(op.weight_spec.bits, grid).ok()?,
+            layout: size.layout,
             features: size.fan_in,
             classes: op.output.shape[2].into(),
             codes: section(self.parameters, op.weights, size.code_bytes)?,
@@ -131,10 +128,7 @@ impl LastLinear<'_> {
     /// The code of a weight.
     #[must_use]
     pub fn code(&self, class: usize, feature: usize) -> Option<i8> {
-        let row_len = self.codes.len().checked_div(self.classes)?;
-        let row = self.codes.chunks_exact(row_len.max(1)).nth(class)?;
-        let code = (feature < self.features).then(|| code_at(self.levels.bits(), row, feature))??;
-        i8::try_from(code).ok()
+        i8::try_from(self.layout.code(self.codes, class, feature)?).ok()
     }
 
     /// The factor of a group's sums: 60/k, or 1 where k is fixed.
@@ -143,9 +137,7 @@ impl LastLinear<'_> {
         if self.op.weight_spec.group == 0 {
             return (group == 0).then_some(1);
         }
-        let row_len = self.divisors.len().checked_div(self.classes)?;
-        let row = self.divisors.chunks_exact(row_len.max(1)).nth(class)?;
-        let field = row.get(group / 4)? >> (group % 4 * 2) & 3;
+        let field = self.layout.divisor_field(self.divisors, class, group)?;
         60_i32.checked_div(i32::from(field) + 2)
     }
 

@@ -12,7 +12,11 @@ pub(in crate::infer) fn conv2d(
     scratch: &mut [i8],
     out: &mut [i8],
 ) -> Option<()> {
-    let [_, _, channels] = windows.input;
+    // What a core family's kernels would need on top stays unused here.
+    let [kernel_h, kernel_w] = windows.kernel;
+    let gathered = windows.kernel != [1, 1] || windows.pad != [0, 0];
+    let len = if gathered { kernel_h.checked_mul(kernel_w)?.checked_mul(windows.input[2])? } else { 0 };
+    let scratch = scratch.get_mut(..len)?;
     let pixels = windows.pixels().zip(out.chunks_exact_mut(windows.output[2].max(1)));
     for (pixel, out) in pixels {
         if scratch.is_empty() {
@@ -20,12 +24,7 @@ pub(in crate::infer) fn conv2d(
             linear(window?, weights, requant, out)?;
             continue;
         }
-        for ((_, tap), slot) in windows.taps(x, pixel).zip(scratch.chunks_exact_mut(channels.max(1))) {
-            match tap {
-                Some(tap) => slot.iter_mut().zip(tap).for_each(|(s, &t)| *s = t),
-                None => slot.fill(zero_point), // the real number 0
-            }
-        }
+        windows.gather(x, pixel, zero_point, scratch)?;
         linear(scratch, weights, requant, out)?;
     }
     Some(())

@@ -1,11 +1,12 @@
 //! Packed codes times int8 activations.
 
-use crate::artifact::{ChannelParams, WeightSpec};
+use crate::artifact::{ChannelParams, Layout, Target, WeightSpec};
 
 /// A layer's parameters, as they lie in the file.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::infer) struct WeightView<'a> {
     pub(in crate::infer) spec: WeightSpec,
+    pub(in crate::infer) layout: Layout,
     /// Weights that meet in one output.
     pub(in crate::infer) fan_in: usize,
     pub(in crate::infer) channels: usize,
@@ -25,19 +26,45 @@ impl WeightView<'_> {
         if x.len() != self.fan_in || self.channels == 0 {
             return None;
         }
-        let row_len = self.codes.len().checked_div(self.channels).filter(|&n| n > 0)?;
+        let portable = self.layout.target() == Target::Portable;
+        let row_len = self.codes.len() / self.channels;
         let divisor_len = self.divisors.len() / self.channels;
         let (bits, mid_rise, group) = (self.spec.bits, self.spec.grid != 0, usize::from(self.spec.group));
         let sum = if mid_rise { sum(x) } else { 0 };
+        let mut rows = self.codes.chunks_exact(row_len.max(1));
         let mut divisor_rows = self.divisors.chunks_exact(divisor_len.max(1));
-        Some(self.codes.chunks_exact(row_len).zip(self.params).map(move |(row, params)| {
-            let acc = if group == 0 {
-                2 * dot(bits, row, x) + sum
+        Some(self.params.iter().enumerate().map(move |(channel, params)| {
+            let acc = if !portable {
+                self.code_by_code(channel, x).unwrap_or(0)
+            } else if group == 0 {
+                2 * dot(bits, rows.next().unwrap_or(&[]), x) + sum
             } else {
-                grouped(bits, mid_rise, group, row, divisor_rows.next().unwrap_or(&[]), x)
+                let (row, divisors) = (rows.next().unwrap_or(&[]), divisor_rows.next().unwrap_or(&[]));
+                grouped(bits, mid_rise, group, row, divisors, x)
             };
             (acc, ChannelParams::read(params))
         }))
+    }
+
+    /// One channel in any layout: the definition, for engines that have no kernel for it.
+    fn code_by_code(&self, channel: usize, x: &[i8]) -> Option<i32> {
+        let (half, group) = (i32::from(self.spec.grid != 0), usize::from(self.spec.group));
+        let mut acc = 0i32;
+        for (column, &x) in x.iter().enumerate() {
+            let factor = match column.checked_div(group) {
+                None => 1,
+                Some(g) => self.factor(channel, g)?,
+            };
+            let twice_level = 2 * self.layout.code(self.codes, channel, column)? + half;
+            acc = acc.wrapping_add(factor.wrapping_mul(twice_level).wrapping_mul(x.into()));
+        }
+        Some(acc)
+    }
+
+    /// 60/k of a group.
+    fn factor(&self, channel: usize, group: usize) -> Option<i32> {
+        let field = self.layout.divisor_field(self.divisors, channel, group)?;
+        GROUP_FACTORS.get(usize::from(field)).copied()
     }
 }
 

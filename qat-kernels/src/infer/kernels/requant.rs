@@ -14,17 +14,46 @@ impl Requant {
     /// `clamp(z + ((acc·M + 2^(n−1)) >> n), lo, hi)`, the product in 64 bits, halves rounded up.
     #[inline(always)]
     pub(in crate::infer) fn apply(&self, acc: i32, multiplier: i32) -> i8 {
-        let shift = u32::from(self.shift);
-        let half = 1i64.wrapping_shl(shift.wrapping_sub(1));
-        // |acc| ≤ 2^(n−1) by the overflow check of `parse`, so the shifted product fits 32 bits.
-        let rounded = (i64::from(acc) * i64::from(multiplier) + half).wrapping_shr(shift) as i32;
-        self.finish(rounded)
+        // |acc| ≤ 2^(n−1) by the overflow check of `parse`: the shifted product fits 32 bits, and so does acc·2^(32−n).
+        #[cfg(core_family = "cortex-m4")]
+        {
+            let left = 32u32.wrapping_sub(self.shift.into());
+            // A shift by 32 − n and n ≥ 1: never by 32.
+            let y =
+                crate::arch::cortex_m4::rounded_product(acc.wrapping_shl(left), multiplier, self.zero_point);
+            self.clamp(y)
+        }
+        #[cfg(not(core_family = "cortex-m4"))]
+        {
+            let shift = u32::from(self.shift);
+            let half = 1i64.wrapping_shl(shift.wrapping_sub(1));
+            self.finish((i64::from(acc) * i64::from(multiplier) + half).wrapping_shr(shift) as i32)
+        }
+    }
+
+    /// For kernels of a family, which clamp to int8 only; the rest is [`Self::clamp_all`].
+    #[cfg(any(core_family = "cortex-m4", test))]
+    pub(super) fn rounding(&self) -> crate::arch::cortex_m4::Rounding {
+        let left = 32u32.wrapping_sub(self.shift.into());
+        crate::arch::cortex_m4::Rounding { left, zero_point: self.zero_point }
+    }
+
+    /// Clamps results that already are int8.
+    #[cfg(any(core_family = "cortex-m4", test))]
+    pub(super) fn clamp_all(&self, out: &mut [i8]) {
+        if self.lo > i8::MIN.into() || self.hi < i8::MAX.into() {
+            out.iter_mut().for_each(|y| *y = self.clamp((*y).into()));
+        }
     }
 
     /// Adds the zero point and clamps.
     #[inline(always)]
     pub(in crate::infer) fn finish(&self, rounded: i32) -> i8 {
-        let y = rounded.wrapping_add(self.zero_point);
+        self.clamp(rounded.wrapping_add(self.zero_point))
+    }
+
+    #[inline(always)]
+    fn clamp(&self, y: i32) -> i8 {
         let y = if y < self.lo { self.lo } else { y };
         (if y > self.hi { self.hi } else { y }) as i8
     }

@@ -38,4 +38,36 @@ impl Windows {
             })
         })
     }
+
+    /// Copies the window at an output pixel into `to`, `outside` where it lies outside the input.
+    pub(super) fn gather(
+        &self,
+        x: &[i8],
+        (row, column): (usize, usize),
+        outside: i8,
+        to: &mut [i8],
+    ) -> Option<()> {
+        let [height, width, channels] = self.input;
+        let [kernel_h, kernel_w] = self.kernel;
+        let (top, left) = (row * self.stride[0], column * self.stride[1]);
+        // Columns of the window that lie left of the input, and those before its right end.
+        let before = self.pad[1].saturating_sub(left).min(kernel_w);
+        let until = (width + self.pad[1]).saturating_sub(left).min(kernel_w);
+        let first = (left + before).saturating_sub(self.pad[1]);
+        for (ky, line) in (0..kernel_h).zip(to.chunks_exact_mut(kernel_w.checked_mul(channels)?.max(1))) {
+            // Wraps below zero for the padding, which the comparison with the height then rejects.
+            let y = (top + ky).wrapping_sub(self.pad[0]);
+            if y >= height {
+                line.fill(outside);
+                continue;
+            }
+            let (line, right) = line.split_at_mut_checked(until * channels)?;
+            let (left, middle) = line.split_at_mut_checked(before * channels)?;
+            let from = x.get((y * width + first) * channels..)?.get(..middle.len())?;
+            left.fill(outside);
+            middle.iter_mut().zip(from).for_each(|(m, &f)| *m = f);
+            right.fill(outside);
+        }
+        Some(())
+    }
 }
