@@ -20,11 +20,13 @@
 //! `unsafe`: assembly, and its raw pointers.
 #![allow(unsafe_code)]
 
+#[cfg_attr(not(core_family = "cortex-m4"), allow(dead_code, reason = "compiled to be tested"))]
+mod copy;
 mod instructions;
 mod sums;
 mod widen;
 
-#[cfg(core_family = "cortex-m4")]
-pub(crate) use instructions::rounded_product;
 pub(crate) use sums::{LinearStream, PixelStream, Rounding};
 pub(crate) use widen::widen;
+#[cfg(core_family = "cortex-m4")]
+pub(crate) use {copy::copy, instructions::rounded_product};

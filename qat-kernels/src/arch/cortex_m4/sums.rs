@@ -313,8 +313,8 @@ macro_rules! pair_results {
             round!($shift, "r2", "r7"),
             round!($shift, "r1", "r5"),
             round!($shift, "r3", "r7"),
-            "strb r0, [r11]\n strb r2, [r11, #1]\n add r11, r11, r10\n",
-            "strb r1, [r11]\n strb r3, [r11, #1]\n add r11, r11, r10\n",
+            "bfi r0, r2, #8, #24\n bfi r1, r3, #8, #24\n",
+            "strh r0, [r11]\n strh r1, [r11, r10]\n add r11, r11, r10, lsl #1\n",
         )
     };
 }

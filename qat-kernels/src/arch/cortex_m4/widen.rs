@@ -5,23 +5,22 @@ use super::instructions::{smlad, sxtb16, sxtb16_ror8};
 /// Writes each four activations as two words, (0, 2) and (1, 3), `LANES` words apart, and returns their sum; `None` if `to`
 /// is too short.
 #[inline(always)]
-pub(crate) fn widen<const LANES: usize>(x: &[[i8; 4]], to: &mut [u32]) -> Option<i32> {
-    let words = x.len().checked_mul(2)?;
-    let Some(last) = words.checked_sub(1) else { return Some(0) };
-    to.get(last.checked_mul(LANES)?)?;
-    let ones = 0x0001_0001;
+pub(crate) fn widen<const LANES: usize, const FOURS: usize>(
+    x: &[[i8; 4]; FOURS],
+    to: &mut [u32],
+) -> Option<i32> {
+    let last = const { (2 * FOURS - 1) * LANES };
+    to.get(last)?;
+    let (ones, to) = (0x0001_0001, to.as_mut_ptr());
     let mut sum = 0;
-    let mut at = to.as_mut_ptr();
-    for four in x {
+    for (at, four) in x.iter().enumerate() {
         let four = u32::from_le_bytes(four.map(i8::cast_unsigned));
         let (even, odd) = (sxtb16(four), sxtb16_ror8(four));
-        // SAFETY: word number `n` of all goes to index n·LANES, and that of the last one was checked above. The pointer
-        // may pass the end at the end, which is why it wraps.
+        // SAFETY: the larger index is at most `last`, which was found inside.
         unsafe {
-            at.write(even);
-            at.wrapping_add(LANES).write(odd);
+            to.add(2 * at * LANES).write(even);
+            to.add((2 * at + 1) * LANES).write(odd);
         }
-        at = at.wrapping_add(2 * LANES);
         sum = smlad(odd, ones, smlad(even, ones, sum));
     }
     Some(sum.cast_signed())
@@ -34,9 +33,11 @@ mod tests {
     #[test]
     fn words_go_to_their_lane() {
         let mut to = [9; 8];
-        assert_eq!(widen::<2>(&[[1, -2, 3, -4], [-128, 127, -128, 0]], to.get_mut(1..).unwrap()), Some(-131));
+        assert_eq!(
+            widen::<2, 2>(&[[1, -2, 3, -4], [-128, 127, -128, 0]], to.get_mut(1..).unwrap()),
+            Some(-131)
+        );
         assert_eq!(to, [9, 0x0003_0001, 9, 0xFFFC_FFFE, 9, 0xFF80_FF80, 9, 0x0000_007F]);
-        assert_eq!(widen::<2>(&[[0; 4], [0; 4]], &mut [0; 6]), None);
-        assert_eq!(widen::<4>(&[], &mut []), Some(0));
+        assert_eq!(widen::<2, 2>(&[[0; 4], [0; 4]], &mut [0; 6]), None);
     }
 }

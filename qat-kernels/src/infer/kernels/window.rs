@@ -64,9 +64,16 @@ impl Windows {
             let (line, right) = line.split_at_mut_checked(until * channels)?;
             let (left, middle) = line.split_at_mut_checked(before * channels)?;
             let from = x.get((y * width + first) * channels..)?.get(..middle.len())?;
-            left.fill(outside);
-            middle.iter_mut().zip(from).for_each(|(m, &f)| *m = f);
-            right.fill(outside);
+            if !left.is_empty() {
+                left.fill(outside);
+            }
+            #[cfg(core_family = "cortex-m4")]
+            crate::arch::cortex_m4::copy(middle, from);
+            #[cfg(not(core_family = "cortex-m4"))]
+            middle.copy_from_slice(from);
+            if !right.is_empty() {
+                right.fill(outside);
+            }
         }
         Some(())
     }

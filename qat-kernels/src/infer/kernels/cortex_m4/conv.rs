@@ -21,9 +21,12 @@ pub(in crate::infer) fn conv2d(
     let columns = weights.fan_in;
     let steps = columns.div_ceil(STEP);
     let gathered = windows.kernel != [1, 1] || windows.pad != [0, 0];
-    let window_at = scratch.len().checked_sub(if gathered { columns } else { 0 })?;
-    let (stream, window) = scratch.split_at_mut_checked(window_at)?;
-    let words = words_mut(stream).get_mut(..stream_words(OpKind::Conv2d, columns)?)?;
+    let len = stream_words(OpKind::Conv2d, columns)?;
+    // Both on a word boundary, so that whole words are copied.
+    let scratch = scratch.get_mut(scratch.as_ptr().align_offset(4)..)?;
+    let (stream, window) = scratch.split_at_mut_checked(len.checked_mul(4)?)?;
+    let window = window.get_mut(..if gathered { columns } else { 0 })?;
+    let words = words_mut(stream).get_mut(..len)?;
     let channels = windows.output[2];
     let mid_rise = weights.spec.grid != 0;
     // A group of less than four pixels leaves the other lanes as they are; their results are dropped.

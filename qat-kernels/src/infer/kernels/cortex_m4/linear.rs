@@ -17,8 +17,6 @@ pub(in crate::infer) fn linear(
 ) -> Option<()> {
     let words = words_mut(scratch).get_mut(..stream_words(OpKind::Linear, x.len())?)?;
     let missing = fill::<1, LINEAR_HEAD>(words, 0, x, weights.spec.grid != 0)?;
-    let end = words.len().checked_sub(LINEAR_HEAD)?;
-    words.get_mut(end..)?.fill(0);
     let steps = x.len().div_ceil(STEP);
     let stream = LinearStream::new(words, steps)?;
     stream.run(weights.codes, weights.params, [missing.low, missing.high], requant.rounding(), out)?;
