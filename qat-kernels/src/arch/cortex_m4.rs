@@ -22,10 +22,12 @@
 
 #[cfg_attr(not(core_family = "cortex-m4"), allow(dead_code, reason = "compiled to be tested"))]
 mod copy;
+mod depthwise;
 mod instructions;
 mod sums;
 mod widen;
 
+pub(crate) use depthwise::{QUAD as DEPTHWISE_QUAD, TURN as DEPTHWISE_TURN, Tap, depthwise_pixel};
 pub(crate) use sums::{LinearStream, PixelStream, Rounding};
 pub(crate) use widen::widen;
 #[cfg(core_family = "cortex-m4")]

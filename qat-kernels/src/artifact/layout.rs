@@ -31,7 +31,7 @@ impl Layout {
     ) -> Option<Self> {
         let exists = match target {
             Target::Portable => true,
-            Target::CortexM4 => cortex_m4::exists(kind, spec.bits, spec.group),
+            Target::CortexM4 => cortex_m4::exists(kind, spec.bits, spec.group, rows),
         };
         exists.then_some(Self { target, kind, bits: spec.bits, group: spec.group, rows, columns })
     }
@@ -43,7 +43,7 @@ impl Layout {
     /// Bytes of all codes.
     pub(crate) fn code_bytes(&self) -> Option<usize> {
         match self.target {
-            Target::Portable => self.rows.checked_mul(packed_len(self.columns, self.bits)),
+            Target::Portable => self.portable_code_bytes(),
             Target::CortexM4 => cortex_m4::code_bytes(self),
         }
     }
@@ -63,19 +63,25 @@ impl Layout {
     /// The place of bit `bit` of a code among the bits of all codes; bit 0 of byte 0 is the first.
     fn bit_of(&self, row: usize, column: usize, bit: usize) -> usize {
         match self.target {
-            Target::Portable => {
-                let row_bits = packed_len(self.columns, self.bits) * 8;
-                row * row_bits + column * usize::from(self.bits) + bit
-            }
+            Target::Portable => self.portable_bit_of(row, column, bit),
             Target::CortexM4 => cortex_m4::bit_of(self, row, column, bit),
         }
+    }
+
+    fn portable_code_bytes(&self) -> Option<usize> {
+        self.rows.checked_mul(packed_len(self.columns, self.bits))
+    }
+
+    fn portable_bit_of(&self, row: usize, column: usize, bit: usize) -> usize {
+        let row_bits = packed_len(self.columns, self.bits) * 8;
+        row * row_bits + column * usize::from(self.bits) + bit
     }
 
     /// Whether a row's codes are stored as `q + 2^(b−1)`, so that they have no sign.
     fn is_unsigned(&self, row: usize) -> bool {
         match self.target {
             Target::Portable => false,
-            Target::CortexM4 => cortex_m4::is_unsigned(self.bits, row),
+            Target::CortexM4 => cortex_m4::is_unsigned(self, row),
         }
     }
 
@@ -150,8 +156,21 @@ pub(crate) mod cortex_m4 {
     /// Rows that a linear layer computes together.
     pub(crate) const QUAD: usize = 4;
 
-    pub(super) fn exists(kind: OpKind, bits: u8, group: u8) -> bool {
-        matches!(kind, OpKind::Linear | OpKind::Conv2d) && bits == 2 && group == 0
+    /// Taps that a depthwise kernel may have.
+    pub(crate) const TAPS: usize = 27;
+
+    pub(super) fn exists(kind: OpKind, bits: u8, group: u8, rows: usize) -> bool {
+        match kind {
+            OpKind::Linear | OpKind::Conv2d => bits == 2 && group == 0,
+            // In the portable order; its kernel is a matter of scratch memory only.
+            OpKind::DepthwiseConv2d => group == 0 && rows <= TAPS,
+            _ => false,
+        }
+    }
+
+    /// Whether the codes lie in plain rows.
+    const fn is_plain(kind: OpKind) -> bool {
+        matches!(kind, OpKind::DepthwiseConv2d)
     }
 
     /// Rows that are interleaved step by step.
@@ -160,6 +179,9 @@ pub(crate) mod cortex_m4 {
     }
 
     pub(super) fn code_bytes(layout: &Layout) -> Option<usize> {
+        if is_plain(layout.kind) {
+            return layout.portable_code_bytes();
+        }
         let band = band(layout.kind);
         let rows = layout.rows.checked_next_multiple_of(band)?;
         let columns = layout.columns.checked_next_multiple_of(STEP)?;
@@ -176,11 +198,14 @@ pub(crate) mod cortex_m4 {
 
     /// The first row of a pair is stored without sign at the bottom of the halfwords, the second one as two's complement
     /// at their top, where `SMLAD` sees its sign.
-    pub(super) fn is_unsigned(_bits: u8, row: usize) -> bool {
-        row % PAIR == 0
+    pub(super) fn is_unsigned(layout: &Layout, row: usize) -> bool {
+        !is_plain(layout.kind) && row.is_multiple_of(PAIR)
     }
 
     pub(super) fn bit_of(layout: &Layout, row: usize, column: usize, bit: usize) -> usize {
+        if is_plain(layout.kind) {
+            return layout.portable_bit_of(row, column, bit);
+        }
         let band = band(layout.kind);
         let steps = layout.columns.div_ceil(STEP);
         let half = column / 8 % 2;

@@ -21,7 +21,19 @@ pub(crate) fn stream_words(kind: OpKind, columns: usize) -> Option<usize> {
     }
 }
 
-/// Bytes of scratch memory: room to align it to words, the stream, and the bytes of one window where it has to be gathered.
-pub(super) fn scratch_len(kind: OpKind, columns: usize, window: usize) -> Option<usize> {
-    stream_words(kind, columns)?.checked_mul(4)?.checked_add(3)?.checked_add(window)
+/// Words of the levels of a depthwise kernel: a halfword for each tap and channel, taps filled up to whole turns of the
+/// loop; channels that fill no word are left out.
+pub(crate) fn depthwise_words(taps: usize, channels: usize) -> Option<usize> {
+    taps.checked_next_multiple_of(3)?.checked_mul(channels / 4 * 2)
+}
+
+/// Bytes of scratch memory: room to align it to words, then what the kernel prepares. `columns` meet in one output and
+/// `window` bytes are gathered for it.
+pub(super) fn scratch_len(kind: OpKind, columns: usize, channels: usize, window: usize) -> Option<usize> {
+    match kind {
+        OpKind::DepthwiseConv2d => {
+            depthwise_words(columns, channels)?.checked_mul(4)?.checked_add(3)?.checked_add(channels)
+        }
+        _ => stream_words(kind, columns)?.checked_mul(4)?.checked_add(3)?.checked_add(window),
+    }
 }

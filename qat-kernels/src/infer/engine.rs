@@ -54,7 +54,7 @@ fn operator(
         }
         OpKind::DepthwiseConv2d => {
             let (windows, weights) = (windows(&op, first), view(model, kind, &op, first)?);
-            kernels::depthwise_conv2d(x, &windows, &weights, &requant(&op), first.zero_point, out)
+            depthwise_conv2d(x, &windows, &weights, &requant(&op), first.zero_point, scratch, out)
         }
         OpKind::MaxPool => kernels::max_pool(x, &windows(&op, first), op.clamp, out),
         OpKind::AvgPool => kernels::avg_pool(
@@ -111,6 +111,26 @@ fn conv2d(
             kernels::cortex_m4::conv2d(x, windows, weights, requant, zero_point, scratch, out)
         }
         _ => kernels::conv2d(x, windows, weights, requant, zero_point, scratch, out),
+    }
+}
+
+/// As [`linear`].
+fn depthwise_conv2d(
+    x: &[i8],
+    windows: &Windows,
+    weights: &WeightView<'_>,
+    requant: &Requant,
+    zero_point: i8,
+    #[cfg_attr(not(core_family = "cortex-m4"), expect(unused_variables, reason = "for kernels of a family"))]
+    scratch: &mut [i8],
+    out: &mut [i8],
+) -> Option<()> {
+    match weights.layout.target() {
+        #[cfg(core_family = "cortex-m4")]
+        Target::CortexM4 => {
+            kernels::cortex_m4::depthwise_conv2d(x, windows, weights, requant, zero_point, scratch, out)
+        }
+        _ => kernels::depthwise_conv2d(x, windows, weights, requant, zero_point, out),
     }
 }
 

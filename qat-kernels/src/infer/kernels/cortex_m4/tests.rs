@@ -122,7 +122,7 @@ fn linear_equals_the_portable_kernel() {
                 let (x, requant) = (n.activations(columns), requant(n));
                 let mut out = [vec![0; rows], vec![0; rows]];
                 portable::linear(&x, &layer.view(0), &requant, &mut out[0]).unwrap();
-                let mut scratch = vec![0x5A; scratch_len(OpKind::Linear, columns, 0).unwrap()];
+                let mut scratch = vec![0x5A; scratch_len(OpKind::Linear, columns, 1, 0).unwrap()];
                 super::linear(&x, &layer.view(1), &requant, &mut scratch, &mut out[1]).unwrap();
                 assert_eq!(out[1], out[0], "{}", layer.about());
                 // Any engine reads the family's order, slowly.
@@ -167,9 +167,38 @@ fn convolutions_equal_the_portable_kernel() {
             let mut scratch = vec![0x5A; gathered];
             portable::conv2d(&x, &windows, &layer.view(0), &requant, zero_point, &mut scratch, &mut out[0])
                 .unwrap();
-            let mut scratch = vec![0x5A; scratch_len(OpKind::Conv2d, window, gathered).unwrap()];
+            let mut scratch = vec![0x5A; scratch_len(OpKind::Conv2d, window, 1, gathered).unwrap()];
             super::conv2d(&x, &windows, &layer.view(1), &requant, zero_point, &mut scratch, &mut out[1])
                 .unwrap();
+            assert_eq!(out[1], out[0], "{}, {windows:?}", layer.about());
+        }
+    }
+}
+
+#[test]
+fn depthwise_equals_the_portable_kernel() {
+    let n = &mut Numbers(3);
+    for bits in 2..=8 {
+        for _ in 0..200 {
+            let windows = random_windows(n, true);
+            let (taps, channels) = (windows.kernel[0] * windows.kernel[1], windows.input[2]);
+            let layer = Layer::random(n, OpKind::DepthwiseConv2d, bits, 0, [taps, channels]);
+            let (x, requant) = (n.activations(windows.input.iter().product()), requant(n));
+            let zero_point = (n.below(256) - 128) as i8;
+            let mut out = [(); 2].map(|()| vec![0; windows.output.iter().product()]);
+            portable::depthwise_conv2d(&x, &windows, &layer.view(0), &requant, zero_point, &mut out[0])
+                .unwrap();
+            let mut scratch = vec![0x5A; scratch_len(OpKind::DepthwiseConv2d, taps, channels, 0).unwrap()];
+            super::depthwise_conv2d(
+                &x,
+                &windows,
+                &layer.view(1),
+                &requant,
+                zero_point,
+                &mut scratch,
+                &mut out[1],
+            )
+            .unwrap();
             assert_eq!(out[1], out[0], "{}, {windows:?}", layer.about());
         }
     }
