@@ -6,9 +6,15 @@ use crate::data::{Dataset, Standardisation};
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::{Graph, Node, Quantised, Steps, codes};
 use crate::spec::{Act, Op, Run, Shape, Value};
-use qat_kernels::artifact::{self, InputTransform, Metadata, ModelBuilder, Output, TensorId, TensorSpec};
+use qat_kernels::artifact::{
+    self, InputTransform, Metadata, ModelBuilder, Output, Target, TensorId, TensorSpec,
+};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+
+mod rust;
+
+pub use rust::rust_module;
 
 /// Test examples whose answers go into the file.
 const KNOWN_ANSWERS: usize = 2;
@@ -33,6 +39,15 @@ pub struct About {
     pub method: String,
     /// Standardised examples whose answers the file will hold.
     pub known_inputs: Vec<Vec<f32>>,
+}
+
+/// What the caller decides about a file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    /// Unix time of the export in seconds, 0 for not stated.
+    pub created: u64,
+    /// The cores to pack for.
+    pub target: Target,
 }
 
 /// The part of [`About`] that is not numbers.
@@ -126,12 +141,12 @@ impl About {
 /// # Errors
 /// [`ErrorKind::Checkpoint`] for what is wrong with the checkpoint, [`ErrorKind::Model`] for what the integer engine
 /// cannot do.
-pub fn export_checkpoint(run: &Run, bytes: &[u8], created: u64) -> Result<Vec<u8>> {
+pub fn export_checkpoint(run: &Run, bytes: &[u8], options: Options) -> Result<Vec<u8>> {
     let checkpoint = Checkpoint::from_bytes(bytes)?;
     let about = About::load(&checkpoint)?;
     let graph = Graph::from_checkpoint(&run.model, about.shape, about.classes.len(), &checkpoint)?;
     let network = Quantised::from_checkpoint(graph, &checkpoint)?;
-    export(&network, &run.name, &about, Sha256::digest(bytes).into(), created)
+    export(&network, &run.name, &about, Sha256::digest(bytes).into(), options)
 }
 
 /// Writes a quantised network as a `.piq` file. `source_sha256` identifies the checkpoint it was made from.
@@ -144,7 +159,7 @@ pub fn export(
     name: &str,
     about: &About,
     source_sha256: [u8; 32],
-    created: u64,
+    options: Options,
 ) -> Result<Vec<u8>> {
     let labels = about.classes.join("\n");
     let bytes = |v: &[f32]| v.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>();
@@ -157,10 +172,10 @@ pub fn export(
         dataset_sha256: about.dataset_sha256,
         samples: about.samples as u64,
         method: &about.method,
-        created,
+        created: options.created,
         input: InputTransform { mean: &mean, std: &std },
     };
-    let (builder, layers) = build(network)?;
+    let (builder, layers) = build(network, options.target)?;
     let known: Vec<Vec<i8>> =
         about.known_inputs.iter().map(|x| x.iter().map(|&x| network.input.quantize(x)).collect()).collect();
     let known: Vec<&[i8]> = known.iter().map(Vec::as_slice).collect();
@@ -174,10 +189,10 @@ pub fn export(
 }
 
 /// The operators, and for each the name of its layer.
-fn build(network: &Quantised) -> Result<(ModelBuilder, Vec<String>)> {
+fn build(network: &Quantised, target: Target) -> Result<(ModelBuilder, Vec<String>)> {
     let Affine { scale, zero_point } = network.input;
     let shape = shape16(network.graph.input, "input")?;
-    let mut builder = ModelBuilder::new(TensorSpec { shape, scale, zero_point });
+    let mut builder = ModelBuilder::new(TensorSpec { shape, scale, zero_point }).with_target(target);
     let mut layers = Vec::new();
     let mut values: Vec<TensorId> = Vec::with_capacity(network.graph.nodes.len());
     for (i, node) in network.graph.nodes.iter().enumerate() {

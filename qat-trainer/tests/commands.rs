@@ -3,7 +3,8 @@
 
 mod common;
 
-use common::{CSV, Fixture, IDX, success};
+use common::{CSV, Fixture, IDX, failure, success};
+use qat_kernels::artifact::Target;
 use qat_kernels::infer::Model;
 use serde_json::Value;
 
@@ -73,6 +74,41 @@ fn export_inspect_verify_eval() {
             model.run(&x, &mut out, &mut arena).unwrap();
             assert_eq!(out, want.iter().map(|b| b.cast_signed()).collect::<Vec<_>>());
         }
+    }
+}
+
+/// A file for any core family computes the same, and firmware gets what it needs to hold it.
+#[test]
+fn files_for_cores_and_modules_for_firmware() {
+    let f = Fixture::new(IDX);
+    let run = |file: &[u8]| {
+        let model = Model::parse(file).unwrap();
+        let input: Vec<i8> = (0..model.input_len()).map(|i| (i * 29 % 256) as u8 as i8).collect();
+        let (mut output, mut arena) = (vec![0; model.output_len()], vec![0; model.arena_len()]);
+        model.run(&input, &mut output, &mut arena).unwrap();
+        output
+    };
+    success(&f.qat(&["export", "run"]));
+    let portable = f.read("run/model.piq");
+    for target in Target::ALL {
+        success(&f.qat(&["export", "run", "--target", target.name(), "--out", "core.piq"]));
+        let file = f.read("core.piq");
+        assert_eq!(run(&file), run(&portable), "{target}");
+        assert_eq!(file == portable, target == Target::Portable, "{target}");
+    }
+    failure(&f.qat(&["export", "run", "--target", "z80"]), 2);
+
+    let said = success(&f.qat(&["export", "run", "--rust", "firmware/model"]));
+    assert!(said.starts_with("firmware/model: mod.rs and model.piq"), "{said}");
+    assert_eq!(f.read("firmware/model/model.piq"), portable);
+    let source = String::from_utf8(f.read("firmware/model/mod.rs")).unwrap();
+    let model = Model::parse(&portable).unwrap();
+    for line in [
+        format!("pub const INPUT_LEN: usize = {};", model.input_len()),
+        format!("pub const ARENA_LEN: usize = {};", model.arena_len()),
+        "pub const LABELS: [&str; 3] = [\"0\", \"1\", \"2\"];".to_owned(),
+    ] {
+        assert!(source.contains(&line), "{line} in {source}");
     }
 }
 

@@ -1,9 +1,10 @@
 //! `qat export`.
 
 use super::output::say;
+use qat_kernels::artifact::Target;
 use qat_trainer::checkpoint::{Checkpoint, write_atomically};
 use qat_trainer::data::Dataset;
-use qat_trainer::export::{About, export, export_checkpoint};
+use qat_trainer::export::{About, Options, export, export_checkpoint, rust_module};
 use qat_trainer::graph::Graph;
 use qat_trainer::ptq;
 use qat_trainer::spec::Run;
@@ -23,8 +24,21 @@ pub(super) struct Arguments {
     /// Quantise the floating-point checkpoint of the run without training, for comparison. Needs the training data.
     #[arg(long)]
     ptq: bool,
+    /// The core family to pack the weights for; others refuse the file, hosts run all of them.
+    #[arg(long, default_value = "portable", value_parser = parse_target)]
+    target: Target,
+    /// Write a Rust module for firmware into this folder instead: mod.rs and model.piq.
+    #[arg(long, value_name = "DIR", conflicts_with = "out")]
+    rust: Option<PathBuf>,
     #[command(flatten)]
     timestamp: Timestamp,
+}
+
+fn parse_target(name: &str) -> std::result::Result<Target, String> {
+    Target::from_name(name).ok_or_else(|| {
+        let names = Target::ALL.map(Target::name);
+        format!("no such core family; there are: {}", names.join(", "))
+    })
 }
 
 /// The time in a file's provenance.
@@ -54,26 +68,38 @@ impl Timestamp {
 
 impl Arguments {
     pub(super) fn run(self) -> Result<()> {
-        let created = self.timestamp.resolve()?;
+        let options = Options { created: self.timestamp.resolve()?, target: self.target };
         let run = Run::load(self.run.join("config.toml"))?;
         let (from, name) =
             if self.ptq { ("fp32.safetensors", "ptq.piq") } else { ("checkpoint.safetensors", "model.piq") };
         let from = self.run.join(from);
         let file = if self.ptq {
             let data = Dataset::load(&run.data)?;
-            export_ptq(&run, &data, &from, created)?
+            export_ptq(&run, &data, &from, options)?
         } else {
             let bytes = std::fs::read(&from).map_err(|e| Error::io("read", &from, &e))?;
-            export_checkpoint(&run, &bytes, created).map_err(|e| e.file(&from))?
+            export_checkpoint(&run, &bytes, options).map_err(|e| e.file(&from))?
         };
+        if let Some(folder) = &self.rust {
+            return write_module(folder, &file);
+        }
         let out = self.out.unwrap_or_else(|| self.run.join(name));
         write_atomically(&out, &file)?;
         say(&format!("{}: {} bytes", out.display(), file.len()))
     }
 }
 
+/// The module in one folder: the model first, so that a module never stands beside another model than its own.
+fn write_module(folder: &Path, file: &[u8]) -> Result<()> {
+    let module = rust_module(file)?;
+    std::fs::create_dir_all(folder).map_err(|e| Error::io("create", folder, &e))?;
+    write_atomically(&folder.join("model.piq"), file)?;
+    write_atomically(&folder.join("mod.rs"), module.as_bytes())?;
+    say(&format!("{}: mod.rs and model.piq, {} bytes", folder.display(), file.len()))
+}
+
 /// Quantises the floating-point checkpoint at `from` without training.
-pub(super) fn export_ptq(run: &Run, data: &Dataset, from: &Path, created: u64) -> Result<Vec<u8>> {
+pub(super) fn export_ptq(run: &Run, data: &Dataset, from: &Path, options: Options) -> Result<Vec<u8>> {
     let bytes = std::fs::read(from).map_err(|e| Error::io("read", from, &e))?;
     let build = || {
         let checkpoint = Checkpoint::from_bytes(&bytes)?;
@@ -81,7 +107,7 @@ pub(super) fn export_ptq(run: &Run, data: &Dataset, from: &Path, created: u64) -
         let calibration = run.qat.calibration;
         let network = ptq::quantise(graph, data.input, &data.train.features, calibration)?;
         let about = About::new(run, data, format!("ptq, calibrated ranges, {}", calibration.method.name()));
-        export(&network, &run.name, &about, Sha256::digest(&bytes).into(), created)
+        export(&network, &run.name, &about, Sha256::digest(&bytes).into(), options)
     };
     build().map_err(|e| e.file(from))
 }

@@ -29,7 +29,9 @@ fn worst_difference(layers: &str) -> f32 {
     let input = Affine::from_range(-1.5, 1.5);
     let network = ptq::quantise(graph, input, &examples, how).unwrap();
     let width = network.graph.input.len();
-    let file = export(&network, "net", &about(&network.graph, &examples[..2 * width]), [3; 32], 0).unwrap();
+    let file =
+        export(&network, "net", &about(&network.graph, &examples[..2 * width]), [3; 32], Options::default())
+            .unwrap();
     let model = Model::parse(&file).unwrap();
     let (mut out, mut arena) = (vec![0; model.output_len()], vec![0; model.arena_len()]);
     assert_eq!(model.self_test(&mut out, &mut arena).unwrap(), 2);
@@ -79,8 +81,9 @@ fn equal_input_gives_equal_bytes_and_the_metadata_comes_back() {
     let how = Calibration { samples: 8, ..Calibration::default() };
     let network = ptq::quantise(graph, Affine::from_range(-1.5, 1.5), &examples, how).unwrap();
     let about = about(&network.graph, &examples[..network.graph.input.len()]);
-    let file = export(&network, "net", &about, [3; 32], 99).unwrap();
-    assert_eq!(export(&network, "net", &about, [3; 32], 99).unwrap(), file);
+    let dated = Options { created: 99, ..Options::default() };
+    let file = export(&network, "net", &about, [3; 32], dated).unwrap();
+    assert_eq!(export(&network, "net", &about, [3; 32], dated).unwrap(), file);
     let meta = Model::parse(&file).unwrap().metadata().unwrap();
     assert_eq!((meta.name, meta.created, meta.samples), ("net", 99, 12));
     assert_eq!((meta.source_sha256, meta.dataset_sha256), ([3; 32], [7; 32]));
@@ -123,7 +126,7 @@ fn an_accumulator_that_could_overflow_is_refused_by_name() {
     let steps = vec![Some(Steps::PerChannel(vec![0.5; 3]))];
     let network =
         Quantised::new(graph, Affine::from_range(-1.0, 1.0), steps, &[Some(Affine::from_range(-9.0, 9.0))]);
-    let e = export(&network, "net", &about(&network.graph, &[]), [3; 32], 0).err().unwrap();
+    let e = export(&network, "net", &about(&network.graph, &[]), [3; 32], Options::default()).err().unwrap();
     assert_eq!(e.kind(), ErrorKind::Model);
     assert!(e.to_string().contains("layer `l`") && e.to_string().contains("fewer inputs"), "{e}");
 }

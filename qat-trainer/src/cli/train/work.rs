@@ -10,7 +10,7 @@ use qat_kernels::infer::Model;
 use qat_trainer::data::Dataset;
 use qat_trainer::eval::evaluate;
 use qat_trainer::events::QatEvent;
-use qat_trainer::export::{About, export_checkpoint};
+use qat_trainer::export::{About, Options, export_checkpoint};
 use qat_trainer::spec::{ActivationQuant, Run, WeightQuant};
 use qat_trainer::train::{QatTrainer, Trained};
 use qat_trainer::{Error, ErrorKind, Result};
@@ -41,7 +41,7 @@ struct Summary<'a> {
 
 pub(super) fn train(arguments: &Arguments) -> Result<()> {
     let start = Instant::now();
-    let created = arguments.timestamp.resolve()?;
+    let options = Options { created: arguments.timestamp.resolve()?, ..Options::default() };
     let mut run = Run::load(&arguments.config)?;
     if let Some(seed) = arguments.seed {
         run.train.seed = seed;
@@ -72,10 +72,10 @@ pub(super) fn train(arguments: &Arguments) -> Result<()> {
     drop(progress);
     metrics.finish()?;
 
-    let file = export_checkpoint(&run, &checkpoint, created)
+    let file = export_checkpoint(&run, &checkpoint, options)
         .map_err(|e| e.file(folder.file("checkpoint.safetensors")))?;
     folder.write("model.piq", &file)?;
-    let ptq = export_ptq(&run, &data, &folder.file("fp32.safetensors"), created)?;
+    let ptq = export_ptq(&run, &data, &folder.file("fp32.safetensors"), options)?;
     folder.write("ptq.piq", &ptq)?;
 
     let model = Model::parse(&file)?;
