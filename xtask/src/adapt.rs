@@ -53,7 +53,7 @@ impl Report {
         let [_, median, _] = self.instructions;
         let figures = accuracy.chain([("instructions", median.to_string(), "")]);
         let case = || "letter_shifted".to_owned();
-        figures.map(|(metric, value, unit)| Figure { case: case(), metric, value, unit }).collect()
+        figures.map(|(metric, value, unit)| Figure::new(case(), metric, value, unit)).collect()
     }
 }
 

@@ -193,7 +193,7 @@ fn figures(row: &Row) -> Vec<Figure> {
         ("mismatches", row.mismatches.to_string(), ""),
         ("seconds", format!("{:.1}", row.seconds), "s"),
     ]
-    .map(|(metric, value, unit)| Figure { case: row.case.to_owned(), metric, value, unit })
+    .map(|(metric, value, unit)| Figure::new(row.case.to_owned(), metric, value, unit))
     .into()
 }
 

@@ -14,7 +14,6 @@ mod mcu;
 mod mcu_bench;
 mod panic_free;
 mod probe;
-mod results;
 mod samples;
 mod softfloat;
 mod test;
@@ -23,6 +22,7 @@ mod tools;
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
+use qat_benches::results;
 
 use crate::args::Args;
 

@@ -141,7 +141,7 @@ pub(crate) fn run(only: &[String], yes: bool) -> Result<()> {
         }
         let value = case.measure(&toolchain)?;
         println!("{:<32} {value:.4} instructions per MAC", case.name);
-        figures.push(Figure { case: case.name, metric: METRIC, value: format!("{value:.4}"), unit: "" });
+        figures.push(Figure::new(case.name, METRIC, format!("{value:.4}"), ""));
     }
     record(SUITE, "cargo xtask mcu-bench", &figures)
 }

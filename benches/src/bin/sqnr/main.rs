@@ -16,13 +16,12 @@
 
 mod data;
 mod minilm;
-mod results;
 mod schemes;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use data::Matrix;
+use qat_benches::results::{self, Figure};
 use qat_kernels::hadamard::Rotation;
-use results::Row;
 use schemes::Scheme;
 
 /// The seed of the rotations.
@@ -36,7 +35,7 @@ fn main() -> Result<()> {
         ("minilm", vec![model.matrix("encoder.layer.5.output.dense.weight")?.first_columns(384)]),
         ("minilmfull", model.layers()?),
     ];
-    let mut rows = Vec::new();
+    let mut figures = Vec::new();
     for (name, matrices) in &sets {
         let mut rotated = matrices.clone();
         for matrix in &mut rotated {
@@ -66,28 +65,21 @@ fn main() -> Result<()> {
                     let compared = rival.filter(|_| scheme.is_adaptive());
                     let rival =
                         compared.map(|decibels| (format!("{}{suffix}", Scheme::RIVAL.name()), decibels));
-                    rows.push(Row {
-                        case: case.clone(),
-                        metric: "sqnr_db",
-                        value: found.decibels(),
-                        unit: "dB",
-                        goal,
-                        rival,
-                    });
-                    let bits_per_weight = Row {
-                        case,
-                        metric: "bits_per_weight",
-                        value: found.bits,
-                        unit: "bit",
-                        goal: None,
-                        rival: None,
-                    };
-                    rows.push(bits_per_weight);
+                    let number = |value: f64| format!("{value:.3}");
+                    let mut sqnr = Figure::new(case.clone(), "sqnr_db", number(found.decibels()), "dB");
+                    if let Some(goal) = goal {
+                        sqnr = sqnr.with_goal(format!("{goal:.2}"));
+                    }
+                    if let Some((name, value)) = rival {
+                        sqnr = sqnr.with_rival(name, number(value));
+                    }
+                    figures.push(sqnr);
+                    figures.push(Figure::new(case, "bits_per_weight", number(found.bits), "bit"));
                 }
             }
         }
     }
-    results::write(&rows).context("benches/results/sqnr.csv")
+    results::replace("sqnr", "cargo run --release -p qat-benches --bin sqnr", &figures)
 }
 
 /// What the sketch of this study measured, less 0.1 dB.

@@ -2,49 +2,99 @@
 
 use std::fs::{self, File};
 use std::io::Write as _;
-use std::path::Path;
-use std::process::Command;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context as _, Result, bail};
-
-use crate::cmd::{output, root};
+use anyhow::{Context as _, Result, bail, ensure};
 
 const HEADER: &str = "suite,case,metric,value,unit,goal,rival,rival_value,command,machine,date,commit";
 /// Columns that a new measurement leaves alone where it has nothing to say: goal, rival and the rival's value.
 const KEPT: std::ops::Range<usize> = 5..8;
 
 /// One figure.
-pub(crate) struct Figure {
-    /// What was measured, such as `digits`.
-    pub(crate) case: String,
-    /// Which quantity.
-    pub(crate) metric: &'static str,
-    /// Its value, as it is to stand in the file.
-    pub(crate) value: String,
-    /// Its unit; empty for a plain count.
-    pub(crate) unit: &'static str,
+#[derive(Clone, Debug)]
+pub struct Figure {
+    case: String,
+    metric: &'static str,
+    value: String,
+    unit: &'static str,
+    goal: Option<String>,
+    rival: Option<[String; 2]>,
+}
+
+impl Figure {
+    /// What was measured, such as `digits`; which quantity; its value as it is to stand in the file; its unit, empty for
+    /// a plain count. Goal, rival and the rival's value stay what they were in the file.
+    #[must_use]
+    pub const fn new(case: String, metric: &'static str, value: String, unit: &'static str) -> Self {
+        Self { case, metric, value, unit, goal: None, rival: None }
+    }
+
+    /// Sets the goal.
+    #[must_use]
+    pub fn with_goal(self, goal: String) -> Self {
+        Self { goal: Some(goal), ..self }
+    }
+
+    /// Sets what it is compared with, and its value.
+    #[must_use]
+    pub fn with_rival(self, name: String, value: String) -> Self {
+        Self { rival: Some([name, value]), ..self }
+    }
 }
 
 /// Puts `figures` into the suite's file, each in place of the row of the same case and metric if there is one.
-pub(crate) fn record(suite: &str, command: &str, figures: &[Figure]) -> Result<()> {
-    let commit = output(Command::new("git").current_dir(root()).args(["rev-parse", "--short", "HEAD"]));
+///
+/// # Errors
+/// A file of another schema, a failing file operation; nothing is changed then.
+pub fn record(suite: &str, command: &str, figures: &[Figure]) -> Result<()> {
+    put(suite, command, figures, false)
+}
+
+/// Replaces the suite's file by `figures`, for a suite that one run of one program measures.
+///
+/// # Errors
+/// As [`record`].
+pub fn replace(suite: &str, command: &str, figures: &[Figure]) -> Result<()> {
+    put(suite, command, figures, true)
+}
+
+fn put(suite: &str, command: &str, figures: &[Figure], anew: bool) -> Result<()> {
     // A source archive has no history; the figure then has no commit.
-    let commit = commit.unwrap_or_default();
-    let stamp = [command.to_owned(), machine(), today()?, commit.trim().to_owned()];
-    let path = root().join("benches/results").join(format!("{suite}.csv"));
+    let commit = commit().unwrap_or_default();
+    let stamp = [command.to_owned(), machine(), today()?, commit];
+    let path = path(suite);
     let old = match fs::read_to_string(&path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => format!("{HEADER}\n"),
-        Err(error) => return Err(error).with_context(|| path.display().to_string()),
+        Ok(text) if !anew => text,
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            return Err(error).with_context(|| path.display().to_string());
+        }
+        _ => format!("{HEADER}\n"),
     };
     let new = merge(&old, suite, figures, &stamp).with_context(|| path.display().to_string())?;
     write_atomically(&path, &new).with_context(|| path.display().to_string())
 }
 
+fn path(suite: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("results").join(format!("{suite}.csv"))
+}
+
+/// The commit that is checked out, in short.
+fn commit() -> Result<String> {
+    let mut git = Command::new("git");
+    git.current_dir(env!("CARGO_MANIFEST_DIR")).args(["rev-parse", "--short", "HEAD"]).stderr(Stdio::null());
+    let output = git.output()?;
+    ensure!(output.status.success(), "no repository");
+    Ok(String::from_utf8(output.stdout)?.trim().to_owned())
+}
+
 /// The committed value of a figure.
-pub(crate) fn value(suite: &str, case: &str, metric: &str) -> Result<String> {
-    let path = root().join("benches/results").join(format!("{suite}.csv"));
+///
+/// # Errors
+/// A file that is not there or has another schema, or no such row in it.
+pub fn value(suite: &str, case: &str, metric: &str) -> Result<String> {
+    let path = path(suite);
     let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
     find(&text, &[suite, case, metric]).with_context(|| path.display().to_string())
 }
@@ -67,17 +117,24 @@ fn merge(old: &str, suite: &str, figures: &[Figure], stamp: &[String; 4]) -> Res
         bail!("the first line is not `{HEADER}`");
     }
     let mut rows = lines.filter(|line| !line.is_empty()).map(parse).collect::<Result<Vec<_>>>()?;
-    for figure in figures {
-        let Figure { case, metric, value, unit } = figure;
-        let mut row =
-            vec![suite.to_owned(), case.clone(), (*metric).to_owned(), value.clone(), (*unit).to_owned()];
-        row.resize(KEPT.end, String::new());
+    for Figure { case, metric, value, unit, goal, rival } in figures {
+        let key = [suite, case, metric];
+        let known = rows.iter_mut().find(|row| row[..3] == key);
+        let mut row = key.map(str::to_owned).to_vec();
+        row.extend([value.clone(), (*unit).to_owned()]);
+        match &known {
+            Some(known) => row.extend_from_slice(&known[KEPT]),
+            None => row.resize(KEPT.end, String::new()),
+        }
+        if let Some(goal) = goal {
+            row[KEPT.start].clone_from(goal);
+        }
+        if let Some(rival) = rival {
+            row[KEPT.start + 1..KEPT.end].clone_from_slice(rival);
+        }
         row.extend(stamp.iter().cloned());
-        match rows.iter_mut().find(|known| known[..3] == row[..3]) {
-            Some(known) => {
-                row[KEPT].clone_from_slice(&known[KEPT]);
-                *known = row;
-            }
+        match known {
+            Some(known) => *known = row,
             None => rows.push(row),
         }
     }
@@ -167,7 +224,7 @@ mod tests {
     use super::*;
 
     fn figure(case: &str, value: &str) -> Figure {
-        Figure { case: case.into(), metric: "macs", value: value.into(), unit: "" }
+        Figure::new(case.into(), "macs", value.into(), "")
     }
 
     fn stamp() -> [String; 4] {
@@ -187,6 +244,16 @@ mod tests {
         assert!(find(&new, &["demo", "fourth", "macs"]).is_err());
         // What was written reads back as itself.
         assert_eq!(merge(&new, "demo", &[], &stamp()).unwrap(), new);
+    }
+
+    #[test]
+    fn a_figure_sets_the_goal_and_rival_that_it_brings() {
+        let old = format!("{HEADER}\ndemo,digits,macs,1,,9,them,7,c,m,d,h\n");
+        let goal = figure("digits", "2").with_goal("8".into());
+        let both = figure("letter", "3").with_goal("1".into()).with_rival("it".into(), "4".into());
+        let new = merge(&old, "demo", &[goal, both], &["c", "m", "d", "h"].map(str::to_owned)).unwrap();
+        let rows = ["demo,digits,macs,2,,8,them,7,c,m,d,h", "demo,letter,macs,3,,1,it,4,c,m,d,h"];
+        assert_eq!(new, format!("{HEADER}\n{}\n", rows.join("\n")));
     }
 
     #[test]
