@@ -8,7 +8,7 @@ pub(crate) mod bytes;
 
 #[cfg(target_arch = "aarch64")]
 mod aarch64_neon;
-#[cfg(any(core_family = "cortex-m4", test))]
+#[cfg(any(core_family = "cortex-m4", all(test, feature = "alloc")))]
 pub(crate) mod cortex_m4;
 mod portable;
 mod stream;

@@ -23,11 +23,7 @@ impl Output {
     /// Writes `from` to `to`, which has its length.
     #[inline(always)]
     pub(crate) fn write(&self, to: &mut [f32], from: &[f32]) {
-        #[cfg(target_arch = "x86_64")]
-        if self.streams {
-            return stream(to, from);
-        }
-        to.copy_from_slice(from);
+        if self.streams { stream(to, from) } else { to.copy_from_slice(from) }
     }
 }
 
@@ -58,6 +54,13 @@ fn stream(to: &mut [f32], from: &[f32]) {
         unsafe { _mm_stream_ps(to.as_mut_ptr(), _mm_loadu_ps(from.as_ptr())) };
     }
     to_tail.copy_from_slice(from_tail);
+}
+
+/// Nothing streams elsewhere.
+#[cfg(not(target_arch = "x86_64"))]
+#[inline(always)]
+fn stream(to: &mut [f32], from: &[f32]) {
+    to.copy_from_slice(from);
 }
 
 #[cfg(test)]

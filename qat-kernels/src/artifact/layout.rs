@@ -301,10 +301,8 @@ mod tests {
         for bits in 2..=8u8 {
             let spec = WeightSpec { bits, grid: 0, layout: 0, group: 0 };
             let layout = Layout::new(Target::Portable, OpKind::Linear, spec, 3, 13).unwrap();
-            let row: Vec<i8> = (0..13)
-                .map(|i| ((i * 5) % (1 << bits)) as i32 - (1 << (bits - 1)))
-                .map(|q| q as i8)
-                .collect();
+            let row: Vec<i8> =
+                (0..13).map(|i| (i * 5) % (1 << bits) - (1 << (bits - 1))).map(|q: i32| q as i8).collect();
             let mut bytes = vec![0; packed_len(13, bits)];
             crate::pack::pack(bits, &row, &mut bytes).unwrap();
             let all = [bytes.clone(), bytes.clone(), bytes].concat();

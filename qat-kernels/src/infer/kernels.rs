@@ -5,7 +5,7 @@
 
 mod add;
 mod conv;
-#[cfg(any(core_family = "cortex-m4", test))]
+#[cfg(any(core_family = "cortex-m4", all(test, feature = "alloc")))]
 pub(super) mod cortex_m4;
 mod depthwise;
 mod dot;

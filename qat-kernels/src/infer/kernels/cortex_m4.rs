@@ -10,5 +10,4 @@ pub(in crate::infer) use depthwise::depthwise_conv2d;
 pub(in crate::infer) use linear::linear;
 
 #[cfg(test)]
-#[cfg(feature = "alloc")]
 mod tests;

@@ -32,14 +32,14 @@ impl Requant {
     }
 
     /// For kernels of a family, which clamp to int8 only; the rest is [`Self::clamp_all`].
-    #[cfg(any(core_family = "cortex-m4", test))]
+    #[cfg(any(core_family = "cortex-m4", all(test, feature = "alloc")))]
     pub(super) fn rounding(&self) -> crate::arch::cortex_m4::Rounding {
         let left = 32u32.wrapping_sub(self.shift.into());
         crate::arch::cortex_m4::Rounding { left, zero_point: self.zero_point }
     }
 
     /// Clamps results that already are int8.
-    #[cfg(any(core_family = "cortex-m4", test))]
+    #[cfg(any(core_family = "cortex-m4", all(test, feature = "alloc")))]
     pub(super) fn clamp_all(&self, out: &mut [i8]) {
         if self.lo > i8::MIN.into() || self.hi < i8::MAX.into() {
             out.iter_mut().for_each(|y| *y = self.clamp((*y).into()));

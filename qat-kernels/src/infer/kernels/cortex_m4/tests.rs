@@ -113,8 +113,8 @@ fn linear_equals_the_portable_kernel() {
     let n = &mut Numbers(1);
     let mut distinct = std::collections::HashSet::new();
     for (bits, group) in linear_kinds() {
-        for columns in (1..70).chain([127, 128, 160, 256, 641]) {
-            if group > 0 && columns % usize::from(group) != 0 {
+        for columns in (1..70_usize).chain([127, 128, 160, 256, 641]) {
+            if group > 0 && !columns.is_multiple_of(usize::from(group)) {
                 continue;
             }
             for rows in [1, 2, 3, 4, 5, 9] {
@@ -156,7 +156,7 @@ fn convolutions_equal_the_portable_kernel() {
         for _ in 0..400 {
             let windows = random_windows(n, false);
             let window = windows.kernel[0] * windows.kernel[1] * windows.input[2];
-            if group > 0 && window % usize::from(group) != 0 {
+            if group > 0 && !window.is_multiple_of(usize::from(group)) {
                 continue;
             }
             let layer = Layer::random(n, OpKind::Conv2d, bits, group, [windows.output[2], window]);
