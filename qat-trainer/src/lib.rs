@@ -24,6 +24,7 @@ pub mod graph;
 pub mod inspect;
 #[cfg(feature = "tch")]
 mod nn;
+pub mod presets;
 pub mod ptq;
 pub mod spec;
 #[cfg(feature = "tch")]

@@ -30,18 +30,23 @@
 //! ```
 
 mod data;
+mod layered;
 mod layers;
 mod model;
+mod origins;
 mod store;
 mod train;
 
 pub use data::{Column, DataSpec, Files};
+pub use layered::Layers;
 pub use model::{Act, LayerSpec, ModelSpec, Op, Shape, Value, WeightQuant, Window};
 pub use train::{ActivationQuant, Augment, Calibration, CalibrationMethod, QatSpec, Schedule, TrainSpec};
 
 use crate::error::{Error, ErrorKind, Result};
+use origins::Origins;
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
+use store::relative_path;
 
 /// A whole run description.
 #[derive(Clone, Debug, PartialEq)]
@@ -79,20 +84,12 @@ struct RawRun {
 }
 
 impl Run {
-    /// Reads a run description.
+    /// Reads a run description from a file, and those that it extends.
     ///
     /// # Errors
-    /// [`ErrorKind::Io`] if the file cannot be read, [`ErrorKind::Spec`] with line and key otherwise.
+    /// [`ErrorKind::Io`] if a file cannot be read, [`ErrorKind::Spec`] with line and key otherwise.
     pub fn load(path: impl AsRef<Path>) -> Result<Self> {
-        let path = path.as_ref();
-        let bytes = std::fs::read(path).map_err(|e| Error::io("read", path, &e))?;
-        let text = String::from_utf8(bytes).map_err(|e| {
-            Error::new(ErrorKind::Spec, "the run description is not UTF-8 text")
-                .file(path)
-                .place(format!("byte {}", e.utf8_error().valid_up_to()))
-                .remedy("save it as UTF-8")
-        })?;
-        Self::parse(&text, path)
+        Self::layered(Layers { file: Some(path.as_ref()), ..Layers::default() })
     }
 
     /// Reads a run description from `text`; `path` is the file it stands for, from which relative paths start.
@@ -101,8 +98,12 @@ impl Run {
     /// [`ErrorKind::Spec`] with line and key.
     pub fn parse(text: &str, path: &Path) -> Result<Self> {
         let folder = path.parent().unwrap_or(Path::new(""));
-        let source = Source { text };
-        let raw: RawRun = toml::from_str(text).map_err(|e| {
+        Self::from_source(Source { text, origins: None }, path, folder.into())
+    }
+
+    /// `folder` is where `base` starts, and paths if there is no `base`.
+    fn from_source(source: Source<'_>, path: &Path, folder: PathBuf) -> Result<Self> {
+        let raw: RawRun = toml::from_str(source.text).map_err(|e| {
             let at = e.span().map_or_else(|| "top".into(), |span| source.place(span.start));
             Error::new(ErrorKind::Spec, e.message())
                 .place(at)
@@ -118,7 +119,7 @@ impl Run {
                 .file(path)
                 .remedy("give a short name"));
         }
-        let base = raw.base.map_or_else(|| folder.to_path_buf(), |base| folder.join(base));
+        let base = raw.base.map_or_else(|| folder.clone(), |base| folder.join(base));
         let parts = || -> Result<_> {
             let data = DataSpec::from_raw(raw.data, &base, source)?;
             raw.train.validate(source)?;
@@ -127,21 +128,36 @@ impl Run {
             Ok((data, model, raw.train, qat))
         };
         let (data, model, train, qat) = parts().map_err(|e| e.file(path))?;
-        Ok(Self { name, file: path.into(), text: text.into(), base, data, model, train, qat })
+        Ok(Self { name, file: path.into(), text: source.text.into(), base, data, model, train, qat })
     }
+}
+
+/// The text of a run description file.
+fn read(path: &Path) -> Result<String> {
+    let bytes = std::fs::read(path).map_err(|e| Error::io("read", path, &e))?;
+    String::from_utf8(bytes).map_err(|e| {
+        Error::new(ErrorKind::Spec, "the run description is not UTF-8 text")
+            .file(path)
+            .place(format!("byte {}", e.utf8_error().valid_up_to()))
+            .remedy("save it as UTF-8")
+    })
 }
 
 /// The TOML text, for turning byte offsets and keys into line numbers.
 #[derive(Clone, Copy)]
 struct Source<'a> {
     text: &'a str,
+    /// Of a merged text: where its keys come from.
+    origins: Option<&'a Origins>,
 }
 
 impl Source<'_> {
-    /// "line 3" for a byte offset.
+    /// "line 3" for a byte offset, "line 3 of FILE" in a merged text.
     fn place(self, offset: usize) -> String {
-        let before = self.text.get(..offset).unwrap_or(self.text);
-        format!("line {}", before.bytes().filter(|&b| b == b'\n').count() + 1)
+        match self.origins {
+            Some(origins) => origins.place_at(self.text, offset),
+            None => format!("line {}", origins::line(self.text, offset)),
+        }
     }
 
     /// An error about `key` of `[section]` (empty: the top level), with its line.
@@ -149,6 +165,17 @@ impl Source<'_> {
     /// Values are checked after the whole file has been read, when the parser's positions are gone; looking the key up
     /// in the text is exact for the usual `key = value` lines and falls back to the section's header.
     fn error(self, section: &str, key: &str, problem: impl Into<String>) -> Error {
+        let place = match self.origins {
+            Some(origins) if section.is_empty() => Some(origins.place(&[key])),
+            Some(origins) => Some(origins.place(&[section, key])),
+            None => self.line(section, key).map(|line| format!("line {line}")),
+        };
+        let key = if section.is_empty() { format!("`{key}`") } else { format!("`{key}` of [{section}]") };
+        let place = place.map_or_else(|| key.clone(), |place| format!("{place}, {key}"));
+        Error::new(ErrorKind::Spec, problem).place(place)
+    }
+
+    fn line(self, section: &str, key: &str) -> Option<usize> {
         let header = format!("[{section}]");
         let mut inside = section.is_empty();
         let mut line = None;
@@ -165,9 +192,7 @@ impl Source<'_> {
                 break;
             }
         }
-        let key = if section.is_empty() { format!("`{key}`") } else { format!("`{key}` of [{section}]") };
-        let place = line.map_or_else(|| key.clone(), |line| format!("line {line}, {key}"));
-        Error::new(ErrorKind::Spec, problem).place(place)
+        line
     }
 }
 

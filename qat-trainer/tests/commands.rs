@@ -96,7 +96,7 @@ fn files_for_cores_and_modules_for_firmware() {
         assert_eq!(run(&file), run(&portable), "{target}");
         assert_eq!(file == portable, target == Target::Portable, "{target}");
     }
-    failure(&f.qat(&["export", "run", "--target", "z80"]), 2);
+    assert_eq!(f.qat(&["export", "run", "--target", "z80"]).status.code(), Some(2));
 
     let said = success(&f.qat(&["export", "run", "--rust", "firmware/model"]));
     assert!(said.starts_with("firmware/model: mod.rs and model.piq"), "{said}");
@@ -137,7 +137,7 @@ fn exports_are_reproducible() {
 fn help_names_every_command_and_flag() {
     let f = Fixture::new(CSV);
     let help = success(&f.qat(&["--help"]));
-    for command in ["train", "export", "eval", "inspect", "verify"] {
+    for command in ["train", "export", "eval", "inspect", "verify", "presets"] {
         assert!(help.contains(command), "{help}");
         // A flag's line is followed by, or ends with, what it does.
         let help = success(&f.qat(&[command, "--help"]));
@@ -153,6 +153,49 @@ fn help_names_every_command_and_flag() {
     }
     assert_eq!(f.qat(&[]).status.code(), Some(2));
     assert_eq!(f.qat(&["frobnicate"]).status.code(), Some(2));
+}
+
+#[test]
+fn presets_are_listed_and_printed_complete() {
+    let f = Fixture::new(CSV);
+    let list = success(&f.qat(&["presets"]));
+    let entries = json(&success(&f.qat(&["presets", "--json"])));
+    for entry in entries.as_array().unwrap() {
+        let (name, summary) = (entry["name"].as_str().unwrap(), entry["summary"].as_str().unwrap());
+        assert!(list.lines().any(|l| l.starts_with(name) && l.ends_with(summary)), "{list}");
+        // What is printed is a run description of its own.
+        f.write("preset.toml", success(&f.qat(&["presets", name])));
+        qat_trainer::spec::Run::load(f.path("preset.toml")).unwrap();
+    }
+    let text = failure(&f.qat(&["presets", "none"]), 2);
+    assert!(text.contains("`none`") && text.contains("letter"), "{text}");
+}
+
+#[test]
+fn values_from_the_command_line_and_the_run_folders_own_description() {
+    let f = Fixture::new(CSV);
+    success(&f.qat(&["export", "run"]));
+    let eval = |more: &[&str]| f.qat(&[&["eval", "run/model.piq", "--json"], more].concat());
+    let own = json(&success(&eval(&[])));
+    assert_eq!(own, json(&success(&eval(&["--config", "run.toml"]))));
+    // Another test file, named from the working directory.
+    f.write("few.csv", common::csv(6));
+    assert_eq!(json(&success(&eval(&["--set", "data.test=few.csv"])))["examples"], 6);
+    f.write("top.toml", "extends = \"run.toml\"\n[data]\ntest = \"few.csv\"\n");
+    assert_eq!(json(&success(&eval(&["--config", "top.toml"])))["examples"], 6);
+    let text = failure(&eval(&["--set", "data.tset=few.csv"]), 2);
+    assert!(text.contains("--set data.tset=few.csv: unknown field `tset`"), "{text}");
+    std::fs::remove_file(f.path("run/config.toml")).unwrap();
+    assert!(failure(&eval(&[]), 2).contains("--preset"));
+}
+
+#[test]
+fn completions_know_every_command() {
+    let f = Fixture::new(CSV);
+    for shell in ["bash", "zsh", "fish"] {
+        let script = success(&f.qat(&["completions", shell]));
+        assert!(["train", "export", "presets", "dump-logits"].iter().all(|word| script.contains(word)));
+    }
 }
 
 #[test]

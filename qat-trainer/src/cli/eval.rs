@@ -1,11 +1,11 @@
 //! `qat eval`.
 
+use super::config::Overrides;
 use super::output::{say, say_json};
 use super::{parse_model, read_model};
 use qat_trainer::checkpoint::write_atomically;
 use qat_trainer::data::load_test;
 use qat_trainer::eval::{Evaluation, classes, evaluate, standardisation};
-use qat_trainer::spec::Run;
 use qat_trainer::{Error, ErrorKind, Result};
 use serde::Serialize;
 use std::path::PathBuf;
@@ -16,9 +16,11 @@ pub(super) struct Arguments {
     /// The model.
     #[arg(value_name = "MODEL.piq")]
     model: PathBuf,
-    /// The run description whose test split is to be used.
+    /// The run description whose test split is to be used; default: config.toml beside the model.
     #[arg(long, value_name = "CONFIG.toml")]
-    config: PathBuf,
+    config: Option<PathBuf>,
+    #[command(flatten)]
+    overrides: Overrides,
     /// Print one line of JSON instead of text.
     #[arg(long)]
     json: bool,
@@ -43,7 +45,7 @@ struct Answer<'a> {
 
 impl Arguments {
     pub(super) fn run(self) -> Result<()> {
-        let run = Run::load(&self.config)?;
+        let run = self.overrides.load_beside(self.config.as_deref(), &self.model)?;
         let bytes = read_model(&self.model)?;
         let model = parse_model(&self.model, &bytes)?;
         let in_model = |e: Error| e.file(&self.model);

@@ -1,9 +1,12 @@
 //! The command line: reads arguments, calls the library, prints.
 
+mod completions;
+mod config;
 mod eval;
 mod export;
 mod inspect;
 mod output;
+mod presets;
 mod train;
 mod verify;
 
@@ -38,6 +41,10 @@ enum Command {
     Inspect(inspect::Arguments),
     /// Check that a .piq file is whole, states its provenance and reproduces its known answers.
     Verify(verify::Arguments),
+    /// List the run descriptions that come with the program, or print one.
+    Presets(presets::Arguments),
+    /// Print a script that completes commands and options in a shell.
+    Completions(completions::Arguments),
 }
 
 /// Runs the command line of this process.
@@ -48,6 +55,8 @@ pub(crate) fn main() -> ExitCode {
         Command::Eval(a) => a.run(),
         Command::Inspect(a) => a.run(),
         Command::Verify(a) => a.run(),
+        Command::Presets(a) => a.run(),
+        Command::Completions(a) => a.run(),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,5 +1,6 @@
 //! `qat train`.
 
+use super::config::Overrides;
 use super::export::Timestamp;
 use qat_trainer::Result;
 use std::path::PathBuf;
@@ -14,9 +15,11 @@ mod work;
 /// Arguments of `qat train`.
 #[derive(clap::Args)]
 pub(super) struct Arguments {
-    /// The run description.
+    /// The run description; may be left out with --preset.
     #[arg(value_name = "CONFIG.toml")]
-    config: PathBuf,
+    config: Option<PathBuf>,
+    #[command(flatten)]
+    overrides: Overrides,
     /// The run folder to make: config.toml, metrics.jsonl, fp32.safetensors, checkpoint.safetensors, model.piq,
     /// ptq.piq (the same network quantised without training), summary.json. Files of an earlier run are replaced.
     #[arg(long, value_name = "RUN")]

@@ -98,6 +98,10 @@ pub(super) struct RawData {
 const MAX_SIDE: usize = 4096;
 
 impl DataSpec {
+    /// The keys whose values are paths.
+    pub(super) const PATHS: [&str; 6] =
+        ["train", "test", "train_images", "train_labels", "test_images", "test_labels"];
+
     pub(super) fn from_raw(raw: toml::Spanned<RawData>, base: &Path, source: Source<'_>) -> Result<Self> {
         let section = source.place(raw.span().start);
         let raw = raw.into_inner();

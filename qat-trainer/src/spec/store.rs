@@ -16,7 +16,7 @@ impl Run {
             .text
             .parse()
             .map_err(|e: toml_edit::TomlError| Error::new(ErrorKind::Spec, e.message()).file(&self.file))?;
-        let base = relative(&absolute(&self.base)?, &absolute(folder)?);
+        let base = relative_path(&self.base, folder)?;
         let base = base.to_str().ok_or_else(|| {
             Error::new(ErrorKind::Spec, "this path is not UTF-8").file(&base).remedy("rename the folder")
         })?;
@@ -28,6 +28,11 @@ impl Run {
         }
         Ok(document.to_string())
     }
+}
+
+/// The way from the folder `start` to the folder `target`, both of which must exist.
+pub(super) fn relative_path(target: &Path, start: &Path) -> Result<PathBuf> {
+    Ok(relative(&absolute(target)?, &absolute(start)?))
 }
 
 fn absolute(folder: &Path) -> Result<PathBuf> {

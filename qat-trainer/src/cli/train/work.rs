@@ -42,7 +42,7 @@ struct Summary<'a> {
 pub(super) fn train(arguments: &Arguments) -> Result<()> {
     let start = Instant::now();
     let options = Options { created: arguments.timestamp.resolve()?, ..Options::default() };
-    let mut run = Run::load(&arguments.config)?;
+    let mut run = arguments.overrides.load(arguments.config.as_deref())?;
     if let Some(seed) = arguments.seed {
         run.train.seed = seed;
     }
