@@ -1,11 +1,30 @@
 //! Says for which core family the crate is compiled, because stable Rust does not show the features of Arm's
-//! microcontrollers to `cfg(target_feature)`: `core_family = "cortex-m4"` for cores with Armv7E-M's DSP instructions.
+//! microcontrollers to `cfg(target_feature)`.
+//!
+//! | `core_family` | cores |
+//! |---|---|
+//! | `cortex-m4` | Armv7E-M, with DSP instructions |
+//! | `cortex-m0` | Armv6-M, Armv7-M and Armv8-M baseline |
+//! | `cortex-m55` | Armv8.1-M with Helium, if the compiler was asked for that core |
+//! | `riscv32` | RV32 with multiplication |
 
 fn main() {
-    println!("cargo::rustc-check-cfg=cfg(core_family, values(\"cortex-m4\"))");
+    let families = ["cortex-m4", "cortex-m0", "cortex-m55", "riscv32"];
+    let values = families.map(|family| format!("{family:?}")).join(", ");
+    println!("cargo::rustc-check-cfg=cfg(core_family, values({values}))");
     println!("cargo::rerun-if-changed=build.rs");
+    println!("cargo::rerun-if-env-changed=CARGO_ENCODED_RUSTFLAGS");
     let target = std::env::var("TARGET").unwrap_or_default();
-    if target.starts_with("thumbv7em-") {
-        println!("cargo::rustc-cfg=core_family=\"cortex-m4\"");
-    }
+    let flags = std::env::var("CARGO_ENCODED_RUSTFLAGS").unwrap_or_default();
+    let bare_metal = std::env::var("CARGO_CFG_TARGET_OS").is_ok_and(|os| os == "none");
+    let family = match &*target {
+        t if t.starts_with("thumbv7em-") => "cortex-m4",
+        t if ["thumbv6m-", "thumbv7m-", "thumbv8m.base-"].iter().any(|name| t.starts_with(name)) => {
+            "cortex-m0"
+        }
+        t if t.starts_with("thumbv8m.main-") && flags.contains("cortex-m55") => "cortex-m55",
+        t if t.starts_with("riscv32im") && bare_metal => "riscv32",
+        _ => return,
+    };
+    println!("cargo::rustc-cfg=core_family={family:?}");
 }

@@ -10,9 +10,14 @@ use anyhow::{Context as _, Result, bail};
 use crate::cmd::{cargo, output, root, succeeds};
 use crate::tools::{Tool, ensure};
 
-/// Everything the core has to build for: Cortex-M0, Cortex-M4F, RV32IMC.
-pub(crate) const TARGETS: [&str; 3] =
-    ["thumbv6m-none-eabi", "thumbv7em-none-eabihf", "riscv32imc-unknown-none-elf"];
+/// Everything the core has to build for: Cortex-M0, M3, M4F, M55, RV32IMC.
+pub(crate) const TARGETS: [&str; 5] = [
+    "thumbv6m-none-eabi",
+    "thumbv7m-none-eabi",
+    "thumbv7em-none-eabihf",
+    "thumbv8m.main-none-eabihf",
+    "riscv32imc-unknown-none-elf",
+];
 
 /// A Rust that can build for [`TARGETS`].
 pub(crate) enum Toolchain {
@@ -47,7 +52,8 @@ impl Toolchain {
                 command
             }
             Self::Debian { linker } => {
-                let variable = format!("CARGO_TARGET_{}_LINKER", target.to_uppercase().replace('-', "_"));
+                let variable =
+                    format!("CARGO_TARGET_{}_LINKER", target.to_uppercase().replace(['-', '.'], "_"));
                 let mut command = Command::new("/usr/bin/cargo");
                 command
                     .current_dir(root())

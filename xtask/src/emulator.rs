@@ -9,28 +9,97 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
+use qat_kernels::artifact::Target;
+
 use crate::cmd::{cargo, output, run, target_dir};
 use crate::samples::Samples;
+use crate::tools::Tool;
 
 /// A board that QEMU models.
+#[derive(Debug)]
 pub(crate) struct Board {
+    /// The core, in names of files and cases.
+    pub(crate) core: &'static str,
     /// Name in reports.
     pub(crate) name: &'static str,
+    /// What its packed files are called.
+    pub(crate) family: Target,
     /// The emulator.
     qemu: &'static str,
-    /// Its name for the board.
-    machine: &'static str,
+    /// Where it comes from.
+    pub(crate) tool: Tool,
+    /// Its options for the board.
+    machine: &'static [&'static str],
     /// Rust's name for the core.
     pub(crate) target: &'static str,
 }
 
+/// Cortex-M0, BBC micro:bit: the smallest.
+pub(crate) const M0: Board = Board {
+    core: "m0",
+    name: "Cortex-M0 (microbit)",
+    family: Target::CortexM0,
+    qemu: "qemu-system-arm",
+    tool: Tool::QemuArm,
+    machine: &["microbit"],
+    target: "thumbv6m-none-eabi",
+};
+
+/// Cortex-M3, MPS2 with FPGA image AN385.
+pub(crate) const M3: Board = Board {
+    core: "m3",
+    name: "Cortex-M3 (mps2-an385)",
+    family: Target::CortexM0,
+    qemu: "qemu-system-arm",
+    tool: Tool::QemuArm,
+    machine: &["mps2-an385"],
+    target: "thumbv7m-none-eabi",
+};
+
 /// Cortex-M4F, MPS2 with FPGA image AN386.
 pub(crate) const M4: Board = Board {
+    core: "m4",
     name: "Cortex-M4F (mps2-an386)",
+    family: Target::CortexM4,
     qemu: "qemu-system-arm",
-    machine: "mps2-an386",
+    tool: Tool::QemuArm,
+    machine: &["mps2-an386"],
     target: "thumbv7em-none-eabihf",
 };
+
+/// Cortex-M55, MPS3 with FPGA image AN547.
+pub(crate) const M55: Board = Board {
+    core: "m55",
+    name: "Cortex-M55 (mps3-an547)",
+    family: Target::CortexM55,
+    qemu: "qemu-system-arm",
+    tool: Tool::QemuArm,
+    machine: &["mps3-an547"],
+    target: "thumbv8m.main-none-eabihf",
+};
+
+/// RV32IMC, QEMU's own machine.
+pub(crate) const RV32: Board = Board {
+    core: "rv32",
+    name: "RV32IMC (virt)",
+    family: Target::RiscV32,
+    qemu: "qemu-system-riscv32",
+    tool: Tool::QemuRiscV,
+    machine: &["virt", "-bios", "none"],
+    target: "riscv32imc-unknown-none-elf",
+};
+
+/// Every board.
+pub(crate) const BOARDS: [&Board; 5] = [&M0, &M3, &M4, &M55, &RV32];
+
+impl Board {
+    /// The board with this core.
+    pub(crate) fn from_core(core: &str) -> Result<&'static Self> {
+        let cores = || BOARDS.map(|board| board.core).join(", ");
+        let found = BOARDS.into_iter().find(|board| board.core == core);
+        found.with_context(|| format!("no board with a core `{core}`; there are: {}", cores()))
+    }
+}
 
 /// What a program left behind.
 pub(crate) struct Outcome {
@@ -85,7 +154,9 @@ impl Emulator {
         fs::write(folder.join("samples.bin"), samples.to_bytes())?;
         let child = Command::new(board.qemu)
             .current_dir(&folder)
-            .args(["-M", board.machine, "-display", "none", "-monitor", "none", "-serial", "none"])
+            .arg("-M")
+            .args(board.machine)
+            .args(["-display", "none", "-monitor", "none", "-serial", "none"])
             .args(["-semihosting-config", "enable=on,target=native"])
             .arg("-plugin")
             .arg(format!("file={},out=counts.txt", plugin.display()))

@@ -25,6 +25,7 @@ use anyhow::{Result, bail};
 use qat_benches::results;
 
 use crate::args::Args;
+use crate::emulator::Board;
 
 const HELP: &str = "\
 usage: cargo xtask <command> [options]
@@ -36,13 +37,14 @@ usage: cargo xtask <command> [options]
   demo    train, export, and run the two examples on the host and on an emulated Cortex-M4F; ends with a table
             [digits|letter]     only this one
             --check-repeat      train a second time and compare the files byte for byte
-  mcu     run a model on an emulated Cortex-M4F and compare with the host
+  mcu     run a model on an emulated board and compare with the host
             --model FILE.piq --samples FILE --out FILE
+            [--core CORE]       m0, m3, m4 (if not given), m55, rv32
             [--count N]         only the first N samples
   adapt   let the last layer of a Letter model learn a shift of its inputs on an emulated Cortex-M4F, in integers only, and
           compare every weight with the host
             --model FILE.piq    such as runs/letter/model.piq, which `demo letter` writes
-  mcu-bench  count the instructions of the kernels on an emulated Cortex-M4F and write benches/results/mcu.csv
+  mcu-bench  count the instructions of the kernels on emulated cores and write benches/results/mcu.csv
             [CASE…]             only the cases whose names contain one of these
   fuzz    fuzz the parsers
             [TARGET…]           only these
@@ -90,9 +92,10 @@ fn run() -> Result<()> {
         Some("mcu") => {
             let yes = args.flag("--yes");
             let count = args.number("--count")?;
+            let board = args.value("--core")?.map_or(Ok(&emulator::M4), |core| Board::from_core(&core))?;
             let (model, samples, out) = (args.path("--model")?, args.path("--samples")?, args.path("--out")?);
             args.finish()?;
-            mcu::command(&model, &samples, &out, count, yes)
+            mcu::command(board, &model, &samples, &out, count, yes)
         }
         Some("adapt") => {
             let yes = args.flag("--yes");
@@ -118,8 +121,8 @@ fn run() -> Result<()> {
 }
 
 fn setup(yes: bool) -> Result<()> {
-    tools::ensure(&[tools::Tool::Cxx, tools::Tool::QemuArm], yes)?;
-    println!("compiler and emulator: there");
+    tools::ensure(&[tools::Tool::Cxx, tools::Tool::QemuArm, tools::Tool::QemuRiscV], yes)?;
+    println!("compiler and emulators: there");
     let toolchain = bare_metal::find(&bare_metal::TARGETS, yes)?;
     println!("bare-metal Rust: {toolchain}");
     println!("libtorch: {}", libtorch::ensure(yes)?.display());

@@ -9,10 +9,10 @@ use qat_kernels::infer::Model;
 
 use crate::bare_metal::{self, Toolchain};
 use crate::cmd::{root, run, target_dir};
-use crate::emulator::{Board, M4, emulate};
+use crate::emulator::{Board, emulate};
 use crate::panic_free::panic_paths;
 use crate::samples::Samples;
-use crate::tools::{Tool, ensure};
+use crate::tools::ensure;
 
 /// What a board made of a model.
 pub(crate) struct Report {
@@ -35,18 +35,19 @@ impl Report {
 
 /// `cargo xtask mcu`.
 pub(crate) fn command(
+    board: &Board,
     model: &Path,
     samples: &Path,
     out: &Path,
     count: Option<usize>,
     yes: bool,
 ) -> Result<()> {
-    ensure(&[Tool::QemuArm], yes)?;
-    let toolchain = bare_metal::find(&[M4.target], yes)?;
+    ensure(&[board.tool], yes)?;
+    let toolchain = bare_metal::find(&[board.target], yes)?;
     println!("bare-metal Rust: {toolchain}");
     let mut samples = Samples::parse(&read(samples)?).with_context(|| samples.display().to_string())?;
     samples.truncate(count.unwrap_or(usize::MAX));
-    let report = run_model(&toolchain, &M4, model, &samples)?;
+    let report = run_model(&toolchain, board, model, &samples)?;
     fs::write(out, &report.logits).with_context(|| out.display().to_string())?;
 
     let bytes = read(model)?;
@@ -54,7 +55,7 @@ pub(crate) fn command(
     let host = host_logits(&bytes, model, &samples)?;
     let [least, median, most] = report.spread();
     let first = report.instructions.first().copied().unwrap_or(0);
-    println!("board          {}", M4.name);
+    println!("board          {}", board.name);
     println!("samples        {}", samples.count());
     println!("mismatches     {}", mismatches(&report.logits, &host, samples.count()));
     println!("instructions   {first} for sample 0; least {least}, median {median}, most {most}");
@@ -78,7 +79,7 @@ pub(crate) fn run_model(
     if parsed.input_len() != samples.len {
         bail!("{}: takes {} values, the samples have {}", model.display(), parsed.input_len(), samples.len);
     }
-    let program = build(toolchain, board, "m4", Some(model), &[])?;
+    let program = build(toolchain, board, "infer", Some(model), &[])?;
     let outcome = emulate(board, &program, samples)?;
     let (count, logits_len) = (samples.count(), samples.count() * parsed.output_len());
     if outcome.counts.len() != count || outcome.logits.len() != logits_len {

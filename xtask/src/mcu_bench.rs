@@ -3,7 +3,7 @@
 //! table is a gate: `cargo xtask test` measures again.
 
 use anyhow::{Context as _, Result, bail};
-use qat_kernels::artifact::{Metadata, ModelBuilder, Target, TensorSpec, Window};
+use qat_kernels::artifact::{Metadata, ModelBuilder, TensorSpec, Window};
 use qat_kernels::infer::Model;
 use qat_kernels::{Grid, Levels};
 
@@ -13,7 +13,7 @@ use crate::mcu::{host_logits, mismatches, run_model, write_model};
 use crate::probe::{Layers, Numbers};
 use crate::results::{Figure, record, value};
 use crate::samples::Samples;
-use crate::tools::{Tool, ensure};
+use crate::tools::ensure;
 
 const SUITE: &str = "mcu";
 const METRIC: &str = "insns_per_mac";
@@ -36,7 +36,6 @@ pub(crate) struct Case {
     /// Core, operator, shape, bits.
     pub(crate) name: String,
     board: &'static Board,
-    target: Target,
     op: Op,
     bits: u8,
     /// Weights for each divisor k, 0 where k is fixed.
@@ -49,7 +48,7 @@ pub(crate) fn cases() -> Vec<Case> {
     let mut add = |op, shape: &str, bits, group| {
         let adaptive = if group > 0 { "_adaptive" } else { "" };
         let name = format!("m4_{shape}_{bits}bit{adaptive}");
-        cases.push(Case { name, board: &M4, target: Target::CortexM4, op, bits, group });
+        cases.push(Case { name, board: &M4, op, bits, group });
     };
     for bits in [2, 3, 4, 8] {
         add(Op::Fc(256, 128), "fc_256x128", bits, 0);
@@ -78,7 +77,7 @@ impl Case {
             group: self.group,
         };
         let spec = TensorSpec { shape, scale: 0.02, zero_point: layers.numbers.int8() };
-        let mut model = ModelBuilder::new(spec).with_target(self.target);
+        let mut model = ModelBuilder::new(spec).with_target(self.board.family);
         let x = model.input();
         let len: usize = shape.iter().map(|&n| usize::from(n)).product();
         match self.op {
@@ -132,13 +131,18 @@ impl Case {
 
 /// Measures the cases whose names contain one of `only` (all if empty) and writes them to the table.
 pub(crate) fn run(only: &[String], yes: bool) -> Result<()> {
-    ensure(&[Tool::QemuArm], yes)?;
-    let toolchain = bare_metal::find(&[M4.target], yes)?;
-    let mut figures = Vec::new();
-    for case in cases() {
-        if !only.is_empty() && !only.iter().any(|part| case.name.contains(part.as_str())) {
-            continue;
+    let chosen = |case: &Case| only.is_empty() || only.iter().any(|part| case.name.contains(part.as_str()));
+    let cases: Vec<Case> = cases().into_iter().filter(chosen).collect();
+    let mut targets: Vec<&str> = Vec::new();
+    for board in cases.iter().map(|case| case.board) {
+        if !targets.contains(&board.target) {
+            ensure(&[board.tool], yes)?;
+            targets.push(board.target);
         }
+    }
+    let toolchain = bare_metal::find(&targets, yes)?;
+    let mut figures = Vec::new();
+    for case in cases {
         let value = case.measure(&toolchain)?;
         println!("{:<32} {value:.4} instructions per MAC", case.name);
         figures.push(Figure::new(case.name, METRIC, format!("{value:.4}"), ""));

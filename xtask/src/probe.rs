@@ -10,6 +10,8 @@ use crate::samples::Samples;
 /// A model and inputs for it.
 pub(crate) struct Probe {
     pub(crate) name: String,
+    /// The family it is packed for.
+    pub(crate) target: Target,
     /// The `.piq` file.
     pub(crate) file: Vec<u8>,
     pub(crate) samples: Samples,
@@ -21,8 +23,12 @@ const SAMPLES: usize = 3;
 const CLASSES: usize = 10;
 const CHANNELS: usize = 16;
 
-/// One model for each width on each grid, packed portably and for the Cortex-M4; every other one with a divisor for each
-/// group of weights. Besides, shapes that no kernel likes.
+/// The families that have boards.
+pub(crate) const FAMILIES: [Target; 4] =
+    [Target::CortexM4, Target::CortexM0, Target::CortexM55, Target::RiscV32];
+
+/// One model for each width on each grid, packed portably; every other one with a divisor for each group of weights. For
+/// every family the widths that kernels are made for, with and without divisors, and shapes that no kernel likes.
 pub(crate) fn probes() -> Result<Vec<Probe>> {
     let kinds =
         [2, 3, 4, 5, 6, 7, 8].into_iter().flat_map(|bits| [(bits, Grid::MidTread), (bits, Grid::MidRise)]);
@@ -30,12 +36,13 @@ pub(crate) fn probes() -> Result<Vec<Probe>> {
     for (index, (bits, grid)) in kinds.enumerate() {
         let group = if index % 2 == 1 { GROUP } else { 0 };
         probes.push(probe(bits, grid, group, Target::Portable)?);
-        // The kernels of a family: every width that has one, with and without divisors.
         if [2, 3, 4, 8].contains(&bits) {
-            for group in [0, 16] {
-                probes.push(probe(bits, grid, group, Target::CortexM4)?);
+            for family in FAMILIES {
+                for group in [0, 16] {
+                    probes.push(probe(bits, grid, group, family)?);
+                }
+                probes.push(odd_shapes(bits, grid, family)?);
             }
-            probes.push(odd_shapes(bits, grid)?);
         }
     }
     Ok(probes)
@@ -79,17 +86,16 @@ fn probe(bits: u8, grid: Grid, group: usize, target: Target) -> Result<Probe> {
     let known: Vec<i8> = (0..len).map(|_| layers.numbers.int8()).collect();
     let file = model.finish(&metadata, &[&known]).with_context(context)?;
     let values = (0..SAMPLES * len).map(|_| layers.numbers.int8().cast_unsigned()).collect();
-    Ok(Probe { samples: Samples::new(len, values)?, file, name })
+    Ok(Probe { samples: Samples::new(len, values)?, file, target, name })
 }
 
-/// Odd channels, strides, padding on one side, windows that fill no step of a kernel, tails of every loop; for the
-/// Cortex-M4.
-fn odd_shapes(bits: u8, grid: Grid) -> Result<Probe> {
-    let name = format!("{}_{bits}bit_{grid:?}_odd", Target::CortexM4).to_lowercase();
+/// Odd channels, strides, padding on one side, windows that fill no step of a kernel, tails of every loop.
+fn odd_shapes(bits: u8, grid: Grid, target: Target) -> Result<Probe> {
+    let name = format!("{target}_{bits}bit_{grid:?}_odd").to_lowercase();
     let mut layers = Layers { numbers: Numbers(u64::from(bits)), levels: Levels::new(bits, grid)?, group: 0 };
     let shape = [7, 5, 3];
     let spec = TensorSpec { shape, scale: 0.02, zero_point: layers.numbers.int8() };
-    let mut model = ModelBuilder::new(spec).with_target(Target::CortexM4);
+    let mut model = ModelBuilder::new(spec).with_target(target);
     let x = model.input();
     let window = Window { kernel: [3, 2], stride: [2, 1], pad: [1, 1, 0, 0] };
     let layer = layers.next(5, 18, spec);
@@ -111,7 +117,7 @@ fn odd_shapes(bits: u8, grid: Grid) -> Result<Probe> {
     let mut values = vec![i8::MIN.cast_unsigned(); len];
     values.resize(2 * len, i8::MAX.cast_unsigned());
     values.resize_with((2 + SAMPLES) * len, || layers.numbers.int8().cast_unsigned());
-    Ok(Probe { samples: Samples::new(len, values)?, file, name })
+    Ok(Probe { samples: Samples::new(len, values)?, file, target, name })
 }
 
 /// Makes layers one after the other.

@@ -16,6 +16,8 @@ pub(crate) enum Tool {
     Pip,
     /// QEMU with Arm boards.
     QemuArm,
+    /// QEMU with RISC-V machines.
+    QemuRiscV,
     /// A linker for every target, where Rust brings none.
     Lld,
     /// Debian's Rust with the source of its core library.
@@ -31,6 +33,7 @@ impl Tool {
             }
             Tool::Pip => succeeds(Command::new("python3").args(["-m", "pip", "--version"])),
             Tool::QemuArm => succeeds(Command::new("qemu-system-arm").arg("--version")),
+            Tool::QemuRiscV => succeeds(Command::new("qemu-system-riscv32").arg("--version")),
             Tool::Lld => succeeds(Command::new("ld.lld").arg("--version")),
             Tool::DebianRust => {
                 ["/usr/bin/rustc", "/usr/bin/cargo", "/usr/lib/rustlib/src/rust/library/core/Cargo.toml"]
@@ -45,6 +48,7 @@ impl Tool {
             Tool::Cxx => &["g++"],
             Tool::Pip => &["python3-pip"],
             Tool::QemuArm => &["qemu-system-arm"],
+            Tool::QemuRiscV => &["qemu-system-misc"],
             Tool::Lld => &["lld"],
             Tool::DebianRust => &["rustc-web", "cargo-web", "rust-web-src"],
         }

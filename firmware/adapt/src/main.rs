@@ -8,13 +8,9 @@
 #![no_main]
 
 use cortex_m_rt::entry;
-use harness::{Buffers, Failure, counted, finish, for_each_sample};
+use harness::{Aligned, Buffers, Failure, counted, finish, for_each_sample};
 use qat_kernels::fixed::{Adaptation, Head, HeadBuffers, Q32};
 use qat_kernels::infer::Model;
-
-/// Weights are aligned to 16 bytes within the file, so the file has to be too.
-#[repr(align(16))]
-struct Aligned<T: ?Sized>(T);
 
 static MODEL: &Aligned<[u8]> = &Aligned(*include_bytes!(concat!(env!("OUT_DIR"), "/model.piq")));
 
@@ -34,7 +30,6 @@ struct Memory {
     arena: Aligned<[u8; ARENA_LEN]>,
     chunk: [i8; CHUNK_LEN],
     answer: [i8; RECORDS + 4],
-    bytes: [u8; CHUNK_LEN],
     steps: [Q32<24>; WEIGHTS],
     weights: [Q32<24>; WEIGHTS],
     codes: [i8; WEIGHTS],
@@ -50,7 +45,6 @@ fn main() -> ! {
         arena: Aligned([0; ARENA_LEN]),
         chunk: [0; CHUNK_LEN],
         answer: [0; RECORDS + 4],
-        bytes: [0; CHUNK_LEN],
         steps: [Q32::from_raw(0); WEIGHTS],
         weights: [Q32::from_raw(0); WEIGHTS],
         codes: [0; WEIGHTS],
@@ -66,7 +60,7 @@ fn main() -> ! {
         logits: &mut MEMORY.logits,
         gradient: &mut MEMORY.gradient,
     };
-    let buffers = Buffers { input: &mut MEMORY.chunk, output: &mut MEMORY.answer, bytes: &mut MEMORY.bytes };
+    let buffers = Buffers { input: &mut MEMORY.chunk, output: &mut MEMORY.answer };
     finish(adapt(&MODEL.0, &mut MEMORY.arena.0, head, buffers))
 }
 

@@ -6,11 +6,15 @@
 #![no_std]
 
 mod failure;
+mod model;
+mod once;
 mod region;
 mod samples;
 mod semihosting;
 
 pub use failure::{Failure, finish};
+pub use model::{Aligned, Memory, run_model};
+pub use once::Once;
 pub use region::counted;
 pub use samples::{Buffers, LOGITS, SAMPLES, for_each_sample};
 

@@ -26,8 +26,6 @@ pub struct Buffers<'a> {
     pub input: &'a mut [i8],
     /// At least one output.
     pub output: &'a mut [i8],
-    /// Bytes on their way; the longer of input and output.
-    pub bytes: &'a mut [u8],
 }
 
 /// Reads every sample of [`SAMPLES`], hands it to `run` together with the room for the answer, and appends the answer
@@ -44,22 +42,13 @@ pub fn for_each_sample(
 ) -> Result<(), Failure> {
     let input = first("input buffer", buffers.input, input_len)?;
     let output = first("output buffer", buffers.output, output_len)?;
-    let bytes = first("transfer buffer", buffers.bytes, input_len.max(output_len))?;
 
     let mut samples = File::open(SAMPLES, Mode::Read).ok_or(Failure::new("cannot open samples.bin"))?;
     let mut logits = File::open(LOGITS, Mode::Write).ok_or(Failure::new("cannot create logits.bin"))?;
     for _ in 0..read_header(&mut samples, input_len)? {
-        let (sample, _) = bytes.split_at_mut_checked(input_len).ok_or(Failure::new("transfer buffer"))?;
-        samples.read(sample).ok_or(Failure::new("samples.bin is shorter than its header says"))?;
-        for (value, byte) in input.iter_mut().zip(&*sample) {
-            *value = *byte as i8;
-        }
+        samples.read(input).ok_or(Failure::new("samples.bin is shorter than its header says"))?;
         run(input, output)?;
-        let (answer, _) = bytes.split_at_mut_checked(output_len).ok_or(Failure::new("transfer buffer"))?;
-        for (byte, value) in answer.iter_mut().zip(&*output) {
-            *byte = *value as u8;
-        }
-        logits.write(answer).ok_or(Failure::new("cannot write logits.bin"))?;
+        logits.write(output).ok_or(Failure::new("cannot write logits.bin"))?;
     }
     Ok(())
 }
@@ -73,7 +62,7 @@ fn first<'a, T>(what: &'static str, buffer: &'a mut [T], len: usize) -> Result<&
 /// Checks the header and returns the number of samples.
 fn read_header(samples: &mut File, input_len: usize) -> Result<u32, Failure> {
     let mut word = || {
-        let mut word = [0; 4];
+        let mut word = [0u8; 4];
         samples.read(&mut word).ok_or(Failure::new("samples.bin has no header"))?;
         Ok(word)
     };

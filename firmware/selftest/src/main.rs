@@ -8,8 +8,11 @@
 
 use core::arch::asm;
 
+#[cfg(target_arch = "arm")]
 use cortex_m_rt::entry;
 use harness::{Buffers, Failure, finish, for_each_sample};
+#[cfg(target_arch = "riscv32")]
+use riscv_rt::entry;
 
 /// Values in a sample of the self-test.
 const LEN: usize = 8;
@@ -19,8 +22,9 @@ fn main() -> ! {
     finish(selftest())
 }
 
-fn selftest() -> Result<(), Failure> {
-    // Markers and work share one `asm!`: between two of them a compiler may place instructions of its own.
+/// Markers and work share one `asm!`: between two of them a compiler may place instructions of its own.
+#[cfg(target_arch = "arm")]
+fn regions() {
     // Nothing between the markers: 0 instructions.
     // SAFETY: two copies of a register onto itself.
     unsafe { asm!("mov r10, r10", "mov r11, r11", options(nomem, nostack)) };
@@ -44,8 +48,37 @@ fn selftest() -> Result<(), Failure> {
             a = in(reg) 0, b = out(reg) _, options(nomem, nostack)
         );
     }
-    let (mut input, mut output, mut bytes) = ([0; LEN], [0; LEN], [0; LEN]);
-    let buffers = Buffers { input: &mut input, output: &mut output, bytes: &mut bytes };
+}
+
+/// The same counts as above: nothing, 1 + 3 · 1000, and 5, of which three are compressed.
+#[cfg(target_arch = "riscv32")]
+fn regions() {
+    // SAFETY: writes to the zero register only.
+    unsafe { asm!("slti x0, x0, 1", "slti x0, x0, 2", options(nomem, nostack)) };
+    // SAFETY: writes the register it declares; no memory, no stack.
+    unsafe {
+        asm!(
+            "slti x0, x0, 1",
+            "li {n}, 1000", "2: nop", "addi {n}, {n}, -1", "bnez {n}, 2b",
+            "slti x0, x0, 2",
+            n = out(reg) _, options(nomem, nostack)
+        );
+    }
+    // SAFETY: writes the register it declares; no memory, no stack.
+    unsafe {
+        asm!(
+            "slti x0, x0, 1",
+            "c.li {a}, 3", "c.slli {a}, 4", "mul {a}, {a}, {a}", "lui {a}, 74565", "c.nop",
+            "slti x0, x0, 2",
+            a = out(reg) _, options(nomem, nostack)
+        );
+    }
+}
+
+fn selftest() -> Result<(), Failure> {
+    regions();
+    let (mut input, mut output) = ([0; LEN], [0; LEN]);
+    let buffers = Buffers { input: &mut input, output: &mut output };
     for_each_sample(LEN, LEN, buffers, |input, output| {
         for (y, x) in output.iter_mut().zip(input) {
             *y = x.saturating_neg();

@@ -32,6 +32,7 @@ impl Layout {
         let exists = match target {
             Target::Portable => true,
             Target::CortexM4 => cortex_m4::exists(kind, spec.bits, spec.group, rows),
+            Target::CortexM0 | Target::CortexM55 | Target::RiscV32 | Target::Host => false,
         };
         exists.then_some(Self { target, kind, bits: spec.bits, group: spec.group, rows, columns })
     }
@@ -43,8 +44,8 @@ impl Layout {
     /// Bytes of all codes.
     pub(crate) fn code_bytes(&self) -> Option<usize> {
         match self.target {
-            Target::Portable => self.portable_code_bytes(),
             Target::CortexM4 => cortex_m4::code_bytes(self),
+            _ => self.portable_code_bytes(),
         }
     }
 
@@ -55,16 +56,16 @@ impl Layout {
         }
         let groups = self.columns / usize::from(self.group);
         match self.target {
-            Target::Portable => self.rows.checked_mul(packed_len(groups, 2)),
             Target::CortexM4 => cortex_m4::divisor_bytes(self, groups),
+            _ => self.rows.checked_mul(packed_len(groups, 2)),
         }
     }
 
     /// The place of bit `bit` of a code among the bits of all codes; bit 0 of byte 0 is the first.
     fn bit_of(&self, row: usize, column: usize, bit: usize) -> usize {
         match self.target {
-            Target::Portable => self.portable_bit_of(row, column, bit),
             Target::CortexM4 => cortex_m4::bit_of(self, row, column, bit),
+            _ => self.portable_bit_of(row, column, bit),
         }
     }
 
@@ -80,8 +81,8 @@ impl Layout {
     /// Whether a row's codes are stored as `q + 2^(b−1)`, so that they have no sign.
     fn is_unsigned(&self, row: usize) -> bool {
         match self.target {
-            Target::Portable => false,
             Target::CortexM4 => cortex_m4::is_unsigned(self, row),
+            _ => false,
         }
     }
 
@@ -115,8 +116,8 @@ impl Layout {
     /// The place of a divisor's two bits among those of all divisors, in units of two bits.
     fn divisor_of(&self, row: usize, group: usize, groups: usize) -> usize {
         match self.target {
-            Target::Portable => row * packed_len(groups, 2) * 4 + group,
             Target::CortexM4 => cortex_m4::divisor_of(row, group, groups),
+            _ => row * packed_len(groups, 2) * 4 + group,
         }
     }
 

@@ -12,15 +12,36 @@ pub enum Target {
     Portable,
     /// Armv7E-M with DSP instructions: Cortex-M4 and Cortex-M7.
     CortexM4,
+    /// Arm cores without DSP instructions: Cortex-M0, M0+ and M3.
+    CortexM0,
+    /// Armv8.1-M with Helium: Cortex-M55.
+    CortexM55,
+    /// RV32 with multiplication and compressed instructions.
+    RiscV32,
+    /// Workstations.
+    Host,
 }
 
 impl Target {
     /// Every family.
-    pub const ALL: [Target; 2] = [Target::Portable, Target::CortexM4];
+    pub const ALL: [Target; 6] = [
+        Target::Portable,
+        Target::CortexM4,
+        Target::CortexM0,
+        Target::CortexM55,
+        Target::RiscV32,
+        Target::Host,
+    ];
 
     /// The family that this build runs on, `None` on machines with an operating system.
     pub const DEVICE: Option<Target> = if cfg!(core_family = "cortex-m4") {
         Some(Target::CortexM4)
+    } else if cfg!(core_family = "cortex-m0") {
+        Some(Target::CortexM0)
+    } else if cfg!(core_family = "cortex-m55") {
+        Some(Target::CortexM55)
+    } else if cfg!(core_family = "riscv32") {
+        Some(Target::RiscV32)
     } else if cfg!(target_os = "none") {
         Some(Target::Portable)
     } else {
@@ -33,6 +54,10 @@ impl Target {
         match self {
             Target::Portable => "portable",
             Target::CortexM4 => "cortex-m4",
+            Target::CortexM0 => "cortex-m0",
+            Target::CortexM55 => "cortex-m55",
+            Target::RiscV32 => "riscv32",
+            Target::Host => "host",
         }
     }
 
@@ -47,6 +72,10 @@ impl Target {
         match self {
             Target::Portable => 0,
             Target::CortexM4 => 1,
+            Target::CortexM0 => 2,
+            Target::CortexM55 => 3,
+            Target::RiscV32 => 4,
+            Target::Host => 5,
         }
     }
 
@@ -54,6 +83,10 @@ impl Target {
         Some(match id {
             0 => Target::Portable,
             1 => Target::CortexM4,
+            2 => Target::CortexM0,
+            3 => Target::CortexM55,
+            4 => Target::RiscV32,
+            5 => Target::Host,
             _ => return None,
         })
     }

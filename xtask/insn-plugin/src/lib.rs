@@ -3,6 +3,7 @@
 //! | core | region begins after | region ends before |
 //! |---|---|---|
 //! | Arm, Thumb | `mov r10, r10` | `mov r11, r11` |
+//! | RISC-V | `slti x0, x0, 1` | `slti x0, x0, 2` |
 //!
 //! Usage: `qemu-system-arm … -plugin file=libinsn_plugin.so,out=counts.txt`. Each region adds one decimal line to
 //! `out`, in the order of execution. Regions do not nest, and no exception may be taken inside one: under that
@@ -122,35 +123,63 @@ extern "C" fn on_end(_vcpu: c_uint, index: *mut c_void) {
     }
 }
 
-/// Which callback an instruction asks for, if it is a marker.
-fn marker(code: [u8; 2]) -> Option<OnExecute> {
-    match u16::from_le_bytes(code) {
-        0x46d2 => Some(on_begin), // mov r10, r10
-        0x46db => Some(on_end),   // mov r11, r11
-        _ => None,
+/// The two markers of an architecture, as they lie in memory.
+struct Markers {
+    begin: &'static [u8],
+    end: &'static [u8],
+}
+
+const THUMB: Markers = Markers { begin: &0x46d2_u16.to_le_bytes(), end: &0x46db_u16.to_le_bytes() };
+const RISC_V: Markers =
+    Markers { begin: &0x0010_2013_u32.to_le_bytes(), end: &0x0020_2013_u32.to_le_bytes() };
+
+/// Those of the emulated core; set before the first block is translated.
+static MARKERS: OnceLock<&Markers> = OnceLock::new();
+
+impl Markers {
+    /// By QEMU's name for the architecture.
+    fn of(target: &str) -> Option<&'static Self> {
+        match target {
+            "arm" => Some(&THUMB),
+            "riscv32" | "riscv64" => Some(&RISC_V),
+            _ => None,
+        }
+    }
+
+    /// Which callback an instruction asks for, if it is a marker.
+    fn callback(&self, insn: *const Insn) -> Option<OnExecute> {
+        let mut code = [0; MARKER_MAX];
+        // SAFETY: `insn` comes from `qemu_plugin_tb_get_insn` and lives as long as the translation callback that we are
+        // in. Version 3 and later fill at most `code.len()` bytes; before it, the pointer leads to as many bytes as the
+        // size says. `API` is what QEMU checked against its own version when it loaded us.
+        let code = unsafe {
+            let code = code.get_mut(..qemu_plugin_insn_size(insn))?;
+            if API >= 3 {
+                if insn_data_v3(insn, code.as_mut_ptr(), code.len()) != code.len() {
+                    return None;
+                }
+            } else {
+                let data = insn_data_v1(insn);
+                if data.is_null() {
+                    return None;
+                }
+                ptr::copy_nonoverlapping(data, code.as_mut_ptr(), code.len());
+            }
+            code
+        };
+        match code {
+            _ if *code == *self.begin => Some(on_begin),
+            _ if *code == *self.end => Some(on_end),
+            _ => None,
+        }
     }
 }
 
-/// The two bytes of a 16-bit instruction, `None` for a longer one.
-fn short_code(insn: *const Insn) -> Option<[u8; 2]> {
-    let mut code = [0; 2];
-    // SAFETY: `insn` comes from `qemu_plugin_tb_get_insn` and lives as long as the translation callback that we are
-    // in. Version 3 and later fill at most `code.len()` bytes; before it, the pointer leads to as many bytes as the
-    // size says. `API` is what QEMU checked against its own version when it loaded us.
-    unsafe {
-        if qemu_plugin_insn_size(insn) != code.len() {
-            return None;
-        }
-        if API >= 3 {
-            (insn_data_v3(insn, code.as_mut_ptr(), code.len()) == code.len()).then_some(code)
-        } else {
-            let data = insn_data_v1(insn);
-            (!data.is_null()).then(|| ptr::read(data.cast()))
-        }
-    }
-}
+/// Bytes of the longest marker.
+const MARKER_MAX: usize = 4;
 
 extern "C" fn on_translate(_id: u64, block: *mut Block) {
+    let Some(markers) = MARKERS.get() else { return };
     // SAFETY: QEMU hands out a valid block for the duration of this call, and indices below its length give valid
     // instructions. The data pointers carry numbers and are never followed; the callbacks are `'static`.
     unsafe {
@@ -158,7 +187,7 @@ extern "C" fn on_translate(_id: u64, block: *mut Block) {
         qemu_plugin_register_vcpu_tb_exec_cb(block, on_block, NO_REGS, ptr::without_provenance_mut(len));
         for index in 0..len {
             let insn = qemu_plugin_tb_get_insn(block, index);
-            if let Some(callback) = short_code(insn).and_then(marker) {
+            if let Some(callback) = markers.callback(insn) {
                 let index = ptr::without_provenance_mut(index);
                 qemu_plugin_register_vcpu_insn_exec_cb(insn, callback, NO_REGS, index);
             }
@@ -166,17 +195,31 @@ extern "C" fn on_translate(_id: u64, block: *mut Block) {
     }
 }
 
+/// The beginning of what QEMU says about itself; the rest is not read.
+#[repr(C)]
+pub struct Info {
+    /// The emulated architecture, a C string.
+    target_name: *const c_char,
+}
+
 /// Entry point: QEMU calls it once, with the arguments of `-plugin` as `name=value`.
 ///
 /// # Safety
-/// `argv` must point to `argc` C strings. QEMU keeps to this.
+/// `info` must point to QEMU's description of itself, `argv` to `argc` C strings. QEMU keeps to this.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn qemu_plugin_install(
     id: u64,
-    _info: *const c_void,
+    info: *const Info,
     argc: c_int,
     argv: *const *const c_char,
 ) -> c_int {
+    // SAFETY: the caller promises a valid description, whose first field is the name.
+    let target = unsafe { CStr::from_ptr((*info).target_name) }.to_string_lossy();
+    let Some(markers) = Markers::of(&target) else {
+        eprintln!("insn-plugin: no markers for `{target}`");
+        return 1;
+    };
+    let _ = MARKERS.set(markers);
     let count = usize::try_from(argc).unwrap_or(0);
     let path = (0..count).find_map(|i| {
         // SAFETY: `i < argc`, and the caller promises that many C strings.
