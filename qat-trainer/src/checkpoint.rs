@@ -17,6 +17,7 @@
 //! the order in which they lie in `L.weight`.
 
 use crate::error::{Error, ErrorKind, Result};
+use qat_kernels::quantizer::F16;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
@@ -130,27 +131,83 @@ impl Checkpoint {
     /// # Errors
     /// [`ErrorKind::Checkpoint`] for anything that is not a file of [`Self::to_bytes`].
     pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
-        let damaged = |e: String| {
-            Error::new(ErrorKind::Checkpoint, format!("not a checkpoint: {e}"))
-                .remedy("the file is damaged or something else; train again or take another file")
-        };
         let (_, header) = SafeTensors::read_metadata(bytes).map_err(|e| damaged(e.to_string()))?;
         let table = header.metadata().as_ref().and_then(|m| m.get(METADATA));
         let metadata = match table {
             Some(json) => serde_json::from_str(json).map_err(|e| damaged(format!("metadata: {e}")))?,
             None => BTreeMap::new(),
         };
-        let file = SafeTensors::deserialize(bytes).map_err(|e| damaged(e.to_string()))?;
         let mut tensors = BTreeMap::new();
-        for (name, view) in file.iter() {
+        for (name, view) in views(bytes)? {
             if view.dtype() != Dtype::F32 {
                 return Err(damaged(format!("tensor `{name}` is {:?}, not F32", view.dtype())));
             }
             let data =
                 view.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
-            tensors.insert(name.to_string(), Array { shape: view.shape().to_vec(), data });
+            tensors.insert(name, Array { shape: view.shape().to_vec(), data });
         }
         Ok(Self { tensors, metadata })
+    }
+
+    /// Reads the floating-point tensors of any safetensors file, converted to f32; other tensors, such as counters, and
+    /// the metadata of other programs are left out. A file of [`Self::to_bytes`] is read like [`Self::from_bytes`] does.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Checkpoint`] for a file that is damaged or holds no floating-point tensor.
+    pub fn import(bytes: &[u8]) -> Result<Self> {
+        let mut checkpoint = Self::default();
+        let mut other = None;
+        for (name, view) in views(bytes)? {
+            let data = view.data();
+            let pairs = || data.as_chunks::<2>().0.iter().map(|b| u16::from_le_bytes(*b));
+            let numbers: Vec<f32> = match view.dtype() {
+                Dtype::F32 => data.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
+                Dtype::F64 => data.as_chunks::<8>().0.iter().map(|b| f64::from_le_bytes(*b) as f32).collect(),
+                Dtype::F16 => pairs().map(|bits| F16::from_bits(bits).to_f32()).collect(),
+                Dtype::BF16 => pairs().map(|bits| f32::from_bits(u32::from(bits) << 16)).collect(),
+                dtype => {
+                    other.get_or_insert(dtype);
+                    continue;
+                }
+            };
+            checkpoint.tensors.insert(name, Array { shape: view.shape().to_vec(), data: numbers });
+        }
+        if checkpoint.tensors.is_empty() {
+            let found =
+                other.map_or_else(|| "no tensor".into(), |dtype| format!("tensors of {dtype:?} only"));
+            return Err(Error::new(ErrorKind::Checkpoint, format!("it holds {found}"))
+                .remedy("take a checkpoint of floating-point weights (F32, F16, BF16 or F64)"));
+        }
+        checkpoint.metadata = Self::from_bytes(bytes).map_or_else(|_| BTreeMap::new(), |own| own.metadata);
+        Ok(checkpoint)
+    }
+
+    /// Gives the tensors whose names begin with `from` and a dot, or are `from`, the prefix `to` instead.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Checkpoint`] if there is none, or if a new name is taken.
+    pub fn rename(&mut self, from: &str, to: &str) -> Result<()> {
+        let renamed = |name: &str| {
+            let rest = name.strip_prefix(from)?;
+            (rest.is_empty() || rest.starts_with('.')).then(|| format!("{to}{rest}"))
+        };
+        let names: Vec<(String, String)> =
+            self.tensors.keys().filter_map(|name| Some((name.clone(), renamed(name)?))).collect();
+        if names.is_empty() {
+            let there: Vec<&str> = self.tensors.keys().take(8).map(String::as_str).collect();
+            return Err(tensor_error(from, "no tensor has this name or prefix".into())
+                .remedy(format!("correct --rename; the first names are {}", there.join(", "))));
+        }
+        for (old, new) in names {
+            if let Some(array) = self.tensors.remove(&old)
+                && self.tensors.insert(new.clone(), array).is_some()
+            {
+                return Err(
+                    tensor_error(&new, "another tensor has this name".into()).remedy("correct --rename")
+                );
+            }
+        }
+        Ok(())
     }
 
     /// Writes the checkpoint to `path` by [`write_atomically`].
@@ -172,6 +229,17 @@ impl Checkpoint {
 }
 
 const METADATA: &str = "qat";
+
+fn damaged(e: String) -> Error {
+    Error::new(ErrorKind::Checkpoint, format!("not a checkpoint: {e}"))
+        .remedy("the file is damaged or something else; train again or take another file")
+}
+
+/// The tensors of a safetensors file, by name.
+fn views(bytes: &[u8]) -> Result<BTreeMap<String, TensorView<'_>>> {
+    let file = SafeTensors::deserialize(bytes).map_err(|e| damaged(e.to_string()))?;
+    Ok(file.tensors().into_iter().collect())
+}
 
 fn tensor_error(name: &str, problem: String) -> Error {
     Error::new(ErrorKind::Checkpoint, problem).place(format!("tensor `{name}`"))
@@ -257,6 +325,38 @@ mod tests {
         assert!(c.get("a.bias", &[3]).unwrap_err().to_string().contains("[3]"));
         c.insert("a.bias", &[2], vec![0.0, f32::NAN]).unwrap();
         assert!(c.get("a.bias", &[2]).unwrap_err().to_string().contains("element 1 is NaN"));
+    }
+
+    #[test]
+    fn other_programs_files_are_read_in_every_float_format() {
+        let f32s = [1.5f32, -2.0];
+        let bytes: [(&str, Dtype, Vec<u8>); 5] = [
+            ("a.weight", Dtype::F32, f32s.iter().flat_map(|x| x.to_le_bytes()).collect()),
+            ("b", Dtype::F64, f32s.iter().flat_map(|x| f64::from(*x).to_le_bytes()).collect()),
+            ("c", Dtype::F16, f32s.iter().flat_map(|x| F16::from_f32(*x).to_bits().to_le_bytes()).collect()),
+            (
+                "d",
+                Dtype::BF16,
+                f32s.iter().flat_map(|x| ((x.to_bits() >> 16) as u16).to_le_bytes()).collect(),
+            ),
+            ("steps", Dtype::I64, vec![0; 16]),
+        ];
+        let views = bytes.iter().map(|(n, d, b)| (*n, TensorView::new(*d, vec![2], b).unwrap()));
+        let file = safetensors::serialize(views, None).unwrap();
+        let mut c = Checkpoint::import(&file).unwrap();
+        assert_eq!(c.tensors.len(), 4);
+        assert!(c.tensors.values().all(|a| a.data == f32s && a.shape == [2]));
+        c.rename("a", "conv.a").unwrap();
+        assert!(c.has("conv.a.weight") && !c.has("a.weight"));
+        assert!(c.rename("b", "c").unwrap_err().to_string().contains("tensor `c`"));
+        assert!(c.rename("x", "y").unwrap_err().to_string().contains("the first names are"));
+        assert_eq!(Checkpoint::import(&sample().to_bytes().unwrap()).unwrap(), sample());
+        let ints =
+            safetensors::serialize([("n", TensorView::new(Dtype::I64, vec![2], &[0; 16]).unwrap())], None);
+        assert!(Checkpoint::import(&ints.unwrap()).unwrap_err().to_string().contains("I64 only"));
+        for n in 0..file.len() {
+            assert!(Checkpoint::import(&file[..n]).is_err(), "{n}");
+        }
     }
 
     #[test]

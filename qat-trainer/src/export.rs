@@ -12,8 +12,10 @@ use qat_kernels::artifact::{
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+mod dequantised;
 mod rust;
 
+pub use dequantised::dequantised;
 pub use rust::rust_module;
 
 /// Test examples whose answers go into the file.
@@ -133,19 +135,24 @@ impl About {
     }
 }
 
-/// Exports a checkpoint of the quantised training.
+/// The network in a checkpoint of the quantised training, and what is to be said about it.
 ///
-/// `created`: Unix time in seconds for the provenance, 0 if not stated; nothing else in the file depends on when or
-/// where it is made.
+/// # Errors
+/// [`ErrorKind::Checkpoint`] for what is wrong with the checkpoint.
+pub fn load_network(run: &Run, bytes: &[u8]) -> Result<(Quantised, About)> {
+    let checkpoint = Checkpoint::from_bytes(bytes)?;
+    let about = About::load(&checkpoint)?;
+    let graph = Graph::from_checkpoint(&run.model, about.shape, about.classes.len(), &checkpoint)?;
+    Ok((Quantised::from_checkpoint(graph, &checkpoint)?, about))
+}
+
+/// Exports a checkpoint of the quantised training.
 ///
 /// # Errors
 /// [`ErrorKind::Checkpoint`] for what is wrong with the checkpoint, [`ErrorKind::Model`] for what the integer engine
 /// cannot do.
 pub fn export_checkpoint(run: &Run, bytes: &[u8], options: Options) -> Result<Vec<u8>> {
-    let checkpoint = Checkpoint::from_bytes(bytes)?;
-    let about = About::load(&checkpoint)?;
-    let graph = Graph::from_checkpoint(&run.model, about.shape, about.classes.len(), &checkpoint)?;
-    let network = Quantised::from_checkpoint(graph, &checkpoint)?;
+    let (network, about) = load_network(run, bytes)?;
     export(&network, &run.name, &about, Sha256::digest(bytes).into(), options)
 }
 

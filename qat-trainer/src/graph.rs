@@ -11,7 +11,7 @@ mod quantised;
 
 pub use fold::{BN_EPS, BatchNorm, fold_batch_norm};
 pub use order::row_order;
-pub use quantised::{Quantised, Steps, codes};
+pub use quantised::{Quantised, Steps, codes, dequantised_rows};
 
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, ErrorKind, Result};

@@ -13,6 +13,8 @@
 pub mod affine;
 #[cfg(feature = "tch")]
 pub mod autograd;
+pub mod by_weight;
+pub mod calibrate;
 pub mod checkpoint;
 pub mod data;
 pub mod error;

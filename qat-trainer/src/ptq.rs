@@ -2,87 +2,32 @@
 //! quantised training its start.
 
 use crate::affine::Affine;
-use crate::error::{Error, ErrorKind, Result};
+use crate::calibrate;
+use crate::error::Result;
 use crate::graph::{Graph, Quantised, Steps, Weights};
-use crate::spec::{Calibration, CalibrationMethod, WeightQuant};
-use qat_kernels::calibration::{CalibrationConfig, CalibrationEngine, CalibrationMethod as Method};
+use crate::spec::{Calibration, WeightQuant};
 use qat_kernels::config::StepRule;
 use qat_kernels::quantizer::{fit_adaptive, fit_step};
 use rayon::prelude::*;
 
-/// Bins of a calibration's histogram.
-const BINS: usize = 2048;
-/// Examples per unit of parallel work. Histograms merge exactly, so the split does not show in the result.
-const UNIT: usize = 32;
+/// How a network quantised without training says so in its provenance.
+#[must_use]
+pub fn method(calibration: &str) -> String {
+    format!("ptq, calibrated ranges, {calibration}")
+}
 
-/// Measures the range of every layer that has one of its own, on the first examples of `features` (as
-/// [`crate::data::Split::features`]), with the input rounded to `input`.
+/// Measures the range of every layer that has one of its own; see [`calibrate::observe`].
 ///
 /// # Errors
-/// [`ErrorKind::Data`] without examples; [`ErrorKind::Checkpoint`] naming the layer whose output is not finite.
+/// Those of [`calibrate::observe`].
 pub fn calibrate(
     graph: &Graph,
     input: Affine,
     features: &[f32],
     how: Calibration,
 ) -> Result<Vec<Option<Affine>>> {
-    let method = match how.method {
-        CalibrationMethod::MinMax => Method::MinMax,
-        CalibrationMethod::Mse => Method::Mse,
-    };
-    let config = CalibrationConfig::default().with_method(method).with_bits(8);
-    let start = || {
-        let engine = |has_range: bool| has_range.then(|| CalibrationEngine::<BINS>::new(config)).transpose();
-        graph.nodes.iter().map(|n| engine(n.op.has_range())).collect::<Result<Vec<_>, _>>()
-    };
-    let width = graph.input.len();
-    let examples = &features[..features.len().min(how.samples.saturating_mul(width))];
-    if examples.len() < width {
-        return Err(Error::new(ErrorKind::Data, "there is no example to calibrate on"));
-    }
-    let units: Vec<_> = examples
-        .par_chunks(UNIT * width)
-        .map(|unit| -> Result<_> {
-            let mut engines = start()?;
-            let mut failed = None;
-            for example in unit.chunks_exact(width) {
-                let x: Vec<f32> = example.iter().map(|&x| input.fake_quantize(x)).collect();
-                let _ = graph.forward(&x, |i, out| {
-                    if let Some(engine) = &mut engines[i]
-                        && let Err(e) = engine.observe(out)
-                    {
-                        failed = Some(e);
-                    }
-                });
-            }
-            failed.map_or(Ok(engines), |e| Err(e.into()))
-        })
-        .collect::<Result<_>>()?;
-    let mut total = start()?;
-    for unit in &units {
-        for (sum, part) in total.iter_mut().zip(unit) {
-            if let (Some(sum), Some(part)) = (sum, part) {
-                sum.merge(part)?;
-            }
-        }
-    }
-    total
-        .par_iter()
-        .zip(&graph.nodes)
-        .map(|(engine, node)| {
-            let Some(engine) = engine else { return Ok(None) };
-            let lost = engine.stats().non_finite;
-            if lost > 0 {
-                return Err(Error::new(
-                    ErrorKind::Checkpoint,
-                    format!("{lost} of its outputs are NaN or infinite"),
-                )
-                .place(format!("layer `{}`", node.name))
-                .remedy("the training diverged: lower the learning rate"));
-            }
-            Ok(Some(engine.params(0)?.into()))
-        })
-        .collect()
+    let ranges = calibrate::ranges(&calibrate::observe(graph, input, features, how)?)?;
+    Ok(ranges.into_iter().map(|range| range.map(|range| range.params.into())).collect())
 }
 
 /// The steps of a layer's weights with the least squared error, channel by channel.
@@ -122,6 +67,14 @@ pub fn fit_weights(weights: &Weights, quant: WeightQuant) -> Result<Steps> {
 /// Those of [`calibrate`] and [`fit_weights`].
 pub fn quantise(graph: Graph, input: Affine, features: &[f32], how: Calibration) -> Result<Quantised> {
     let ranges = calibrate(&graph, input, features, how)?;
+    with_ranges(graph, input, &ranges)
+}
+
+/// Quantises a trained network whose ranges are known.
+///
+/// # Errors
+/// Those of [`fit_weights`].
+pub fn with_ranges(graph: Graph, input: Affine, ranges: &[Option<Affine>]) -> Result<Quantised> {
     let steps = graph
         .nodes
         .iter()
@@ -132,13 +85,14 @@ pub fn quantise(graph: Graph, input: Affine, features: &[f32], how: Calibration)
             _ => Ok(None),
         })
         .collect::<Result<_>>()?;
-    Ok(Quantised::new(graph, input, steps, &ranges))
+    Ok(Quantised::new(graph, input, steps, ranges))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::graph::{codes, tests as nets};
+    use crate::spec::CalibrationMethod;
     use qat_kernels::{Grid, Levels};
 
     #[test]

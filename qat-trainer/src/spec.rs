@@ -40,7 +40,8 @@ mod train;
 pub use data::{Column, DataSpec, Files};
 pub use layered::Layers;
 pub use model::{Act, LayerSpec, ModelSpec, Op, Shape, Value, WeightQuant, Window};
-pub use train::{ActivationQuant, Augment, Calibration, CalibrationMethod, QatSpec, Schedule, TrainSpec};
+pub use qat_kernels::calibration::CalibrationMethod;
+pub use train::{ActivationQuant, Augment, Calibration, QatSpec, Schedule, TrainSpec};
 
 use crate::error::{Error, ErrorKind, Result};
 use origins::Origins;

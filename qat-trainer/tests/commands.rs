@@ -5,6 +5,7 @@ mod common;
 
 use common::{CSV, Fixture, IDX, failure, success};
 use qat_kernels::artifact::Target;
+use qat_kernels::calibration::CalibrationArtifact;
 use qat_kernels::infer::Model;
 use serde_json::Value;
 
@@ -137,7 +138,7 @@ fn exports_are_reproducible() {
 fn help_names_every_command_and_flag() {
     let f = Fixture::new(CSV);
     let help = success(&f.qat(&["--help"]));
-    for command in ["train", "export", "eval", "inspect", "verify", "presets"] {
+    for command in ["train", "export", "eval", "inspect", "verify", "presets", "calibrate", "quantize"] {
         assert!(help.contains(command), "{help}");
         // A flag's line is followed by, or ends with, what it does.
         let help = success(&f.qat(&[command, "--help"]));
@@ -153,6 +154,101 @@ fn help_names_every_command_and_flag() {
     }
     assert_eq!(f.qat(&[]).status.code(), Some(2));
     assert_eq!(f.qat(&["frobnicate"]).status.code(), Some(2));
+}
+
+#[test]
+fn calibrate_and_quantize_equal_the_export_without_training() {
+    for config in [CSV, IDX] {
+        let f = Fixture::new(config);
+        let said = json(&success(&f.qat(&["calibrate", "run", "--json", "--timestamp", "1700000000"])));
+        assert_eq!((&said["samples"], &said["method"]), (&20.into(), &"mse".into()));
+        let bytes = f.read("run/model.cal");
+        assert_eq!(said["bytes"], bytes.len());
+        let artifact: CalibrationArtifact<'_> = CalibrationArtifact::from_bytes(&bytes).unwrap();
+        assert_eq!((artifact.provenance().samples, artifact.provenance().unix_time), (20, 1_700_000_000));
+        assert_eq!(artifact.tensors().len(), 3); // the input and two layers
+        let table = success(&f.qat(&["calibrate", "run", "--out", "again.cal"]));
+        assert!(table.contains("mse on 20 examples") && table.contains("linear"), "{table}");
+
+        success(&f.qat(&["export", "run", "--ptq", "--out", "export.piq"]));
+        success(&f.qat(&["quantize", "run"]));
+        assert_eq!(f.read("run/ptq.piq"), f.read("export.piq"));
+        // With the ranges at hand, the data is not needed.
+        for file in ["train.csv", "test.csv", "train-images.gz", "test-images"] {
+            let _ = std::fs::remove_file(f.path(file));
+        }
+        let said =
+            success(&f.qat(&["quantize", "run", "--calibration", "run/model.cal", "--out", "cal.piq"]));
+        assert!(said.contains("ptq, calibrated ranges, mse"), "{said}");
+        assert_eq!(f.read("cal.piq"), f.read("export.piq"));
+        // A range of another network, and no file of ranges at all.
+        let other = Fixture::new(if config == CSV { IDX } else { CSV });
+        success(&other.qat(&["calibrate", "run"]));
+        f.write("other.cal", other.read("run/model.cal"));
+        let text = failure(&f.qat(&["quantize", "run", "--calibration", "other.cal"]), 4);
+        assert!(text.contains("other.cal: tensor `"), "{text}");
+        let text = failure(&f.qat(&["quantize", "run", "--calibration", "run/config.toml"]), 4);
+        assert!(text.contains("config.toml: not a usable .cal file"), "{text}");
+    }
+}
+
+/// A checkpoint that another program wrote: other names, half precision, a counter.
+#[test]
+fn checkpoints_of_other_programs_are_quantised() {
+    let f = Fixture::new(CSV);
+    let own = qat_trainer::checkpoint::Checkpoint::load(&f.path("run/fp32.safetensors")).unwrap();
+    let half = |x: &f32| qat_kernels::quantizer::F16::from_f32(*x).to_bits().to_le_bytes();
+    let tensors: Vec<(String, Vec<usize>, Vec<u8>)> = own
+        .tensors
+        .iter()
+        .filter(|(name, _)| name.starts_with("linear"))
+        .map(|(name, a)| {
+            (name.replace("linear0.bn", "norm"), a.shape.clone(), a.data.iter().flat_map(half).collect())
+        })
+        .collect();
+    let view = |dtype, shape: &[usize], bytes| {
+        safetensors::tensor::TensorView::new(dtype, shape.to_vec(), bytes).unwrap()
+    };
+    let mut views: Vec<_> =
+        tensors.iter().map(|(n, s, b)| (n.as_str(), view(safetensors::Dtype::F16, s, b))).collect();
+    views.push(("norm.num_batches_tracked", view(safetensors::Dtype::I64, &[], &[0; 8])));
+    f.write("torch.safetensors", safetensors::serialize(views, None).unwrap());
+
+    let quantize = ["quantize", "torch.safetensors", "--config", "run.toml", "--out", "m.piq"];
+    let text = failure(&f.qat(&quantize), 4);
+    assert!(text.contains("torch.safetensors: tensor `linear0.bias`"), "{text}");
+    success(&f.qat(&[&quantize[..], &["--rename", "norm=linear0.bn"]].concat()));
+    success(&f.qat(&["verify", "m.piq"]));
+    let text = failure(&f.qat(&[&quantize[..], &["--rename", "nom=linear0.bn"]].concat()), 4);
+    assert!(text.contains("`nom`") && text.contains("linear0.weight"), "{text}");
+
+    let by_weight =
+        |more: &[&str]| f.qat(&[&["quantize", "torch.safetensors", "--by-weight"], more].concat());
+    let table = json(&success(&by_weight(&["--json", "--step", "pi", "--out", "q.safetensors"])));
+    assert_eq!(table["quantised"], 4 * 8 + 8 * 3);
+    assert!(table["sqnr_db"].as_f64().unwrap() > 5.0, "{table}");
+    let quantised = qat_trainer::checkpoint::Checkpoint::load(&f.path("q.safetensors")).unwrap();
+    let row: std::collections::BTreeSet<u32> =
+        quantised.tensors["linear1.weight"].data[..8].iter().map(|w| w.to_bits()).collect();
+    assert!(row.len() <= 4);
+    let text = success(&by_weight(&["--bits", "3", "--group", "8"]));
+    assert!(text.contains("linear1.weight") && text.contains("kept") && text.contains("SQNR"), "{text}");
+}
+
+#[test]
+fn exported_weights_are_the_values_of_the_codes() {
+    let f = Fixture::new(IDX);
+    let said = json(&success(&f.qat(&["export", "run", "--safetensors", "q.safetensors", "--json"])));
+    assert_eq!(said["bytes"], f.read("q.safetensors").len());
+    let weights = qat_trainer::checkpoint::Checkpoint::load(&f.path("q.safetensors")).unwrap();
+    let linear = &weights.tensors["linear3.weight"];
+    assert_eq!(linear.shape, [3, 16]);
+    // Two bits, mid-rise: four values symmetric about 0.
+    for row in linear.data.chunks(16) {
+        let values: std::collections::BTreeSet<u32> = row.iter().map(|w| w.abs().to_bits()).collect();
+        assert!(values.len() <= 2 && !row.contains(&0.0), "{row:?}");
+    }
+    assert_eq!(json(&success(&f.qat(&["export", "run", "--json"])))["bytes"], f.read("run/model.piq").len());
 }
 
 #[test]

@@ -1,14 +1,17 @@
 //! `qat export`.
 
-use super::output::say;
+use super::output::{say, say_json};
 use qat_kernels::artifact::Target;
 use qat_trainer::checkpoint::{Checkpoint, write_atomically};
 use qat_trainer::data::Dataset;
-use qat_trainer::export::{About, Options, export, export_checkpoint, rust_module};
-use qat_trainer::graph::Graph;
+use qat_trainer::export::{
+    About, Options, dequantised, export, export_checkpoint, load_network, rust_module,
+};
+use qat_trainer::graph::{Graph, Quantised};
 use qat_trainer::ptq;
 use qat_trainer::spec::Run;
 use qat_trainer::{Error, ErrorKind, Result};
+use serde::Serialize;
 use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
 
@@ -30,11 +33,24 @@ pub(super) struct Arguments {
     /// Write a Rust module for firmware into this folder instead: mod.rs and model.piq.
     #[arg(long, value_name = "DIR", conflicts_with = "out")]
     rust: Option<PathBuf>,
+    /// Write the weights instead, each replaced by the value of its code, as a safetensors file for other programs:
+    /// L.weight and L.bias of every layer L in torch's layouts, batch normalisation folded.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["out", "rust"])]
+    safetensors: Option<PathBuf>,
+    /// Print one line of JSON instead of text.
+    #[arg(long)]
+    json: bool,
     #[command(flatten)]
     timestamp: Timestamp,
 }
 
-fn parse_target(name: &str) -> std::result::Result<Target, String> {
+#[derive(Serialize)]
+struct Answer<'a> {
+    file: &'a Path,
+    bytes: usize,
+}
+
+pub(super) fn parse_target(name: &str) -> std::result::Result<Target, String> {
     Target::from_name(name).ok_or_else(|| {
         let names = Target::ALL.map(Target::name);
         format!("no such core family; there are: {}", names.join(", "))
@@ -51,6 +67,14 @@ pub(super) struct Timestamp {
 }
 
 impl Timestamp {
+    /// The time to state in a file that has to state one.
+    pub(super) fn or_now(self) -> Result<u64> {
+        match self.resolve()? {
+            0 => Ok(std::time::SystemTime::UNIX_EPOCH.elapsed().map_or(0, |t| t.as_secs())),
+            time => Ok(time),
+        }
+    }
+
     /// The time to state, 0 for none.
     pub(super) fn resolve(self) -> Result<u64> {
         if let Some(time) = self.timestamp {
@@ -73,19 +97,39 @@ impl Arguments {
         let (from, name) =
             if self.ptq { ("fp32.safetensors", "ptq.piq") } else { ("checkpoint.safetensors", "model.piq") };
         let from = self.run.join(from);
+        let bytes = std::fs::read(&from).map_err(|e| Error::io("read", &from, &e))?;
+        if let Some(path) = &self.safetensors {
+            let network = match self.ptq {
+                true => post_training(&run, &Dataset::load(&run.data)?, &bytes).map(|(network, _)| network),
+                false => load_network(&run, &bytes).map(|(network, _)| network),
+            };
+            let network = network.map_err(|e| e.file(&from))?;
+            let file =
+                dequantised(&run.model, &network).and_then(|c| c.to_bytes()).map_err(|e| e.file(&from))?;
+            write_atomically(path, &file)?;
+            return self.answer(path, file.len());
+        }
         let file = if self.ptq {
             let data = Dataset::load(&run.data)?;
             export_ptq(&run, &data, &from, options)?
         } else {
-            let bytes = std::fs::read(&from).map_err(|e| Error::io("read", &from, &e))?;
             export_checkpoint(&run, &bytes, options).map_err(|e| e.file(&from))?
         };
         if let Some(folder) = &self.rust {
-            return write_module(folder, &file);
+            write_module(folder, &file)?;
+            let text = format!("{}: mod.rs and model.piq, {} bytes", folder.display(), file.len());
+            return if self.json { self.answer(folder, file.len()) } else { say(&text) };
         }
-        let out = self.out.unwrap_or_else(|| self.run.join(name));
+        let out = self.out.clone().unwrap_or_else(|| self.run.join(name));
         write_atomically(&out, &file)?;
-        say(&format!("{}: {} bytes", out.display(), file.len()))
+        self.answer(&out, file.len())
+    }
+
+    fn answer(&self, file: &Path, bytes: usize) -> Result<()> {
+        match self.json {
+            true => say_json(&Answer { file, bytes }),
+            false => say(&format!("{}: {bytes} bytes", file.display())),
+        }
     }
 }
 
@@ -94,20 +138,21 @@ fn write_module(folder: &Path, file: &[u8]) -> Result<()> {
     let module = rust_module(file)?;
     std::fs::create_dir_all(folder).map_err(|e| Error::io("create", folder, &e))?;
     write_atomically(&folder.join("model.piq"), file)?;
-    write_atomically(&folder.join("mod.rs"), module.as_bytes())?;
-    say(&format!("{}: mod.rs and model.piq, {} bytes", folder.display(), file.len()))
+    write_atomically(&folder.join("mod.rs"), module.as_bytes())
 }
 
 /// Quantises the floating-point checkpoint at `from` without training.
 pub(super) fn export_ptq(run: &Run, data: &Dataset, from: &Path, options: Options) -> Result<Vec<u8>> {
     let bytes = std::fs::read(from).map_err(|e| Error::io("read", from, &e))?;
-    let build = || {
-        let checkpoint = Checkpoint::from_bytes(&bytes)?;
-        let graph = Graph::from_checkpoint(&run.model, data.shape, data.classes.len(), &checkpoint)?;
-        let calibration = run.qat.calibration;
-        let network = ptq::quantise(graph, data.input, &data.train.features, calibration)?;
-        let about = About::new(run, data, format!("ptq, calibrated ranges, {}", calibration.method.name()));
-        export(&network, &run.name, &about, Sha256::digest(&bytes).into(), options)
-    };
-    build().map_err(|e| e.file(from))
+    let (network, about) = post_training(run, data, &bytes).map_err(|e| e.file(from))?;
+    export(&network, &run.name, &about, Sha256::digest(&bytes).into(), options).map_err(|e| e.file(from))
+}
+
+fn post_training(run: &Run, data: &Dataset, bytes: &[u8]) -> Result<(Quantised, About)> {
+    let checkpoint = Checkpoint::from_bytes(bytes)?;
+    let graph = Graph::from_checkpoint(&run.model, data.shape, data.classes.len(), &checkpoint)?;
+    let calibration = run.qat.calibration;
+    let network = ptq::quantise(graph, data.input, &data.train.features, calibration)?;
+    let method = ptq::method(calibration.method.name());
+    Ok((network, About::new(run, data, method)))
 }

@@ -1,5 +1,7 @@
 //! The command line: reads arguments, calls the library, prints.
 
+mod calibrate;
+mod checkpoint;
 mod completions;
 mod config;
 mod eval;
@@ -7,6 +9,7 @@ mod export;
 mod inspect;
 mod output;
 mod presets;
+mod quantize;
 mod train;
 mod verify;
 
@@ -33,6 +36,10 @@ struct Arguments {
 enum Command {
     /// Train a model: in floating point, then with quantisation in the loop, then export and measure it.
     Train(train::Arguments),
+    /// Measure the ranges of activations of a floating-point checkpoint and write them as a .cal file.
+    Calibrate(calibrate::Arguments),
+    /// Quantise a floating-point checkpoint without training: into a .piq file, or weight by weight.
+    Quantize(quantize::Arguments),
     /// Write the model of a run folder as a .piq file. Needs no data and no libtorch.
     Export(export::Arguments),
     /// Measure a .piq file on the test split, with the integer engine that runs on the device.
@@ -51,6 +58,8 @@ enum Command {
 pub(crate) fn main() -> ExitCode {
     let done = match Arguments::parse().command {
         Command::Train(a) => a.run(),
+        Command::Calibrate(a) => a.run(),
+        Command::Quantize(a) => a.run(),
         Command::Export(a) => a.run(),
         Command::Eval(a) => a.run(),
         Command::Inspect(a) => a.run(),

@@ -104,6 +104,14 @@ pub fn codes(weights: &Weights, quant: WeightQuant, steps: &Steps) -> Result<Vec
     each(weights, steps, |w, step| quant.levels.quantize(w, step) as i8)
 }
 
+/// The values of the codes of a layer's weights, row by row.
+///
+/// # Errors
+/// As [`codes`].
+pub fn dequantised_rows(weights: &Weights, quant: WeightQuant, steps: &Steps) -> Result<Vec<f32>> {
+    each(weights, steps, |w, step| quant.levels.fake_quantize(w, step))
+}
+
 fn each<T>(weights: &Weights, steps: &Steps, f: impl Fn(f32, f32) -> T) -> Result<Vec<T>> {
     let mut out = Vec::with_capacity(weights.rows.len());
     for (channel, row) in weights.channel_rows().enumerate() {
@@ -167,7 +175,7 @@ impl Quantised {
         for (node, steps) in graph.nodes.iter_mut().zip(&self.steps) {
             let quant = node.op.quant();
             if let (Some(weights), Some(quant), Some(steps)) = (&mut node.weights, quant, steps) {
-                weights.rows = each(weights, steps, |w, step| quant.levels.fake_quantize(w, step))?;
+                weights.rows = dequantised_rows(weights, quant, steps)?;
             }
         }
         Ok(graph)

@@ -268,3 +268,24 @@ fn codes_are_those_of_the_shared_contract() {
         assert_eq!(i32::from(q), levels.quantize(w, step));
     }
 }
+
+/// A run description and a data set for [`small_cnn`].
+pub(crate) fn run_and_data() -> (Run, crate::data::Dataset) {
+    let text = format!(
+        "[data]\nformat = \"csv\"\ntrain = \"a\"\ntest = \"b\"\n[model]\nlayers = [{SMALL_CNN}]\n[qat]\nbits = 3\n"
+    );
+    let split = |n: usize| crate::data::Split {
+        features: examples(n, SMALL_INPUT.len()),
+        labels: (0..n as u32).map(|i| i % 3).collect(),
+    };
+    let data = crate::data::Dataset {
+        train: split(30),
+        test: split(9),
+        classes: ["a", "b", "c"].map(String::from).into(),
+        shape: SMALL_INPUT,
+        standardisation: crate::data::Standardisation::none(),
+        input: crate::affine::Affine::from_range(-1.5, 1.5),
+        sha256: [7; 32],
+    };
+    (Run::parse(&text, Path::new("run.toml")).unwrap(), data)
+}

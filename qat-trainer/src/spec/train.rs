@@ -2,6 +2,7 @@
 
 use super::Source;
 use crate::error::{Error, ErrorKind, Result};
+use qat_kernels::calibration::CalibrationMethod;
 use qat_kernels::config::StepRule;
 use qat_kernels::{Grid, QatConfig, SteVariant};
 use serde::Deserialize;
@@ -149,10 +150,11 @@ pub enum ActivationQuant {
 }
 
 /// How the ranges of the activations are measured.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Calibration {
-    /// What makes the range; default `mse`.
+    /// What makes the range: `"mse"` (the default: the least squared error after rounding), `"min-max"`, `"entropy"`,
+    /// `{ percentile = { share = 0.9999 } }` or `{ moving-average = { momentum = 0.9 } }`.
     pub method: CalibrationMethod,
     /// Training examples looked at, from the first; at least 1, default 512.
     pub samples: usize,
@@ -160,29 +162,7 @@ pub struct Calibration {
 
 impl Default for Calibration {
     fn default() -> Self {
-        Self { method: CalibrationMethod::default(), samples: 512 }
-    }
-}
-
-/// What makes the range of an activation.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum CalibrationMethod {
-    /// Smallest and largest value seen.
-    MinMax,
-    /// The range with the least squared error after rounding to 8 bits.
-    #[default]
-    Mse,
-}
-
-impl CalibrationMethod {
-    /// The name in TOML and in a model's provenance.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            CalibrationMethod::MinMax => "min-max",
-            CalibrationMethod::Mse => "mse",
-        }
+        Self { method: CalibrationMethod::Mse, samples: 512 }
     }
 }
 
@@ -212,6 +192,9 @@ impl QatSpec {
         config
             .validate()
             .map_err(|e| source.error("qat", key_of(&e), e.to_string()).remedy("correct the value"))?;
+        raw.calibration.method.validate().map_err(|e| {
+            source.error("qat", "calibration", e.to_string()).remedy("correct the method's number")
+        })?;
         if raw.calibration.samples == 0 {
             return Err(source
                 .error("qat", "calibration", "samples = 0 measures nothing")

@@ -1,0 +1,51 @@
+//! A quantised network as plain weights: for programs that know no quantisation.
+
+use crate::checkpoint::Checkpoint;
+use crate::error::Result;
+use crate::graph::{Quantised, row_order};
+use crate::spec::ModelSpec;
+
+/// The weights of `network`, each replaced by the value of its code, with batch normalisation folded: tensors
+/// `L.weight` and `L.bias` in torch's layouts (see [`crate::checkpoint`]).
+///
+/// # Errors
+/// [`crate::ErrorKind::Model`] for steps that are none, [`crate::ErrorKind::Spec`] if `model` is not the network's.
+pub fn dequantised(model: &ModelSpec, network: &Quantised) -> Result<Checkpoint> {
+    let graph = network.dequantised()?;
+    let shapes = model.shapes(graph.input)?;
+    let mut checkpoint = Checkpoint::default();
+    for (i, node) in graph.nodes.iter().enumerate() {
+        let (Some(weights), Some(shape)) = (&node.weights, node.op.weight_shape(node.input_shape)) else {
+            continue;
+        };
+        let order = row_order(model, i, graph.input, &shapes);
+        let mut values = vec![0.0; weights.rows.len()];
+        for (to, from) in values.chunks_exact_mut(order.len().max(1)).zip(weights.channel_rows()) {
+            for (&at, &value) in order.iter().zip(from) {
+                to[at] = value;
+            }
+        }
+        checkpoint.insert(&format!("{}.weight", node.name), &shape, values)?;
+        checkpoint.insert(&format!("{}.bias", node.name), &[weights.channels], weights.bias.clone())?;
+    }
+    Ok(checkpoint)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::graph::{Graph, tests as nets};
+    use crate::ptq;
+    use crate::spec::Calibration;
+
+    #[test]
+    fn the_file_computes_what_the_quantised_network_computes() {
+        let (run, data) = nets::run_and_data();
+        let how = Calibration { samples: 5, ..Calibration::default() };
+        let network = ptq::quantise(nets::small_cnn(), data.input, &data.train.features, how).unwrap();
+        let checkpoint = dequantised(&run.model, &network).unwrap();
+        let graph = Graph::from_checkpoint(&run.model, data.shape, 3, &checkpoint).unwrap();
+        assert_eq!(graph, network.dequantised().unwrap());
+        assert_ne!(graph, network.graph);
+    }
+}
