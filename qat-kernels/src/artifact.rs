@@ -22,6 +22,8 @@ mod target;
 pub(crate) use layout::Layout;
 pub(crate) use layout::cortex_m4;
 pub use metadata::{InputTransform, Metadata};
+#[cfg(feature = "alloc")]
+pub(crate) use plan::Buffers;
 pub(crate) use record::{
     ChannelParams, HEADER_LEN, IN_OUTPUT, ModelHeader, OpKind, OpRecord, RECORD_LEN, TensorInfo, WeightSpec,
 };

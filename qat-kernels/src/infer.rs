@@ -11,6 +11,7 @@
 //! (Jacob et al. 2018, eq. 4 and 7, with the zero point of the input folded into the bias b.) The shift is arithmetic,
 //! so halves round up. π, the steps and the scales live in M, one per output channel.
 
+mod arena_use;
 mod check;
 mod cortex_m4;
 mod engine;
@@ -18,6 +19,8 @@ mod kernels;
 mod last_linear;
 mod model;
 
+#[cfg(feature = "alloc")]
+pub use arena_use::ArenaUse;
 #[cfg(feature = "alloc")]
 pub(crate) use check::scratch_len;
 pub use kernels::argmax;

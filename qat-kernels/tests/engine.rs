@@ -260,6 +260,50 @@ proptest! {
     }
 }
 
+/// A sum takes the place of an operand that nobody reads any more, whichever it is, and comes out the same.
+#[test]
+fn sums_in_place_equal_sums_apart() {
+    let n = &mut Numbers(3);
+    let x = n.tensor([3, 5, 7]);
+    let input = n.int8s(105);
+    let [first, second, y] = [(); 3].map(|()| n.output(1.0, [-120, 125]));
+    let one = Window::square(1, 1, 0);
+    let start = || {
+        let mut b = ModelBuilder::new(x);
+        let [p, q] = [first, second].map(|o| b.avg_pool(b.input(), one, o).unwrap());
+        (b, p, q)
+    };
+    let apart = |same: bool| {
+        let (mut b, p, q) = start();
+        b.add(p, if same { p } else { q }, y).unwrap();
+        run(&build(b), &input)
+    };
+    // Which operands are read once more after the sum, and the buffers that are needed for that.
+    for (keep_p, keep_q, same, buffers) in [
+        (false, false, false, 2),
+        (true, false, false, 2),
+        (false, true, false, 2),
+        (true, true, false, 3),
+        (false, false, true, 2),
+    ] {
+        let (mut b, p, q) = start();
+        let sum = b.add(p, if same { p } else { q }, y).unwrap();
+        let mut last = b.max_pool(sum, one, [-128, 127]).unwrap();
+        for (keep, operand) in [(keep_p, p), (keep_q, q)] {
+            if keep {
+                b.max_pool(operand, one, [-128, 127]).unwrap();
+                last = b.max_pool(last, one, [-128, 127]).unwrap();
+            }
+        }
+        b.max_pool(last, one, [-128, 127]).unwrap();
+        let file = build(b);
+        assert_eq!(run(&file, &input), apart(same), "{keep_p} {keep_q} {same}");
+        let model = Model::parse(&file).unwrap();
+        let sum_bytes = model.arena_use().live_bytes[2];
+        assert_eq!(sum_bytes, buffers * 105, "{keep_p} {keep_q} {same}");
+    }
+}
+
 #[test]
 fn argmax_writes_the_first_largest_index() {
     let mut b = ModelBuilder::new(TensorSpec { shape: [1, 1, 300], scale: 1.0, zero_point: 0 });

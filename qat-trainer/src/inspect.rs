@@ -31,6 +31,10 @@ pub struct Report {
     pub bits_per_weight: f64,
     /// Bytes of scratch memory that a run needs.
     pub arena_bytes: usize,
+    /// The most bytes that any layer keeps alive in it: no arena can be smaller.
+    pub arena_lower_bound: usize,
+    /// The first layer that needs as many.
+    pub arena_layer: usize,
     /// Multiply-accumulates of a run.
     pub macs: u64,
     /// Inputs in the file with the outputs that every engine must give.
@@ -73,6 +77,8 @@ pub struct Layer {
     pub bytes: usize,
     /// Multiply-accumulates.
     pub macs: u64,
+    /// Bytes of the arena that hold something while it runs.
+    pub live_bytes: usize,
     /// Its output.
     pub output: Tensor,
 }
@@ -84,15 +90,18 @@ impl Report {
     /// [`crate::ErrorKind::Model`] if the metadata does not decode.
     pub fn new(model: &Model<'_>, file_bytes: usize) -> Result<Self> {
         let meta = model.metadata()?;
+        let arena = model.arena_use();
         let layers: Vec<Layer> = model
             .operators()
-            .map(|op| Layer {
+            .zip(&arena.live_bytes)
+            .map(|(op, &live_bytes)| Layer {
                 operator: op.name,
                 bits: op.bits,
                 group: op.group,
                 weights: op.weights,
                 bytes: op.parameter_bytes,
                 macs: op.macs,
+                live_bytes,
                 output: Tensor {
                     shape: op.output_shape,
                     scale: op.output_scale,
@@ -117,7 +126,9 @@ impl Report {
             parameter_bytes: layers.iter().map(|l| l.bytes).sum(),
             weights,
             bits_per_weight: bits / weights.max(1) as f64,
-            arena_bytes: model.arena_len(),
+            arena_bytes: arena.arena_bytes,
+            arena_lower_bound: arena.largest_live_set(),
+            arena_layer: arena.largest_operator(),
             macs: model.macs(),
             known_answers: model.known_answers().count(),
             source_sha256: hex(&meta.source_sha256),
@@ -140,22 +151,25 @@ impl fmt::Display for Report {
             "  file {} bytes, arena {} bytes, {} MACs",
             self.file_bytes, self.arena_bytes, self.macs
         )?;
+        writeln!(
+            f,
+            "  layer {} needs the most memory: {} bytes, the arena's lower bound",
+            self.arena_layer, self.arena_lower_bound
+        )?;
         writeln!(f, "  {} weights at {:.2} bits on average", self.weights, self.bits_per_weight)?;
         writeln!(
             f,
-            "{:>4}  {:<16} {:>4} {:>10} {:>9} {:>9} {:>10} {:>12} {:>5}",
-            "", "operator", "bits", "output", "weights", "bytes", "MACs", "scale", "zero"
+            "{:>4}  {:<16} {:>4} {:>10} {:>9} {:>9} {:>10} {:>9} {:>12} {:>5}",
+            "", "operator", "bits", "output", "weights", "bytes", "MACs", "memory", "scale", "zero"
         )?;
         let Tensor { shape: s, scale, zero_point } = self.input;
         writeln!(
             f,
-            "{:>4}  {:<16} {:>4} {:>10} {:>9} {:>9} {:>10} {scale:>12.4e} {zero_point:>5}",
+            "{:>4}  {:<16} {:>4} {:>10} {:>40} {scale:>12.4e} {zero_point:>5}",
             "",
             "input",
             "",
             shape(s),
-            "",
-            "",
             ""
         )?;
         for (i, l) in self.layers.iter().enumerate() {
@@ -166,12 +180,13 @@ impl fmt::Display for Report {
             };
             writeln!(
                 f,
-                "{i:>4}  {:<16} {bits:>4} {:>10} {:>9} {:>9} {:>10} {:>12.4e} {:>5}",
+                "{i:>4}  {:<16} {bits:>4} {:>10} {:>9} {:>9} {:>10} {:>9} {:>12.4e} {:>5}",
                 l.operator,
                 shape(l.output.shape),
                 l.weights,
                 l.bytes,
                 l.macs,
+                l.live_bytes,
                 l.output.scale,
                 l.output.zero_point
             )?;

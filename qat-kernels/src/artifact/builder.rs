@@ -3,13 +3,13 @@
 
 use super::layout::Layout;
 use super::metadata::Metadata;
-use super::plan::{Lifetime, plan};
+use super::plan::{Buffers, plan};
 use super::record::{ChannelParams, IN_OUTPUT, ModelHeader, OpKind, OpRecord, TensorInfo, WeightSpec};
 use super::sections::{Section, assemble};
 use super::target::Target;
 use crate::error::{Error, FileFault, OpFault, Result, What};
 use crate::grid::{Levels, pi_step};
-use crate::infer::{Model, scratch_len};
+use crate::infer::Model;
 use alloc::vec::Vec;
 
 /// A tensor's shape (height, width, channels) and what its int8 values stand for: `scale·(q − zero_point)`.
@@ -469,24 +469,13 @@ impl ModelBuilder {
     /// Gives every intermediate tensor and scratch buffer its place; returns the arena's length.
     fn plan_arena(&mut self) -> Result<usize> {
         let last = self.records.len().saturating_sub(1);
-        let mut buffers = Vec::new();
-        for (op, record) in self.records.iter().enumerate() {
-            let shape = op_fault(op, OpFault::Shape);
-            let kind = OpKind::from_u8(record.kind).ok_or(shape)?;
-            let read_by = |r: &OpRecord| r.inputs.iter().any(|&t| usize::from(t) == op + 1);
-            let last_use = self.records.iter().rposition(read_by).unwrap_or(op);
-            let bytes = if op == last { 0 } else { record.output.len().ok_or(shape)? };
-            buffers.push(Lifetime { bytes, first: op, last: last_use });
-            let input = self.info(TensorId(record.inputs[0]))?;
-            let scratch = scratch_len(kind, record, &input).ok_or(shape)?;
-            buffers.push(Lifetime { bytes: scratch, first: op, last: op });
-        }
-        let (offsets, arena_len) = plan(&buffers);
+        let buffers = Buffers::new(&self.input, &self.records).ok_or(op_fault(last, OpFault::Shape))?;
+        let (offsets, arena_len) = plan(&buffers.lifetimes);
         let too_long = Error::File { at: 0, fault: FileFault::TooLong };
-        for (op, record) in self.records.iter_mut().enumerate() {
+        for (op, (record, [result, scratch])) in self.records.iter_mut().zip(buffers.of).enumerate() {
             let place = |i: usize| u32::try_from(offsets[i]).map_err(|_| too_long);
-            record.output.offset = if op == last { IN_OUTPUT } else { place(2 * op)? };
-            record.scratch = if buffers[2 * op + 1].bytes == 0 { 0 } else { place(2 * op + 1)? };
+            record.output.offset = if op == last { IN_OUTPUT } else { place(result)? };
+            record.scratch = if buffers.lifetimes[scratch].bytes == 0 { 0 } else { place(scratch)? };
         }
         Ok(arena_len)
     }

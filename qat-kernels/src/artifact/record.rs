@@ -41,6 +41,12 @@ impl OpKind {
         })
     }
 
+    /// Whether each output value depends on the operands' values at its own place only, so that the result may take the
+    /// place of one of them.
+    pub(crate) const fn in_place(self) -> bool {
+        matches!(self, OpKind::Add)
+    }
+
     /// Whether the operator has weights, biases and multipliers.
     pub(crate) const fn has_weights(self) -> bool {
         matches!(self, OpKind::Linear | OpKind::Conv2d | OpKind::DepthwiseConv2d)

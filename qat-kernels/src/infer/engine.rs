@@ -39,9 +39,18 @@ fn operator(
 
     let scratch_range = range(op.scratch, scratch_len(kind, &op, &tensors[0])?)?;
     let (scratch, parts) = carve(before, after, out_range.end, scratch_range)?;
+    // An operand whose place the result takes is in `out` and nowhere else.
+    let shared = |which: usize| -> Option<bool> {
+        let in_arena = *op.inputs.get(which)? != 0;
+        Some(kind.in_place() && in_arena && tensors.get(which)?.offset == result.offset)
+    };
     let operand = |which: usize| -> Option<&[i8]> {
         let (tensor, info) = (*op.inputs.get(which)?, tensors.get(which)?);
-        if tensor == 0 { Some(model_input) } else { parts.find(range(info.offset, info.len()?)?) }
+        match (tensor, shared(which)?) {
+            (0, _) => Some(model_input),
+            (_, true) => Some(&[]),
+            _ => parts.find(range(info.offset, info.len()?)?),
+        }
     };
     let x = operand(0)?;
     let first = &tensors[0];
@@ -66,8 +75,13 @@ fn operator(
             out,
         ),
         OpKind::Add => {
-            let zero_points = [first.zero_point, tensors[1].zero_point];
-            kernels::add([x, operand(1)?], zero_points, op.multipliers, &requant(&op), out)
+            let (other, requant) = (operand(1)?, requant(&op));
+            let ([z, other_z], [m, other_m]) = ([first, &tensors[1]].map(|t| t.zero_point), op.multipliers);
+            match [shared(0)?, shared(1)?] {
+                [true, _] => kernels::add_in_place(out, other, [z, other_z], [m, other_m], &requant),
+                [_, true] => kernels::add_in_place(out, x, [other_z, z], [other_m, m], &requant),
+                _ => kernels::add([x, other], [z, other_z], [m, other_m], &requant, out),
+            }
         }
         OpKind::ArgMax => {
             let index = kernels::argmax(x) as u16;

@@ -14,7 +14,7 @@ mod pool;
 mod requant;
 mod window;
 
-pub(super) use add::add;
+pub(super) use add::{add, add_in_place};
 pub(super) use conv::conv2d;
 pub(super) use depthwise::depthwise_conv2d;
 pub(super) use dot::WeightView;

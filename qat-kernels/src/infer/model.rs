@@ -91,7 +91,7 @@ impl<'a> Model<'a> {
         let header = ModelHeader::read(sections.program).ok_or(broken)?;
         let records = sections.program.get(HEADER_LEN..).ok_or(broken)?;
         let operators = usize::from(header.operators);
-        if operators == 0 || records.len() != operators * RECORD_LEN {
+        if !(1..=check::MAX_OPERATORS).contains(&operators) || records.len() != operators * RECORD_LEN {
             return Err(broken);
         }
         let input_len = header.input.len().filter(|&n| n > 0 && n <= check::MAX_ELEMENTS).ok_or(broken)?;
