@@ -1,5 +1,7 @@
 //! Matrices, and the generated ones.
 
+use qat_benches::numbers::SplitMix64;
+
 /// Weights of a layer, a row per output channel.
 #[derive(Clone)]
 pub(crate) struct Matrix {
@@ -34,17 +36,4 @@ pub(crate) fn laplace(rows: usize, columns: usize) -> Matrix {
         -u.signum() * (1.0 - 2.0 * u.abs()).max(f64::MIN_POSITIVE).ln()
     };
     Matrix { weights: (0..rows * columns).map(|_| draw() as f32).collect(), columns }
-}
-
-/// Steele et al. 2014.
-struct SplitMix64(u64);
-
-impl SplitMix64 {
-    /// Uniform in (0, 1].
-    fn unit(&mut self) -> f64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        ((z ^ (z >> 31)) >> 11) as f64 / (1u64 << 53) as f64 + f64::EPSILON / 2.0
-    }
 }
