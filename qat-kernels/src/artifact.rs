@@ -25,7 +25,8 @@ pub use metadata::{InputTransform, Metadata};
 #[cfg(feature = "alloc")]
 pub(crate) use plan::Buffers;
 pub(crate) use record::{
-    ChannelParams, HEADER_LEN, IN_OUTPUT, ModelHeader, OpKind, OpRecord, RECORD_LEN, TensorInfo, WeightSpec,
+    ChannelParams, HEADER_LEN, IN_OUTPUT, ModelHeader, OpKind, OpRecord, RECORD_LEN, RotationRecord,
+    TensorInfo, WeightSpec,
 };
 pub(crate) use sections::Sections;
 pub use target::Target;

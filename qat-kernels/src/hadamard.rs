@@ -252,7 +252,7 @@ impl Rotation {
     }
 
     #[inline]
-    const fn sign_word(self, index: usize) -> u64 {
+    pub(crate) const fn sign_word(self, index: usize) -> u64 {
         let z = self.seed.wrapping_add((index as u64).wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15));
         let z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
         let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);

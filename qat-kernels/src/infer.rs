@@ -23,6 +23,8 @@ mod model;
 pub use arena_use::ArenaUse;
 #[cfg(feature = "alloc")]
 pub(crate) use check::scratch_len;
+#[cfg(feature = "alloc")]
+pub(crate) use check::{SOFTMAX_ONE, SOFTMAX_OUTPUT};
 pub use kernels::argmax;
 pub use last_linear::LastLinear;
 pub use model::{KnownAnswer, Model, OperatorInfo};

@@ -3,6 +3,7 @@
 
 use anyhow::{Context as _, Result};
 use qat_kernels::artifact::{Metadata, ModelBuilder, Output, Steps, Target, TensorSpec, Weights, Window};
+use qat_kernels::hadamard::Rotation;
 use qat_kernels::{Grid, Levels};
 
 use crate::samples::Samples;
@@ -32,7 +33,7 @@ pub(crate) const FAMILIES: [Target; 4] =
 pub(crate) fn probes() -> Result<Vec<Probe>> {
     let kinds =
         [2, 3, 4, 5, 6, 7, 8].into_iter().flat_map(|bits| [(bits, Grid::MidTread), (bits, Grid::MidRise)]);
-    let mut probes = Vec::new();
+    let mut probes = vec![functions()?];
     for (index, (bits, grid)) in kinds.enumerate() {
         let group = if index % 2 == 1 { GROUP } else { 0 };
         probes.push(probe(bits, grid, group, Target::Portable)?);
@@ -86,6 +87,28 @@ fn probe(bits: u8, grid: Grid, group: usize, target: Target) -> Result<Probe> {
     let known: Vec<i8> = (0..len).map(|_| layers.numbers.int8()).collect();
     let file = model.finish(&metadata, &[&known]).with_context(context)?;
     let values = (0..SAMPLES * len).map(|_| layers.numbers.int8().cast_unsigned()).collect();
+    Ok(Probe { samples: Samples::new(len, values)?, file, target, name })
+}
+
+/// Operators that have the same kernel on all cores: a rotation before a layer, a sigmoid behind it, a softmax.
+fn functions() -> Result<Probe> {
+    let (name, target) = ("functions".to_owned(), Target::Portable);
+    let mut layers = Layers { numbers: Numbers(7), levels: Levels::new(3, Grid::MidRise)?, group: 0 };
+    let shape = [2, 3, 32];
+    let spec = TensorSpec { shape, scale: 0.02, zero_point: layers.numbers.int8() };
+    let mut model = ModelBuilder::new(spec);
+    let len = shape.iter().map(|&n| usize::from(n)).product();
+    let a = model.hadamard(model.input(), Rotation::even(5, len)?, Output::new(0.025, 3))?;
+    let layer = layers.next(40, len, model.tensor(a)?);
+    let b = model.linear(a, &layer.weights(), &layer.bias, layer.output)?;
+    let c = model.sigmoid(b)?;
+    let layer = layers.next(CLASSES, 40, model.tensor(c)?);
+    let d = model.linear(c, &layer.weights(), &layer.bias, layer.output)?;
+    model.softmax(d)?;
+    let metadata = Metadata { name: &name, tool: "xtask", ..Metadata::default() };
+    let file = model.finish(&metadata, &[]).with_context(|| format!("probe {name}"))?;
+    let mut values = vec![i8::MIN.cast_unsigned(); len];
+    values.resize_with(SAMPLES * len, || layers.numbers.int8().cast_unsigned());
     Ok(Probe { samples: Samples::new(len, values)?, file, target, name })
 }
 
@@ -207,7 +230,15 @@ mod tests {
     fn probes_tell_samples_apart() {
         for probe in probes().unwrap() {
             let logits = host_logits(&probe.file, probe.name.as_ref(), &probe.samples).unwrap();
-            if !probe.name.contains("_2bit") {
+            if probe.name == "functions" {
+                let sums = logits
+                    .chunks(CLASSES)
+                    .map(|row| row.iter().map(|y| i32::from(y.cast_signed()) + 128).sum());
+                assert!(
+                    sums.into_iter().all(|sum: i32| (250..=262).contains(&sum)),
+                    "shares add up to 1: {logits:?}"
+                );
+            } else if !probe.name.contains("_2bit") {
                 assert_eq!(logits.len(), probe.samples.count() * CLASSES);
                 let distinct: HashSet<_> = logits.iter().collect();
                 assert!(distinct.len() > logits.len() / 2, "{}: {logits:?}", probe.name);

@@ -17,7 +17,6 @@ pub(crate) fn as_i8_mut(bytes: &mut [u8]) -> &mut [i8] {
 }
 
 /// The whole words inside some bytes.
-#[cfg(any(core_family = "cortex-m4", all(test, feature = "alloc")))]
 #[inline]
 pub(crate) fn words_mut(bytes: &mut [i8]) -> &mut [u32] {
     // SAFETY: every bit pattern is valid in both types.

@@ -1,6 +1,8 @@
 //! From real numbers to a `.piq` file: multipliers, folded biases, the arena plan, the overflow proof.
 #![cfg(feature = "alloc")]
 
+mod weightless;
+
 use super::layout::Layout;
 use super::metadata::Metadata;
 use super::plan::{Buffers, plan};
@@ -345,88 +347,6 @@ impl ModelBuilder {
         })
     }
 
-    /// Largest value of each window, clamped. The result keeps the input's scale and zero point; padding never wins.
-    ///
-    /// # Errors
-    /// [`OpFault::Window`] if the window does not fit.
-    pub fn max_pool(&mut self, x: TensorId, window: Window, clamp: [i8; 2]) -> Result<TensorId> {
-        let input = self.info(x)?;
-        let output = Output { scale: input.scale, zero_point: input.zero_point, clamp };
-        self.pool(OpKind::MaxPool, x, window, 0, 0, output)
-    }
-
-    /// Mean of each window, padding counted as 0 (torch's `count_include_pad=True`). A window of the whole input is
-    /// global pooling.
-    ///
-    /// # Errors
-    /// [`OpFault::Window`] if the window does not fit, [`OpFault::Requantisation`] if the scales are too far apart.
-    pub fn avg_pool(&mut self, x: TensorId, window: Window, output: Output) -> Result<TensorId> {
-        let area = f64::from(window.kernel[0]) * f64::from(window.kernel[1]);
-        let scale = self.info(x)?.scale;
-        // The step of `multipliers` is halved there because levels are stored doubled.
-        let (m, shift) = multipliers(&[2.0 / area], scale, output.scale)
-            .map_err(|fault| op_fault(self.records.len(), fault))?;
-        self.pool(OpKind::AvgPool, x, window, m.first().copied().unwrap_or(0), shift, output)
-    }
-
-    fn pool(
-        &mut self,
-        kind: OpKind,
-        x: TensorId,
-        window: Window,
-        multiplier: i32,
-        shift: u8,
-        output: Output,
-    ) -> Result<TensorId> {
-        let [height, width, channels] = self.info(x)?.shape;
-        let size = window.output([height, width]).ok_or(op_fault(self.records.len(), OpFault::Window))?;
-        self.push(OpRecord {
-            shift,
-            clamp: output.clamp,
-            kernel: window.kernel,
-            stride: window.stride,
-            pad: [window.pad[0], window.pad[1]],
-            multipliers: [multiplier, 0],
-            ..plain(kind, [x.0, 0], info([size[0], size[1], channels], output.scale, output.zero_point))
-        })
-    }
-
-    /// Sum of two tensors of one shape, each with its own scale.
-    ///
-    /// # Errors
-    /// [`OpFault::Shape`] for different shapes, [`OpFault::Requantisation`] if the scales are too far apart.
-    pub fn add(&mut self, a: TensorId, b: TensorId, output: Output) -> Result<TensorId> {
-        let op = self.records.len();
-        let (first, second) = (self.info(a)?, self.info(b)?);
-        if first.shape != second.shape {
-            return Err(op_fault(op, OpFault::Shape));
-        }
-        let ratios = [first.scale, second.scale].map(|s| f64::from(s) / f64::from(output.scale));
-        // The larger multiplier gets all of its 21 bits; products and sum then stay below 2^31.
-        let shift =
-            (1..=31).rev().find(|&n| ratios.iter().all(|r| r * power_of_two(n) <= f64::from(1 << 21)));
-        let shift = shift.ok_or(op_fault(op, OpFault::Requantisation))?;
-        let multipliers = ratios.map(|r| libm::rint(r * power_of_two(shift)) as i32);
-        self.push(OpRecord {
-            shift: shift as u8,
-            clamp: output.clamp,
-            multipliers,
-            ..plain(OpKind::Add, [a.0, b.0], info(first.shape, output.scale, output.zero_point))
-        })
-    }
-
-    /// Index of the first largest value as u16, little-endian, in two bytes.
-    ///
-    /// # Errors
-    /// [`OpFault::Input`] if the tensor is another model's.
-    pub fn argmax(&mut self, x: TensorId) -> Result<TensorId> {
-        self.info(x)?;
-        self.push(OpRecord {
-            clamp: [i8::MIN, i8::MAX],
-            ..plain(OpKind::ArgMax, [x.0, 0], info([1, 1, 2], 1.0, 0))
-        })
-    }
-
     /// Plans the arena and writes the file. The outputs for `known_inputs` are computed and stored with them as known
     /// answers. The finished file has passed [`Model::parse`].
     ///
@@ -609,26 +529,6 @@ fn power_of_two(n: i32) -> f64 {
 
 fn info(shape: [u16; 3], scale: f32, zero_point: i8) -> TensorInfo {
     TensorInfo { shape, zero_point, scale, offset: 0 }
-}
-
-/// A record without weights, window or requantisation.
-fn plain(kind: OpKind, inputs: [u16; 2], output: TensorInfo) -> OpRecord {
-    OpRecord {
-        kind: kind as u8,
-        weight_spec: WeightSpec::NONE,
-        shift: 0,
-        clamp: [0; 2],
-        inputs,
-        kernel: [1; 2],
-        stride: [1; 2],
-        pad: [0; 2],
-        weights: 0,
-        divisors: 0,
-        params: 0,
-        multipliers: [0; 2],
-        output,
-        scratch: 0,
-    }
 }
 
 fn expect_len(what: What, expected: usize, got: usize) -> Result<()> {

@@ -25,6 +25,12 @@ pub(crate) enum OpKind {
     Add = 6,
     /// Index of the first largest input as u16, little-endian, in two bytes.
     ArgMax = 7,
+    /// A function of one value, by table.
+    Table = 8,
+    /// Softmax over the channels.
+    Softmax = 9,
+    /// Randomised Hadamard rotation of the input, read as one flat vector.
+    Hadamard = 10,
 }
 
 impl OpKind {
@@ -37,6 +43,9 @@ impl OpKind {
             5 => OpKind::AvgPool,
             6 => OpKind::Add,
             7 => OpKind::ArgMax,
+            8 => OpKind::Table,
+            9 => OpKind::Softmax,
+            10 => OpKind::Hadamard,
             _ => return None,
         })
     }
@@ -50,6 +59,33 @@ impl OpKind {
     /// Whether the operator has weights, biases and multipliers.
     pub(crate) const fn has_weights(self) -> bool {
         matches!(self, OpKind::Linear | OpKind::Conv2d | OpKind::DepthwiseConv2d)
+    }
+
+    /// Bytes in the parameter section of an operator without weights: a value for each input; e^(−s·d) for each distance d
+    /// from the largest input; seed and block of a rotation.
+    pub(crate) const fn constant_bytes(self) -> usize {
+        match self {
+            OpKind::Table => 256,
+            OpKind::Softmax => 512,
+            OpKind::Hadamard => RotationRecord::LEN,
+            _ => 0,
+        }
+    }
+
+    /// Its name in reports.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            OpKind::Linear => "linear",
+            OpKind::Conv2d => "conv2d",
+            OpKind::DepthwiseConv2d => "depthwise_conv2d",
+            OpKind::MaxPool => "max_pool",
+            OpKind::AvgPool => "avg_pool",
+            OpKind::Add => "add",
+            OpKind::ArgMax => "argmax",
+            OpKind::Table => "table",
+            OpKind::Softmax => "softmax",
+            OpKind::Hadamard => "hadamard",
+        }
     }
 }
 
@@ -151,6 +187,32 @@ impl ChannelParams {
     pub(crate) fn write(self) -> [u8; Self::LEN] {
         let ([a, b, c, d], [e, f, g, h]) = (self.bias.to_le_bytes(), self.multiplier.to_le_bytes());
         [a, b, c, d, e, f, g, h]
+    }
+}
+
+/// A rotation: seed u64, block u32, 0 u32.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct RotationRecord {
+    pub(crate) seed: u64,
+    /// Numbers of a block, a power of two.
+    pub(crate) block: u32,
+}
+
+impl RotationRecord {
+    pub(crate) const LEN: usize = 16;
+
+    /// `None` if short, or if the last four bytes are not zero.
+    pub(crate) fn read(bytes: &[u8]) -> Option<Self> {
+        let seed = u64::from(u32_at(bytes, 0)?) | u64::from(u32_at(bytes, 4)?) << 32;
+        (u32_at(bytes, 12)? == 0).then_some(Self { seed, block: u32_at(bytes, 8)? })
+    }
+
+    #[cfg(feature = "alloc")]
+    pub(crate) fn write(self) -> [u8; Self::LEN] {
+        let mut bytes = [0; Self::LEN];
+        bytes[..8].copy_from_slice(&self.seed.to_le_bytes());
+        bytes[8..12].copy_from_slice(&self.block.to_le_bytes());
+        bytes
     }
 }
 

@@ -4,10 +4,13 @@ mod buffers;
 
 use super::cortex_m4;
 use super::model::Model;
-use crate::artifact::{ChannelParams, Layout, OpKind, OpRecord, RECORD_LEN, Target, TensorInfo, WeightSpec};
+use crate::artifact::{
+    ChannelParams, Layout, OpKind, OpRecord, RECORD_LEN, RotationRecord, Target, TensorInfo, WeightSpec,
+};
 use crate::config::{MAX_BITS, MIN_BITS};
 use crate::error::OpFault;
 use crate::grid::{Grid, Levels};
+use crate::hadamard::Rotation;
 use buffers::buffers;
 
 /// Largest tensor: offsets and products of two dimensions stay far from 32 bits.
@@ -16,6 +19,10 @@ pub(super) const MAX_ELEMENTS: usize = 1 << 28;
 pub(super) const MAX_OPERATORS: usize = 4096;
 /// Largest multiplier of an addition; 2·255·2^21 + 2^30 fits an i32.
 const MAX_ADD_MULTIPLIER: i32 = 1 << 21;
+/// e^0 in the table of a softmax.
+pub(crate) const SOFTMAX_ONE: u16 = 1 << 15;
+/// Scale and zero point of shares.
+pub(crate) const SOFTMAX_OUTPUT: (f32, i8) = (1.0 / 256.0, -128);
 /// Largest 60/k.
 const MAX_GROUP_FACTOR: u64 = 30;
 
@@ -68,6 +75,11 @@ pub(super) fn weight_size(kind: OpKind, op: &OpRecord, input: &TensorInfo) -> Op
 /// window is one pixel and always inside; the kernels of a core family may need more, whatever the engine that runs it.
 pub(crate) fn scratch_len(kind: OpKind, op: &OpRecord, input: &TensorInfo) -> Option<usize> {
     let [kh, kw] = op.kernel.map(usize::from);
+    if kind == OpKind::Hadamard {
+        // Sums of the largest block that divides the input, and room to align them. A rotation of smaller blocks leaves some
+        // unused.
+        return 1usize.checked_shl(input.len()?.trailing_zeros())?.checked_mul(4)?.checked_add(3);
+    }
     let window = match kind {
         OpKind::Conv2d if op.kernel == [1, 1] && op.pad == [0, 0] => 0,
         OpKind::Conv2d => kh.checked_mul(kw)?.checked_mul(input.shape[2].into())?,
@@ -115,8 +127,10 @@ pub(super) fn operator(model: &Model<'_>, index: usize) -> Result<u64, OpFault> 
     }
     match kind {
         k if k.has_weights() => weights(model, kind, &op, &input)?,
-        _ => {
-            let unused = op.weight_spec == WeightSpec::NONE && [op.weights, op.divisors, op.params] == [0; 3];
+        k => {
+            let unused = op.weight_spec == WeightSpec::NONE
+                && [op.weights, op.divisors] == [0; 2]
+                && (k.constant_bytes() > 0 || op.params == 0);
             unused.then_some(()).ok_or(OpFault::Reserved)?;
             without_weights(model, kind, &op, &input)?;
         }
@@ -260,9 +274,47 @@ fn without_weights(
             (1..=31).contains(&op.shift)
                 && op.multipliers.iter().all(|m| (0..=MAX_ADD_MULTIPLIER).contains(m))
         }
+        OpKind::Softmax => {
+            let (table, _) = constant(model, kind, op).ok_or(OpFault::Parameters)?.as_chunks();
+            // Then the sum over at most 2^16 − 1 channels is neither 0 nor 2^31.
+            let fits = |power: &[u8; 2]| u16::from_le_bytes(*power) <= SOFTMAX_ONE;
+            let one = table.first().is_some_and(|power| u16::from_le_bytes(*power) == SOFTMAX_ONE);
+            let output = (op.output.scale, op.output.zero_point);
+            (one && table.iter().all(fits)).then_some(()).ok_or(OpFault::Parameters)?;
+            output == SOFTMAX_OUTPUT && op.multipliers == [0; 2] && op.shift == 0
+        }
+        OpKind::Table => {
+            constant(model, kind, op).ok_or(OpFault::Parameters)?;
+            op.clamp == [i8::MIN, i8::MAX] && op.multipliers == [0; 2] && op.shift == 0
+        }
+        OpKind::Hadamard => {
+            let rotation =
+                constant(model, kind, op).and_then(rotation).ok_or(OpFault::Parameters)?.max_block();
+            if input.len().is_none_or(|len| !len.is_multiple_of(rotation)) {
+                return Err(OpFault::Shape);
+            }
+            // |Σ ±(x − z)| ≤ 255·block must leave room for the shift, as above.
+            let room = u64::from(i32::MAX.unsigned_abs()) >> (32 - op.shift.clamp(1, 32));
+            (1..=32).contains(&op.shift)
+                && op.multipliers[0] >= 0
+                && op.multipliers[1] == 0
+                && 255 * rotation as u64 <= room
+        }
         _ => op.multipliers == [0; 2] && op.shift == 0,
     };
     fine.then_some(()).ok_or(OpFault::Requantisation)
+}
+
+/// What an operator without weights has in the parameter section.
+pub(super) fn constant<'a>(model: &Model<'a>, kind: OpKind, op: &OpRecord) -> Option<&'a [u8]> {
+    let aligned = op.params.is_multiple_of(4);
+    section(model.parameters, op.params, kind.constant_bytes()).filter(|_| aligned)
+}
+
+/// The rotation that a record describes, if there is such a one.
+pub(super) fn rotation(bytes: &[u8]) -> Option<Rotation> {
+    let RotationRecord { seed, block } = RotationRecord::read(bytes)?;
+    Rotation::new(seed).with_max_block(block as usize).ok().filter(|r| r.max_block() == block as usize)
 }
 
 /// `len` bytes at `offset` of the parameter section.
@@ -313,6 +365,10 @@ mod tests {
         for &(at, value) in changes {
             bytes[program + at..][..value.len()].copy_from_slice(value);
         }
+        sealed(bytes)
+    }
+
+    fn sealed(mut bytes: Vec<u8>) -> Vec<u8> {
         let body = bytes.len() - 4;
         let crc = crc32(&bytes[..body]);
         bytes[body..].copy_from_slice(&crc.to_le_bytes());
@@ -364,6 +420,32 @@ mod tests {
         ] {
             let bytes = with(HEADER_LEN + op * RECORD_LEN + at, value);
             assert_eq!(parse(&bytes), Err(Error::Op { op, fault }), "operator {op}, byte {at}");
+        }
+    }
+
+    /// Broken tables and rotations: bytes of the parameter section of a model of one operator.
+    #[test]
+    fn broken_constants_are_refused() {
+        type Build = fn(&mut ModelBuilder, crate::artifact::TensorId) -> Result<crate::artifact::TensorId>;
+        let rotate: Build =
+            |b, x| b.hadamard(x, Rotation::even(1, 12)?, Output { clamp: [-9, 9], ..Output::new(1.0, 0) });
+        let parameters = OpFault::Parameters;
+        for (build, at, value, fault) in [
+            (ModelBuilder::softmax as Build, 0, &[0, 0][..], parameters),
+            (ModelBuilder::softmax, 2, &[1, 0x80], parameters),
+            (rotate, 8, &[3], parameters),
+            (rotate, 8, &[0], parameters),
+            (rotate, 8, &[8], OpFault::Shape),
+            (rotate, 12, &[1], parameters),
+        ] {
+            let mut b = ModelBuilder::new(TensorSpec { shape: [1, 1, 12], scale: 0.5, zero_point: 3 });
+            let x = b.input();
+            build(&mut b, x).unwrap();
+            let mut bytes = b.finish(&Metadata::default(), &[]).unwrap();
+            assert_eq!(parse(&bytes), Ok(()));
+            let section = (FILE_HEADER.next_multiple_of(16) + HEADER_LEN + RECORD_LEN).next_multiple_of(16);
+            bytes[section + at..][..value.len()].copy_from_slice(value);
+            assert_eq!(parse(&sealed(bytes)), Err(Error::Op { op: 0, fault }), "byte {at}: {value:?}");
         }
     }
 

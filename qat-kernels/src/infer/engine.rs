@@ -1,8 +1,9 @@
 //! Walks the program: finds each operator's buffers and hands them to its kernel.
 
-use super::check::{scratch_len, section, weight_size};
+use super::check::{constant, rotation, scratch_len, section, weight_size};
 use super::kernels::{self, Requant, WeightView, Windows};
 use super::model::Model;
+use crate::arch::bytes::words_mut;
 #[cfg(core_family = "cortex-m4")]
 use crate::artifact::Target;
 use crate::artifact::{IN_OUTPUT, OpKind, OpRecord, TensorInfo};
@@ -89,6 +90,19 @@ fn operator(
             let [a, b] = out else { return None };
             (*a, *b) = (low.cast_signed(), high.cast_signed());
             Some(())
+        }
+        OpKind::Table => {
+            kernels::table(x, constant(model, kind, &op)?.first_chunk()?, out);
+            Some(())
+        }
+        OpKind::Softmax => {
+            let table = constant(model, kind, &op)?.as_chunks().0;
+            kernels::softmax(x, first.shape[2].into(), table, &requant(&op), out)
+        }
+        OpKind::Hadamard => {
+            let rotation = rotation(constant(model, kind, &op)?)?;
+            let (multiplier, scratch) = (op.multipliers[0], words_mut(scratch));
+            kernels::hadamard(x, first.zero_point, rotation, multiplier, &requant(&op), scratch, out)
         }
     }
 }

@@ -9,18 +9,22 @@ mod conv;
 pub(super) mod cortex_m4;
 mod depthwise;
 mod dot;
+mod hadamard;
 mod linear;
 mod pool;
 mod requant;
+mod table;
 mod window;
 
 pub(super) use add::{add, add_in_place};
 pub(super) use conv::conv2d;
 pub(super) use depthwise::depthwise_conv2d;
 pub(super) use dot::WeightView;
+pub(super) use hadamard::hadamard;
 pub(super) use linear::linear;
 pub(super) use pool::{avg_pool, max_pool};
 pub(super) use requant::Requant;
+pub(super) use table::{softmax, table};
 pub(super) use window::Windows;
 
 /// Index of the largest value, the first one among equals; 0 for an empty slice.

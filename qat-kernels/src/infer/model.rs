@@ -56,7 +56,8 @@ pub struct KnownAnswer<'a> {
 /// What an operator is, for reports.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct OperatorInfo {
-    /// Its name: `linear`, `conv2d`, `depthwise_conv2d`, `max_pool`, `avg_pool`, `add`, `argmax`.
+    /// Its name: `linear`, `conv2d`, `depthwise_conv2d`, `max_pool`, `avg_pool`, `add`, `argmax`, `table`, `softmax`,
+    /// `hadamard`.
     pub name: &'static str,
     /// Bits per weight, 0 without weights.
     pub bits: u8,
@@ -64,7 +65,7 @@ pub struct OperatorInfo {
     pub group: u8,
     /// Number of weights.
     pub weights: usize,
-    /// Bytes of codes, divisors, biases and multipliers.
+    /// Bytes of codes, divisors, biases, multipliers and tables.
     pub parameter_bytes: usize,
     /// Height, width, channels of the result.
     pub output_shape: [u16; 3],
@@ -253,19 +254,12 @@ impl<'a> Model<'a> {
             let input = self.tensor(op.inputs[0].into())?;
             let size = check::weight_size(kind, &op, &input);
             Some(OperatorInfo {
-                name: match kind {
-                    OpKind::Linear => "linear",
-                    OpKind::Conv2d => "conv2d",
-                    OpKind::DepthwiseConv2d => "depthwise_conv2d",
-                    OpKind::MaxPool => "max_pool",
-                    OpKind::AvgPool => "avg_pool",
-                    OpKind::Add => "add",
-                    OpKind::ArgMax => "argmax",
-                },
+                name: kind.name(),
                 bits: op.weight_spec.bits,
                 group: op.weight_spec.group,
                 weights: size.map_or(0, |s| s.weights),
-                parameter_bytes: size.map_or(0, |s| s.code_bytes + s.divisor_bytes + s.param_bytes),
+                parameter_bytes: size
+                    .map_or(kind.constant_bytes(), |s| s.code_bytes + s.divisor_bytes + s.param_bytes),
                 output_shape: op.output.shape,
                 output_scale: op.output.scale,
                 output_zero_point: op.output.zero_point,
