@@ -1,12 +1,20 @@
-//! Data sets: IDX and CSV files into memory, labels into classes, features to mean 0 and deviation 1.
+//! Data sets: IDX, CSV, NPZ, JSONL, CIFAR and image files into memory, labels into classes, features to mean 0 and deviation 1.
 //!
 //! Nothing is allocated from a length that a file merely claims, and every error names the file, the place in it and
 //! the remedy.
 
+mod cifar;
 mod csv;
 mod file;
+mod folder;
+mod halves;
 mod idx;
+mod images;
+mod jsonl;
 mod labels;
+mod npy;
+mod npz;
+mod raw;
 mod resize;
 mod standardise;
 
@@ -16,9 +24,11 @@ pub use standardise::Standardisation;
 use crate::affine::Affine;
 use crate::error::{Error, ErrorKind, Result};
 use crate::spec::{DataSpec, Files, Shape};
+use halves::halves;
 use labels::Labels;
+use raw::{Kind, Raw};
 use sha2::{Digest, Sha256};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// A data set, ready for training.
 #[derive(Clone, Debug)]
@@ -74,19 +84,27 @@ impl Dataset {
     /// [`ErrorKind::Io`] for files that cannot be read, [`ErrorKind::Data`] for whatever is wrong inside them.
     pub fn load(spec: &DataSpec) -> Result<Self> {
         let mut hash = Sha256::new();
-        let train = Raw::read(spec, Half::Train, Some(&mut hash))?;
-        let labels = Labels::learn(spec.classes.as_deref(), &train)?;
-        let test = Raw::read(spec, Half::Test, None)?;
-        test.same_columns_as(&train)?;
-        let standardisation = match (spec.standardise, train.is_image()) {
-            (false, _) => Standardisation::none(),
-            (true, true) => Standardisation::of_images(&train.features),
-            (true, false) => Standardisation::of_columns(&train.features, train.shape.len()),
+        let all = read(spec, Half::Train, Some(&mut hash))?;
+        let labels = Labels::learn(spec.classes.as_deref(), &all)?;
+        let (train, test) = match &spec.split {
+            None => {
+                let test = read(spec, Half::Test, None)?;
+                test.same_columns_as(&all)?;
+                (all, test)
+            }
+            Some(rule) => {
+                // Every label is checked while its place is known.
+                labels.assign(&all)?;
+                let [train, test] = halves(&all, rule)?;
+                (all.select(&train), all.select(&test))
+            }
         };
-        let (shape, is_image) = (train.shape, train.is_image());
+        let standardisation =
+            if spec.standardise { train.standardisation() } else { Standardisation::none() };
+        let (shape, kind) = (train.shape, train.kind);
         let train = train.finish(&labels, &standardisation)?;
         let test = test.finish(&labels, &standardisation)?;
-        let input = if is_image {
+        let input = if kind == Kind::Pixels {
             let [min, max] = [0.0, 255.0].map(|x| standardisation.apply_one(0, x));
             Affine::from_range(min, max)
         } else {
@@ -114,7 +132,11 @@ pub fn load_test(
     classes: &[String],
     standardisation: &Standardisation,
 ) -> Result<(Split, Shape)> {
-    let test = Raw::read(spec, Half::Test, None)?;
+    let mut test = read(spec, Half::Test, None)?;
+    if let Some(rule) = &spec.split {
+        let [_, half] = halves(&test, rule)?;
+        test = test.select(&half);
+    }
     if test.shape.len() != features {
         return Err(Error::new(
             ErrorKind::Data,
@@ -140,128 +162,66 @@ enum Half {
     Test,
 }
 
-/// One half of a data set as its files have it.
-struct Raw {
-    /// The file that rows are counted in.
-    file: std::path::PathBuf,
-    /// Where the labels came from, if not from `file`.
-    label_file: std::path::PathBuf,
-    features: Vec<f32>,
-    labels: RawLabels,
-    shape: Shape,
-    /// Names of the feature columns of a CSV file with a header.
-    columns: Option<Vec<String>>,
-}
-
-enum RawLabels {
-    /// IDX: one byte each.
-    Bytes(Vec<u8>),
-    /// CSV: the text of each cell with its line.
-    Cells(Vec<(usize, String)>),
-}
-
-impl RawLabels {
-    fn len(&self) -> usize {
-        match self {
-            RawLabels::Bytes(b) => b.len(),
-            RawLabels::Cells(c) => c.len(),
+/// The files of one half, as they have them.
+fn read(spec: &DataSpec, half: Half, hash: Option<&mut Sha256>) -> Result<Raw> {
+    let mut opened = Opened { hash };
+    let group = spec.split.as_ref().and_then(|rule| rule.group.as_deref());
+    let choose = |train: &PathBuf, test: &Option<PathBuf>| match (half, test) {
+        (Half::Test, Some(test)) => test.clone(),
+        _ => train.clone(),
+    };
+    match &spec.files {
+        Files::Idx { train_images, train_labels, test_images, test_labels, resize } => {
+            let images = choose(train_images, test_images);
+            idx::read(&mut opened, &images, &choose(train_labels, test_labels), *resize)
+        }
+        Files::Csv { train, test, label, header, features } => {
+            let path = choose(train, test);
+            let columns = csv::Columns { label, header: *header, features: features.as_deref(), group };
+            csv::read(&opened.read(&path)?, &path, &columns)
+        }
+        Files::Jsonl { train, test, label, features } => {
+            let path = choose(train, test);
+            jsonl::read(&opened.read(&path)?, &path, &jsonl::Fields { label, features, group })
+        }
+        Files::Npz { train, test, features, label, layout } => {
+            let path = choose(train, test);
+            let arrays = npz::Arrays { features, label, group, layout: *layout };
+            npz::read(&opened.read(&path)?, &path, &arrays)
+        }
+        Files::Cifar { train, test, two_labels, coarse, resize } => {
+            let files = if half == Half::Test && !test.is_empty() { test } else { train };
+            cifar::read(&mut opened, files, cifar::Labels { two: *two_labels, coarse: *coarse }, *resize)
+        }
+        Files::Images { train, test, color, resize } => {
+            let folder = choose(train, test);
+            images::read(&mut opened, &folder, images::How { color: *color, resize: *resize, group })
         }
     }
 }
 
-impl Raw {
-    fn read(spec: &DataSpec, half: Half, mut hash: Option<&mut Sha256>) -> Result<Self> {
-        let mut open = |path: &Path| file::read(path, hash.as_deref_mut());
-        match &spec.files {
-            Files::Idx { train_images, train_labels, test_images, test_labels, resize } => {
-                let (images, labels) = match half {
-                    Half::Train => (train_images, train_labels),
-                    Half::Test => (test_images, test_labels),
-                };
-                let pixels = idx::images(&open(images)?).map_err(|e| e.file(images))?;
-                let [h, w] = resize.unwrap_or(pixels.size);
-                if pixels.count.saturating_mul(h * w) > MAX_FEATURES {
-                    return Err(Error::new(
-                        ErrorKind::Data,
-                        format!("{} images of {h}x{w} are more than fit into memory", pixels.count),
-                    )
-                    .file(images)
-                    .place("byte 4")
-                    .remedy("choose a smaller `resize`, or fewer images"));
-                }
-                let bytes = idx::labels(&open(labels)?).map_err(|e| e.file(labels))?;
-                if bytes.len() != pixels.count {
-                    return Err(Error::new(
-                        ErrorKind::Data,
-                        format!("{} labels for {} images of {}", bytes.len(), pixels.count, images.display()),
-                    )
-                    .file(labels)
-                    .place("byte 4")
-                    .remedy("name the two files of one data set"));
-                }
-                let features = match resize {
-                    Some(to) => resize_area(&pixels.data, pixels.size, *to),
-                    None => pixels.data,
-                };
-                Ok(Self {
-                    file: images.clone(),
-                    label_file: labels.clone(),
-                    features: features.into_iter().map(f32::from).collect(),
-                    labels: RawLabels::Bytes(bytes),
-                    shape: Shape { h, w, c: 1 },
-                    columns: None,
-                })
-            }
-            Files::Csv { train, test, label, header, features } => {
-                let path = if half == Half::Train { train } else { test };
-                let table =
-                    csv::read(&open(path)?, label, *header, features.as_deref()).map_err(|e| e.file(path))?;
-                Ok(Self {
-                    file: path.clone(),
-                    label_file: path.clone(),
-                    shape: Shape::flat(table.width),
-                    features: table.features,
-                    labels: RawLabels::Cells(table.labels),
-                    columns: table.columns,
-                })
-            }
-        }
-    }
+/// Reads files and takes them into a hash, where there is one.
+struct Opened<'h> {
+    hash: Option<&'h mut Sha256>,
+}
 
-    fn is_image(&self) -> bool {
-        matches!(self.labels, RawLabels::Bytes(_))
+impl Opened<'_> {
+    fn read(&mut self, path: &Path) -> Result<Vec<u8>> {
+        file::read(path, self.hash.as_deref_mut())
     }
+}
 
-    /// A test split must look like the training split.
-    fn same_columns_as(&self, train: &Raw) -> Result<()> {
-        let differ = |problem: String| {
-            Err(Error::new(ErrorKind::Data, problem)
-                .file(&self.file)
-                .remedy("name the training and test files of one data set"))
-        };
-        if self.shape != train.shape {
-            return differ(format!(
-                "its examples have the shape {}, those of {} have {}",
-                self.shape,
-                train.file.display(),
-                train.shape
-            ));
-        }
-        if let (Some(a), Some(b)) = (&self.columns, &train.columns)
-            && let Some((mine, theirs)) = a.iter().zip(b).find(|(a, b)| a != b)
-        {
-            return differ(format!(
-                "its header has the column `{mine}` where {} has `{theirs}`",
-                train.file.display()
-            ));
-        }
-        Ok(())
-    }
-
-    fn finish(mut self, labels: &Labels, standardisation: &Standardisation) -> Result<Split> {
-        let classes = labels.assign(&self)?;
-        standardisation.apply(&mut self.features);
-        Ok(Split { features: self.features, labels: classes })
+/// A number of features that fits into memory.
+fn check_size(count: usize, shape: Shape, file: &Path) -> Result<()> {
+    let features = shape.h.checked_mul(shape.w).and_then(|n| n.checked_mul(shape.c));
+    match features.and_then(|n| n.checked_mul(count)) {
+        Some(features) if features <= MAX_FEATURES => Ok(()),
+        _ => Err(Error::new(
+            ErrorKind::Data,
+            format!("{count} examples of {shape} are more than fit into memory"),
+        )
+        .file(file)
+        .remedy("choose a smaller `resize`, or fewer examples")),
     }
 }
 

@@ -37,7 +37,7 @@ mod origins;
 mod store;
 mod train;
 
-pub use data::{Column, DataSpec, Files};
+pub use data::{Column, DataSpec, Files, Layout, SplitRule, TestHalf};
 pub use layered::Layers;
 pub use model::{Act, LayerSpec, ModelSpec, Op, Shape, Value, WeightQuant, Window};
 pub use qat_kernels::calibration::CalibrationMethod;

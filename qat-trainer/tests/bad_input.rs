@@ -180,7 +180,7 @@ fn run_descriptions() {
             case("run.toml", edit("bits = 4\n", "bits = 1\n"), SPEC, &["line 15", "2 to 8 are possible"]),
             case("run.toml", edit("batch = 8", "batch = 0"), SPEC, &["line 13", "`batch` of [train]"]),
             case("run.toml", edit("\"linear\", out = 3", "\"lineal\", out = 3"), SPEC, &["line 9", "lineal"]),
-            case("run.toml", edit("format = \"csv\"", "format = \"npz\""), SPEC, &["line 3", "npz"]),
+            case("run.toml", edit("format = \"csv\"", "format = \"xls\""), SPEC, &["line 3", "xls"]),
             case("run.toml", edit("test = \"test.csv\"", ""), SPEC, &["`test` is missing"]),
             case(
                 "run.toml",

@@ -95,7 +95,9 @@ fn files_for_cores_and_modules_for_firmware() {
         success(&f.qat(&["export", "run", "--target", target.name(), "--out", "core.piq"]));
         let file = f.read("core.piq");
         assert_eq!(run(&file), run(&portable), "{target}");
-        assert_eq!(file == portable, target == Target::Portable, "{target}");
+        // Families without an order of their own for these layers get the portable one.
+        assert!(file == portable || target != Target::Portable, "{target}");
+        assert!(file != portable || target != Target::CortexM4, "{target}");
     }
     assert_eq!(f.qat(&["export", "run", "--target", "z80"]).status.code(), Some(2));
 

@@ -4,22 +4,36 @@
 //! (RFC 4180), but may not contain a line break. Empty lines at the end are ignored. Errors count lines and columns
 //! from 1, as editors do.
 
+use super::raw::{Kind, Places, Raw, RawLabels};
 use crate::error::{Error, ErrorKind, Result};
-use crate::spec::Column;
+use crate::spec::{Column, Shape};
 use std::borrow::Cow;
+use std::path::Path;
 
-pub(super) struct Table {
-    /// Row by row.
-    pub(super) features: Vec<f32>,
-    /// Features per row.
-    pub(super) width: usize,
-    /// Line and text of each label.
-    pub(super) labels: Vec<(usize, String)>,
-    /// Names of the feature columns, with a header.
-    pub(super) columns: Option<Vec<String>>,
+/// Which columns of a table mean what.
+#[derive(Clone, Copy)]
+pub(super) struct Columns<'a> {
+    pub(super) label: &'a Column,
+    /// Whether the first row names the columns.
+    pub(super) header: bool,
+    /// Every column but the label and the group if not given.
+    pub(super) features: Option<&'a [Column]>,
+    pub(super) group: Option<&'a str>,
 }
 
-pub(super) fn read(bytes: &[u8], label: &Column, header: bool, chosen: Option<&[Column]>) -> Result<Table> {
+pub(super) fn read(bytes: &[u8], file: &Path, columns: &Columns<'_>) -> Result<Raw> {
+    let Columns { label, header, features: chosen, group } = *columns;
+    read_table(bytes, file, label, header, chosen, group).map_err(|e| e.file(file))
+}
+
+fn read_table(
+    bytes: &[u8],
+    file: &Path,
+    label: &Column,
+    header: bool,
+    chosen: Option<&[Column]>,
+    group: Option<&str>,
+) -> Result<Raw> {
     let text = std::str::from_utf8(bytes).map_err(|e| {
         bad(format!("byte {}", e.valid_up_to()), "this is not UTF-8 text")
             .remedy("save the table as UTF-8 CSV")
@@ -55,9 +69,15 @@ pub(super) fn read(bytes: &[u8], label: &Column, header: bool, chosen: Option<&[
         })
     };
     let label = find(label)?;
+    let group = group
+        .map(|name| match header {
+            true => find(&Column::Name(name.into())),
+            false => find(&Column::Index(name.parse().unwrap_or(usize::MAX))),
+        })
+        .transpose()?;
     let features: Vec<usize> = match chosen {
         Some(columns) => columns.iter().map(find).collect::<Result<_>>()?,
-        None => (0..count).filter(|&i| i != label).collect(),
+        None => (0..count).filter(|&i| i != label && Some(i) != group).collect(),
     };
     if features.contains(&label) {
         return Err(bad("line 1", "the column of the label is among the features")
@@ -73,12 +93,18 @@ pub(super) fn read(bytes: &[u8], label: &Column, header: bool, chosen: Option<&[
         Some(name) => format!("line {line}, column {} (`{name}`)", column + 1),
         None => format!("line {line}, column {}", column + 1),
     };
-    let mut table = Table {
+    let mut raw = Raw {
+        file: file.into(),
+        label_file: file.into(),
         features: Vec::new(),
-        width: features.len(),
-        labels: Vec::new(),
+        labels: RawLabels::Texts(Vec::new()),
+        places: Places::Index,
+        shape: Shape::flat(features.len()),
+        kind: Kind::Table,
         columns: names.as_ref().map(|n| features.iter().map(|&i| n[i].clone()).collect()),
+        groups: None,
     };
+    let (mut labels, mut places, mut groups) = (Vec::new(), Vec::new(), Vec::new());
     for (line, text) in lines {
         let row = cells(text, line)?;
         if row.len() != count {
@@ -98,14 +124,19 @@ pub(super) fn read(bytes: &[u8], label: &Column, header: bool, chosen: Option<&[
                 return Err(bad(place(line, column), format!("`{}` is not a finite f32", shorten(cell)))
                     .remedy("correct or remove the line"));
             }
-            table.features.push(x);
+            raw.features.push(x);
         }
         if row[label].is_empty() {
             return Err(bad(place(line, label), "the label is empty").remedy("correct or remove the line"));
         }
-        table.labels.push((line, row[label].to_string()));
+        labels.push(row[label].to_string());
+        places.push(u32::try_from(line).unwrap_or(u32::MAX));
+        groups.extend(group.map(|group| row[group].to_string()));
     }
-    Ok(table)
+    raw.labels = RawLabels::Texts(labels);
+    raw.places = Places::Lines(places);
+    raw.groups = group.map(|_| groups);
+    Ok(raw)
 }
 
 /// The cells of a line.
@@ -174,16 +205,27 @@ fn bad(place: impl Into<String>, problem: impl Into<String>) -> Error {
 mod tests {
     use super::*;
 
-    fn table(text: &str) -> Result<Table> {
+    fn read(bytes: &[u8], label: &Column, header: bool, features: Option<&[Column]>) -> Result<Raw> {
+        super::read(bytes, Path::new("t.csv"), &Columns { label, header, features, group: None })
+    }
+
+    fn table(text: &str) -> Result<Raw> {
         read(text.as_bytes(), &Column::Index(0), true, None)
+    }
+
+    fn labels(raw: &Raw) -> (&[String], &[u32]) {
+        match (&raw.labels, &raw.places) {
+            (RawLabels::Texts(texts), Places::Lines(lines)) => (texts, lines),
+            _ => panic!("{raw:?}"),
+        }
     }
 
     #[test]
     fn quotes_blanks_and_line_ends() {
         let t = table("\u{feff}name, x ,\"y, \"\"why\"\"\"\r\n a b ,1.5,-2e3\r\n\"c,d\" , \"3\",4\r\n\r\n")
             .unwrap();
-        assert_eq!(t.columns.unwrap(), ["x", "y, \"why\""]);
-        assert_eq!(t.labels, [(2, "a b".into()), (3, "c,d".into())]);
+        assert_eq!(t.columns.as_deref().unwrap(), ["x", "y, \"why\""]);
+        assert_eq!(labels(&t), (&["a b".to_owned(), "c,d".into()][..], &[2, 3][..]));
         assert_eq!(t.features, [1.5, -2e3, 3.0, 4.0]);
     }
 
@@ -191,14 +233,27 @@ mod tests {
     fn columns_by_name_and_index() {
         let text = b"a,b,c\n1,x,3\n";
         let t = read(text, &Column::Name("b".into()), true, Some(&[Column::Index(2)])).unwrap();
-        assert_eq!((t.features, t.width), (vec![3.0], 1));
+        assert_eq!((t.features, t.shape.c), (vec![3.0], 1));
         let t = read(b"1,2\n3,4\n", &Column::Index(1), false, None).unwrap();
-        assert_eq!((t.features, t.labels.len(), t.columns), (vec![1.0, 3.0], 2, None));
+        assert_eq!((labels(&t).0.len(), &t.columns), (2, &None));
+        assert_eq!(t.features, [1.0, 3.0]);
         for label in [Column::Index(3), Column::Name("d".into())] {
             let e = read(text, &label, true, None).err().unwrap().to_string();
             assert!(e.contains("no column") && e.contains("a, b, c"), "{e}");
         }
         assert!(read(text, &Column::Index(1), true, Some(&[Column::Index(1)])).is_err());
+    }
+
+    #[test]
+    fn groups_are_no_features() {
+        let grouped = |group, header| {
+            let columns = Columns { label: &Column::Index(0), header, features: None, group: Some(group) };
+            super::read(b"l,s,x\na,7,1\nb,8,2\n", Path::new("t.csv"), &columns)
+        };
+        let t = grouped("s", true).unwrap();
+        assert_eq!((t.features, t.groups.unwrap()), (vec![1.0, 2.0], vec!["7".to_owned(), "8".into()]));
+        assert!(grouped("subject", true).unwrap_err().to_string().contains("no column `subject`"));
+        assert!(grouped("s", false).is_err());
     }
 
     #[test]

@@ -1,12 +1,53 @@
 //! IDX files (LeCun et al. 1998): two zero bytes, element type, number of dimensions, the dimensions as big-endian
 //! 32-bit numbers, then the elements.
 
+use super::raw::{Kind, Places, Raw, RawLabels};
+use super::{Opened, check_size, resize_area};
 use crate::error::{Error, ErrorKind, Result};
+use crate::spec::Shape;
+use std::path::Path;
 
 /// Unsigned bytes.
 const UBYTE: u8 = 0x08;
 /// Largest side of an image.
 const MAX_SIDE: usize = 4096;
+
+/// Reads a file of images and the file of their labels.
+pub(super) fn read(
+    opened: &mut Opened<'_>,
+    image_file: &Path,
+    label_file: &Path,
+    resize: Option<[usize; 2]>,
+) -> Result<Raw> {
+    let pixels = images(&opened.read(image_file)?).map_err(|e| e.file(image_file))?;
+    let [h, w] = resize.unwrap_or(pixels.size);
+    let shape = Shape { h, w, c: 1 };
+    check_size(pixels.count, shape, image_file).map_err(|e| e.place("byte 4"))?;
+    let bytes = labels(&opened.read(label_file)?).map_err(|e| e.file(label_file))?;
+    if bytes.len() != pixels.count {
+        return Err(bad(
+            4,
+            format!("{} labels for {} images of {}", bytes.len(), pixels.count, image_file.display()),
+        )
+        .file(label_file)
+        .remedy("name the two files of one data set"));
+    }
+    let features = match resize {
+        Some(to) => resize_area(&pixels.data, pixels.size, to),
+        None => pixels.data,
+    };
+    Ok(Raw {
+        file: image_file.into(),
+        label_file: label_file.into(),
+        features: features.into_iter().map(f32::from).collect(),
+        labels: RawLabels::Numbers(bytes.into_iter().map(u32::from).collect()),
+        places: Places::Bytes { first: 8, stride: 1 },
+        shape,
+        kind: Kind::Pixels,
+        columns: None,
+        groups: None,
+    })
+}
 
 /// Grey-scale images, one after the other, row by row.
 pub(super) struct Images {

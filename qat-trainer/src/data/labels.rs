@@ -1,6 +1,7 @@
 //! From the labels in the files to class numbers.
 
-use super::{Raw, RawLabels, csv::shorten};
+use super::csv::shorten;
+use super::raw::{Raw, RawLabels};
 use crate::error::{Error, ErrorKind, Result};
 use std::collections::{BTreeSet, HashMap};
 
@@ -32,15 +33,27 @@ impl Labels {
             Err(Error::new(ErrorKind::Data, problem).file(&train.label_file).place(place).remedy(remedy))
         };
         let count = match &train.labels {
-            RawLabels::Bytes(bytes) => bytes.iter().max().map_or(0, |&max| usize::from(max) + 1),
-            RawLabels::Cells(cells) => {
+            RawLabels::Numbers(numbers) => {
+                let max = numbers.iter().enumerate().max_by_key(|&(i, n)| (n, std::cmp::Reverse(i)));
+                match max {
+                    Some((i, &n)) if n as usize >= MAX_CLASSES => {
+                        return refuse(
+                            train.place(i),
+                            format!("the label {n} is too large"),
+                            "number the classes from 0, or name them in `classes`",
+                        );
+                    }
+                    max => max.map_or(0, |(_, &n)| n as usize + 1),
+                }
+            }
+            RawLabels::Texts(cells) => {
                 // The first label decides what the column holds, so that one bad cell is an error and not a class.
-                let first = cells.first().map_or("", |(_, cell)| cell.as_str());
+                let first = cells.first().map_or("", String::as_str);
                 if first.parse::<f64>().is_err() {
-                    let names: BTreeSet<&str> = cells.iter().map(|(_, cell)| cell.as_str()).collect();
+                    let names: BTreeSet<&str> = cells.iter().map(String::as_str).collect();
                     if names.len() > MAX_CLASSES {
                         return refuse(
-                            "line 1".into(),
+                            train.place(0),
                             format!("the label column has {} different values", names.len()),
                             "choose the column of the label with `label`",
                         );
@@ -49,19 +62,19 @@ impl Labels {
                     return Self::at_least_two(Self { names, numeric: false }, train);
                 }
                 let mut count = 0;
-                for (line, cell) in cells {
+                for (i, cell) in cells.iter().enumerate() {
                     match cell.parse::<usize>() {
                         Ok(n) if n < MAX_CLASSES => count = count.max(n + 1),
                         Ok(n) => {
                             return refuse(
-                                format!("line {line}"),
+                                train.place(i),
                                 format!("the label {n} is too large"),
                                 "number the classes from 0, or name them in `classes`",
                             );
                         }
                         Err(_) => {
                             return refuse(
-                                format!("line {line}"),
+                                train.place(i),
                                 format!(
                                     "the label `{}` is not a whole number like those before it",
                                     shorten(cell)
@@ -99,23 +112,23 @@ impl Labels {
         };
         let mut out = Vec::with_capacity(raw.labels.len());
         match &raw.labels {
-            RawLabels::Bytes(bytes) => {
-                for (i, &label) in bytes.iter().enumerate() {
-                    if usize::from(label) >= classes {
-                        return refuse(format!("byte {}, label {i}", 8 + i), &label.to_string());
+            RawLabels::Numbers(numbers) => {
+                for (i, &label) in numbers.iter().enumerate() {
+                    if label as usize >= classes {
+                        return refuse(raw.place(i), &label.to_string());
                     }
-                    out.push(label.into());
+                    out.push(label);
                 }
             }
-            RawLabels::Cells(cells) => {
+            RawLabels::Texts(cells) => {
                 let by_name: HashMap<&str, u32> =
                     self.names.iter().zip(0..).map(|(name, i)| (name.as_str(), i)).collect();
-                for (line, cell) in cells {
+                for (i, cell) in cells.iter().enumerate() {
                     let number = cell.parse::<u32>().ok().filter(|&n| (n as usize) < classes);
                     let class = if self.numeric { number } else { by_name.get(cell.as_str()).copied() };
                     match class {
                         Some(class) => out.push(class),
-                        None => return refuse(format!("line {line}"), cell),
+                        None => return refuse(raw.place(i), cell),
                     }
                 }
             }

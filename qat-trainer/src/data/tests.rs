@@ -136,3 +136,119 @@ fn the_test_split_alone_uses_what_the_model_brings() {
         load_test(&spec, 3, &["A".into(), "B".into()], &s).unwrap_err().to_string().contains("2 features")
     );
 }
+
+/// One file, divided: what is standardised, what is hashed, and that `qat eval` sees the same test half.
+#[test]
+fn one_file_is_divided_the_same_way_everywhere() {
+    let dir = tempfile::tempdir().unwrap();
+    let line = |i: usize| format!("{},{i},s{}\n", ["x", "y"][i % 2], i % 5);
+    fs::write(dir.path().join("a.csv"), "l,v,who\n".to_owned() + &(0..50).map(line).collect::<String>())
+        .unwrap();
+    let spec = |split: &str| {
+        run(dir.path(), &format!("format = \"csv\"\ntrain = \"a.csv\"\nfeatures = \"v\"\nsplit = {split}"))
+            .data
+    };
+    let by_share = spec("{ share = 0.2, seed = 4 }");
+    let data = Dataset::load(&by_share).unwrap();
+    assert_eq!((data.train.len(), data.test.len(), data.shape.c), (40, 10, 1));
+    assert!(data.train.features.iter().sum::<f32>().abs() < 1e-4, "standardised by the training half");
+    let (test, _) = load_test(&by_share, 1, &data.classes, &data.standardisation).unwrap();
+    assert_eq!(test, data.test);
+    assert_eq!(data.sha256, <[u8; 32]>::from(Sha256::digest(fs::read(dir.path().join("a.csv")).unwrap())));
+
+    let by_group = spec("{ test = [\"s3\"], group = \"who\" }");
+    let data = Dataset::load(&by_group).unwrap();
+    let raw: Vec<f32> = data
+        .test
+        .features
+        .iter()
+        .map(|x| x * data.standardisation.std[0] + data.standardisation.mean[0])
+        .collect();
+    let want: Vec<f32> = (0..50).filter(|i| i % 5 == 3).map(|i| i as f32).collect();
+    assert!(raw.iter().zip(&want).all(|(a, b)| (a - b).abs() < 1e-3), "{raw:?}");
+    assert_eq!(data.test.len(), want.len());
+}
+
+#[test]
+fn mistakes_in_a_split_name_their_line() {
+    for (keys, want) in [
+        ("split = { share = 1.5 }", "share of 1.5"),
+        ("split = { seed = 3 }", "needs a share"),
+        ("split = { test = [\"a\"] }", "not what makes them"),
+        ("split = { test = [], group = \"w\" }", "no group is named"),
+        ("split = { share = 0.1 }\ntest = \"b.csv\"", "`split` makes a test half too"),
+    ] {
+        let text = format!(
+            "[data]\nformat = \"csv\"\ntrain = \"a.csv\"\n{keys}\n[model]\nlayers = [{{ op = \"linear\", out = 2 }}]\n"
+        );
+        let e = Run::parse(&text, Path::new("run.toml")).unwrap_err().to_string();
+        assert!(e.contains("run.toml: line ") && e.contains(want), "{e}");
+    }
+    let e = Run::parse(
+        "[data]\nformat = \"idx\"\nsplit = { share = 0.1, group = \"w\" }\n[model]\nlayers = []",
+        Path::new("r"),
+    )
+    .unwrap_err();
+    assert!(e.to_string().contains("knows no groups"), "{e}");
+    for (format, key) in [
+        ("csv", "layout = \"tc\""),
+        ("npz", "header = true"),
+        ("cifar10", "label = \"fine\""),
+        ("jsonl", "resize = [1, 1]"),
+        ("images", "features = \"x\""),
+    ] {
+        let text = format!(
+            "[data]\nformat = \"{format}\"\ntrain = \"a\"\ntest = \"b\"\n{key}\n[model]\nlayers = []"
+        );
+        let e = Run::parse(&text, Path::new("r.toml")).unwrap_err().to_string();
+        assert!(e.contains("line 5, ") && e.contains("has no meaning"), "{e}");
+    }
+}
+
+#[test]
+fn every_format_gives_a_data_set() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    let labels = |i: usize| ["up", "down"][i % 2];
+    let lines = |n: usize| {
+        (0..n)
+            .map(|i| format!("{{\"label\": \"{}\", \"features\": [{i}, 0.5]}}\n", labels(i)))
+            .collect::<String>()
+    };
+    fs::write(path("a.jsonl"), lines(20)).unwrap();
+    fs::write(path("b.jsonl"), lines(6)).unwrap();
+    let record = |i: usize| [vec![(i % 2) as u8], vec![(i * 9) as u8; 3072]].concat();
+    fs::write(path("a.bin"), (0..20).flat_map(record).collect::<Vec<u8>>()).unwrap();
+    fs::write(path("b.bin"), (0..6).flat_map(record).collect::<Vec<u8>>()).unwrap();
+    for i in 0..20 {
+        for (half, n) in [("a", 20), ("b", 6)] {
+            let folder = path(half).join(labels(i));
+            fs::create_dir_all(&folder).unwrap();
+            if i < n {
+                let mut file = Vec::new();
+                let mut encoder = png::Encoder::new(&mut file, 2, 2);
+                encoder.set_color(png::ColorType::Grayscale);
+                encoder.write_header().unwrap().write_image_data(&[i as u8 * 10; 4]).unwrap();
+                fs::write(folder.join(format!("{i:02}.png")), file).unwrap();
+            }
+        }
+    }
+    for (keys, shape, images) in [
+        ("format = \"jsonl\"\ntrain = \"a.jsonl\"\ntest = \"b.jsonl\"", Shape::flat(2), false),
+        (
+            "format = \"cifar10\"\ntrain = [\"a.bin\"]\ntest = \"b.bin\"\nresize = [4, 4]",
+            Shape { h: 4, w: 4, c: 3 },
+            true,
+        ),
+        ("format = \"images\"\ntrain = \"a\"\ntest = \"b\"", Shape { h: 2, w: 2, c: 1 }, true),
+    ] {
+        let data = Dataset::load(&run(dir.path(), keys).data).unwrap();
+        assert_eq!(
+            (data.train.len(), data.test.len(), data.shape, data.classes.len()),
+            (20, 6, shape, 2),
+            "{keys}"
+        );
+        assert_eq!(data.standardisation.mean.len(), if images { 1 } else { 2 });
+        assert!(data.test.labels.contains(&0) && data.test.labels.contains(&1));
+    }
+}

@@ -1,24 +1,51 @@
 //! `[data]`: which files, in which format.
 
-use super::Source;
-use crate::error::{Error, ErrorKind, Result};
+mod keys;
+
+pub(super) use keys::RawData;
+
 use serde::Deserialize;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// The data set of a run. Files that end in `.gz` are decompressed while reading.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DataSpec {
     /// The files and what is particular to their format.
     pub files: Files,
-    /// Shift and scale the features to mean 0 and standard deviation 1 over the training split: per column for CSV, one
-    /// pair for all pixels of images. TOML: `standardise`, default true.
+    /// How the test half is made where no file holds it. TOML: `split = { share = 0.2, seed = 1 }` takes this share of
+    /// every class; `split = { share = 0.2, group = "subject" }` of the groups that a column names, whole;
+    /// `split = { test = ["7", "9"], group = "subject" }` these groups. The key `test` is left out then.
+    pub split: Option<SplitRule>,
+    /// Shift and scale the features to mean 0 and standard deviation 1 over the training split: one pair for all pixels
+    /// of images, per channel for series, per column for tables. TOML: `standardise`, default true.
     pub standardise: bool,
-    /// Names of the classes in the order of their labels. TOML: `classes`; default for IDX and for integer labels: the
-    /// numbers themselves; default for text labels of CSV: the names in the training split, sorted.
+    /// Names of the classes in the order of their labels. TOML: `classes`; default for numbers: the numbers themselves;
+    /// default for text labels and folders: the names in the training split, sorted.
     pub classes: Option<Vec<String>>,
 }
 
-/// The files of a data set.
+/// How one set of examples is divided.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SplitRule {
+    /// What goes into the test half.
+    pub test: TestHalf,
+    /// What makes the group of an example: the column of a CSV file, the field of a JSON object, the array of an NPZ
+    /// file. Of files in folders: the text before this separator in the file's name.
+    pub group: Option<String>,
+    /// Decides what goes where; default 1.
+    pub seed: u64,
+}
+
+/// The test half.
+#[derive(Clone, Debug, PartialEq)]
+pub enum TestHalf {
+    /// This share of the examples of each class, or of the groups; 0 < share < 1.
+    Share(f64),
+    /// The groups of these names.
+    Named(Vec<String>),
+}
+
+/// The files of a data set. `train` and `test` are a path each; a `test` of `None` is made by [`DataSpec::split`].
 #[derive(Clone, Debug, PartialEq)]
 pub enum Files {
     /// `format = "idx"`: grey-scale images and labels as in MNIST (LeCun et al. 1998), unsigned bytes.
@@ -27,10 +54,10 @@ pub enum Files {
         train_images: PathBuf,
         /// `train_labels`.
         train_labels: PathBuf,
-        /// `test_images`.
-        test_images: PathBuf,
-        /// `test_labels`.
-        test_labels: PathBuf,
+        /// `test_images`; `None` with `split`.
+        test_images: Option<PathBuf>,
+        /// `test_labels`; `None` with `split`.
+        test_labels: Option<PathBuf>,
         /// `resize = [height, width]`: area-averaged to this size at load; default: as stored.
         resize: Option<[usize; 2]>,
     },
@@ -39,14 +66,93 @@ pub enum Files {
         /// `train`.
         train: PathBuf,
         /// `test`.
-        test: PathBuf,
+        test: Option<PathBuf>,
         /// `label`: the column of the label, by name or by index from 0; default 0.
         label: Column,
         /// `header`: whether the first row holds the names of the columns; default true.
         header: bool,
-        /// `features`: the columns of the features, by name or index; default: every column but the label.
+        /// `features`: the columns of the features, by name or index; default: every column but the label and the group.
         features: Option<Vec<Column>>,
     },
+    /// `format = "jsonl"`: one JSON object a line.
+    Jsonl {
+        /// `train`.
+        train: PathBuf,
+        /// `test`.
+        test: Option<PathBuf>,
+        /// `label`: the field of the label; default `label`.
+        label: String,
+        /// `features`: fields that hold numbers or lists of numbers, one after the other; default `["features"]`.
+        features: Vec<String>,
+    },
+    /// `format = "npz"`: arrays as `numpy.savez` and `savez_compressed` write them.
+    Npz {
+        /// `train`.
+        train: PathBuf,
+        /// `test`.
+        test: Option<PathBuf>,
+        /// `features`: the array of the examples, its first dimension counting them; default `x`.
+        features: String,
+        /// `label`: the array of the labels, whole numbers or texts; default `y`.
+        label: String,
+        /// `layout`: what the other dimensions are; default by their number.
+        layout: Option<Layout>,
+    },
+    /// `format = "cifar10"` or `"cifar100"`: the binary versions of Krizhevsky (2009), 32×32 colour images.
+    Cifar {
+        /// `train`: one file or several.
+        train: Vec<PathBuf>,
+        /// `test`: one file or several; empty with `split`.
+        test: Vec<PathBuf>,
+        /// Whether each image has a coarse and a fine label, as CIFAR-100 does.
+        two_labels: bool,
+        /// `label = "fine"` (default) or `"coarse"`, of CIFAR-100.
+        coarse: bool,
+        /// `resize = [height, width]`, as for IDX.
+        resize: Option<[usize; 2]>,
+    },
+    /// `format = "images"`: PNG and JPEG files, in a folder for each class.
+    Images {
+        /// `train`: the folder of the class folders.
+        train: PathBuf,
+        /// `test`.
+        test: Option<PathBuf>,
+        /// `color`: three channels instead of grey; default false.
+        color: bool,
+        /// `resize = [height, width]`, as for IDX; needed unless all images have one size.
+        resize: Option<[usize; 2]>,
+    },
+}
+
+impl Files {
+    /// Whether the test half has files of its own.
+    #[must_use]
+    pub fn have_test(&self) -> bool {
+        match self {
+            Files::Idx { test_images, .. } => test_images.is_some(),
+            Files::Csv { test, .. }
+            | Files::Jsonl { test, .. }
+            | Files::Npz { test, .. }
+            | Files::Images { test, .. } => test.is_some(),
+            Files::Cifar { test, .. } => !test.is_empty(),
+        }
+    }
+}
+
+/// What the dimensions of an example mean: `h` height, `w` width, `c` channels, `t` steps of time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Layout {
+    /// One dimension: features. The default for two dimensions, the first of which counts the examples.
+    C,
+    /// Grey images. The default for three.
+    Hw,
+    /// Series, as maps of height t and width 1.
+    Tc,
+    /// Colour images or maps. The default for four.
+    Hwc,
+    /// The same in torch's order.
+    Chw,
 }
 
 /// A column of a CSV file.
@@ -65,133 +171,5 @@ impl std::fmt::Display for Column {
             Column::Index(i) => write!(f, "{i}"),
             Column::Name(name) => write!(f, "`{name}`"),
         }
-    }
-}
-
-#[derive(Clone, Copy, Deserialize, PartialEq)]
-#[serde(rename_all = "kebab-case")]
-enum Format {
-    Idx,
-    Csv,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct RawData {
-    format: Format,
-    train_images: Option<PathBuf>,
-    train_labels: Option<PathBuf>,
-    test_images: Option<PathBuf>,
-    test_labels: Option<PathBuf>,
-    resize: Option<[usize; 2]>,
-    train: Option<PathBuf>,
-    test: Option<PathBuf>,
-    label: Option<Column>,
-    header: Option<bool>,
-    features: Option<Vec<Column>>,
-    standardise: Option<bool>,
-    classes: Option<Vec<String>>,
-}
-
-/// Largest height or width that `resize` accepts: 8-bit codes of larger images do not fit any arena of a
-/// microcontroller, and a slip of the keyboard should not fill the memory.
-const MAX_SIDE: usize = 4096;
-
-impl DataSpec {
-    /// The keys whose values are paths.
-    pub(super) const PATHS: [&str; 6] =
-        ["train", "test", "train_images", "train_labels", "test_images", "test_labels"];
-
-    pub(super) fn from_raw(raw: toml::Spanned<RawData>, base: &Path, source: Source<'_>) -> Result<Self> {
-        let section = source.place(raw.span().start);
-        let raw = raw.into_inner();
-        let refuse = |key: &str, given: bool, format: &str| -> Result<()> {
-            if given {
-                return Err(source
-                    .error("data", key, format!("`{key}` has no meaning for format = \"{format}\""))
-                    .remedy("remove it"));
-            }
-            Ok(())
-        };
-        let need = |key: &str, path: Option<PathBuf>| -> Result<PathBuf> {
-            path.map(|path| base.join(path)).ok_or_else(|| {
-                Error::new(ErrorKind::Spec, format!("`{key}` is missing in [data]"))
-                    .place(section.clone())
-                    .remedy("name the file")
-            })
-        };
-        let files = match raw.format {
-            Format::Idx => {
-                refuse("train", raw.train.is_some(), "idx")?;
-                refuse("test", raw.test.is_some(), "idx")?;
-                refuse("label", raw.label.is_some(), "idx")?;
-                refuse("header", raw.header.is_some(), "idx")?;
-                refuse("features", raw.features.is_some(), "idx")?;
-                if let Some([h, w]) = raw.resize
-                    && !((1..=MAX_SIDE).contains(&h) && (1..=MAX_SIDE).contains(&w))
-                {
-                    return Err(source
-                        .error("data", "resize", format!("{h} by {w} pixels asked for"))
-                        .remedy(format!("each side must lie in 1..={MAX_SIDE}")));
-                }
-                Files::Idx {
-                    train_images: need("train_images", raw.train_images)?,
-                    train_labels: need("train_labels", raw.train_labels)?,
-                    test_images: need("test_images", raw.test_images)?,
-                    test_labels: need("test_labels", raw.test_labels)?,
-                    resize: raw.resize,
-                }
-            }
-            Format::Csv => {
-                refuse("train_images", raw.train_images.is_some(), "csv")?;
-                refuse("train_labels", raw.train_labels.is_some(), "csv")?;
-                refuse("test_images", raw.test_images.is_some(), "csv")?;
-                refuse("test_labels", raw.test_labels.is_some(), "csv")?;
-                refuse("resize", raw.resize.is_some(), "csv")?;
-                let header = raw.header.unwrap_or(true);
-                let label = raw.label.unwrap_or(Column::Index(0));
-                for (key, column) in std::iter::once(("label", &label))
-                    .chain(raw.features.iter().flatten().map(|column| ("features", column)))
-                {
-                    if let (Column::Name(name), false) = (column, header) {
-                        return Err(source
-                            .error("data", key, format!("column `{name}` is named, but header = false"))
-                            .remedy("give the index of the column, from 0"));
-                    }
-                }
-                if raw.features.as_ref().is_some_and(Vec::is_empty) {
-                    return Err(source
-                        .error("data", "features", "no column is left")
-                        .remedy("name at least one column"));
-                }
-                Files::Csv {
-                    train: need("train", raw.train)?,
-                    test: need("test", raw.test)?,
-                    label,
-                    header,
-                    features: raw.features,
-                }
-            }
-        };
-        if let Some(classes) = &raw.classes {
-            let wrong =
-                |problem: String, remedy: &str| Err(source.error("data", "classes", problem).remedy(remedy));
-            if classes.len() < 2 {
-                return wrong("fewer than two classes".into(), "name every class");
-            }
-            for (i, name) in classes.iter().enumerate() {
-                // A model file keeps the names as lines of one text.
-                if name.is_empty() || name.contains(['\n', '\r']) {
-                    return wrong(
-                        format!("name {i} is empty or has a line break"),
-                        "give it a name on one line",
-                    );
-                }
-                if classes[..i].contains(name) {
-                    return wrong(format!("`{name}` is there twice"), "give every class a name of its own");
-                }
-            }
-        }
-        Ok(Self { files, standardise: raw.standardise.unwrap_or(true), classes: raw.classes })
     }
 }

@@ -355,7 +355,7 @@ mod tests {
         let run = Run::layered(Layers { file: Some(&file), ..Layers::default() }).unwrap();
         let Files::Csv { train, test, .. } = run.data.files else { panic!() };
         assert_eq!(train, dir.path().join("base/train.csv"));
-        assert_eq!(test, dir.path().join("t.csv"));
+        assert_eq!(test, Some(dir.path().join("t.csv")));
     }
 
     #[test]
