@@ -1,5 +1,10 @@
 //! Armv7E-M with DSP instructions: Cortex-M4 and Cortex-M7.
 //!
+//! All loops multiply weights with activations that were widened to halfwords, two columns at a time, and gain from letting
+//! several channels share a halfword of weights. How depends on the width: two channels of 2 bits, see below; with a divisor
+//! for each group, see `two_bits_grouped`; three channels of 3 bits and bits of a fourth, `three_bits`; four channels of 4
+//! bits, `four_bits`; two channels of 8 bits, `eight_bits`. Layers of 5 to 7 bits are in the portable order.
+//!
 //! **Two channels in a halfword.** `AND mask, word ROR #n` leaves, in both halfwords of a register, one 2-bit code A of a
 //! first channel at bits 0–1 and one code B of a second channel at bits 14–15. A halfword is then worth `A + 2^14·B`, with
 //! A stored as 0..=3 and B as two's complement, so that `SMLAD` with two activations does four multiply-accumulates:
@@ -20,15 +25,22 @@
 //! `unsafe`: assembly, and its raw pointers.
 #![allow(unsafe_code)]
 
+mod bands;
 #[cfg_attr(not(core_family = "cortex-m4"), allow(dead_code, reason = "compiled to be tested"))]
 mod copy;
 mod depthwise;
+mod eight_bits;
+mod four_bits;
 mod instructions;
-mod sums;
+mod three_bits;
+mod two_bits;
+mod two_bits_grouped;
+mod wide;
 mod widen;
 
+pub(crate) use bands::{Kernel, Layer, Rounding};
 pub(crate) use depthwise::{QUAD as DEPTHWISE_QUAD, TURN as DEPTHWISE_TURN, Tap, depthwise_pixel};
-pub(crate) use sums::{LinearStream, PixelStream, Rounding};
+use wide::WIDE_STEPS;
 pub(crate) use widen::widen;
 #[cfg(core_family = "cortex-m4")]
 pub(crate) use {copy::copy, instructions::rounded_product};

@@ -3,6 +3,8 @@
 //! `docs/format.md` describes the orders; this is the one place that computes them. Kernels for a core family read whole
 //! words of its order; everything else reads one code at a time through [`Layout::code`].
 
+pub(crate) mod cortex_m4;
+
 use super::record::{OpKind, WeightSpec};
 use super::target::Target;
 use crate::pack::packed_len;
@@ -31,7 +33,7 @@ impl Layout {
     ) -> Option<Self> {
         let exists = match target {
             Target::Portable => true,
-            Target::CortexM4 => cortex_m4::exists(kind, spec.bits, spec.group, rows),
+            Target::CortexM4 => cortex_m4::exists(kind, spec, rows, columns),
             Target::CortexM0 | Target::CortexM55 | Target::RiscV32 | Target::Host => false,
         };
         exists.then_some(Self { target, kind, bits: spec.bits, group: spec.group, rows, columns })
@@ -86,6 +88,14 @@ impl Layout {
         }
     }
 
+    /// Whether a row's codes are stored as `−1 − q`.
+    fn is_complemented(&self, row: usize) -> bool {
+        match self.target {
+            Target::CortexM4 => cortex_m4::is_complemented(self, row),
+            _ => false,
+        }
+    }
+
     /// The code of a weight; `None` outside the matrix or the bytes.
     pub(crate) fn code(&self, codes: &[u8], row: usize, column: usize) -> Option<i32> {
         if row >= self.rows || column >= self.columns {
@@ -100,7 +110,8 @@ impl Layout {
         }
         let half = 1i32.wrapping_shl(u32::from(self.bits).wrapping_sub(1));
         let field = field.cast_signed();
-        Some(if self.is_unsigned(row) { field - half } else { (field ^ half) - half })
+        let code = if self.is_unsigned(row) { field - half } else { (field ^ half) - half };
+        Some(if self.is_complemented(row) { !code } else { code })
     }
 
     /// The field `k − 2` of a group's divisor.
@@ -116,7 +127,7 @@ impl Layout {
     /// The place of a divisor's two bits among those of all divisors, in units of two bits.
     fn divisor_of(&self, row: usize, group: usize, groups: usize) -> usize {
         match self.target {
-            Target::CortexM4 => cortex_m4::divisor_of(row, group, groups),
+            Target::CortexM4 => cortex_m4::divisor_of(self, row, group, groups),
             _ => row * packed_len(groups, 2) * 4 + group,
         }
     }
@@ -124,6 +135,7 @@ impl Layout {
     /// Puts a code in place; its bits must still be zero.
     #[cfg(feature = "alloc")]
     pub(crate) fn put_code(&self, codes: &mut [u8], row: usize, column: usize, code: i8) {
+        let code = if self.is_complemented(row) { !code } else { code };
         let offset = if self.is_unsigned(row) { 1u32 << (self.bits - 1) } else { 0 };
         let field = (i32::from(code).cast_unsigned()).wrapping_add(offset);
         for bit in 0..usize::from(self.bits) {
@@ -142,81 +154,6 @@ impl Layout {
         if let Some(byte) = divisors.get_mut(field / 4) {
             *byte |= (k - 2) << (field % 4 * 2);
         }
-    }
-}
-
-/// Armv7E-M: `AND` with a mask leaves one code of two rows in each halfword of a word, `SMLAD` multiplies them with two
-/// columns at once.
-pub(crate) mod cortex_m4 {
-    use super::{Layout, OpKind};
-
-    /// Columns of a step of the kernels; rows are filled up to whole steps.
-    pub(crate) const STEP: usize = 16;
-    /// Rows that share a halfword.
-    pub(crate) const PAIR: usize = 2;
-    /// Rows that a linear layer computes together.
-    pub(crate) const QUAD: usize = 4;
-
-    /// Taps that a depthwise kernel may have.
-    pub(crate) const TAPS: usize = 27;
-
-    pub(super) fn exists(kind: OpKind, bits: u8, group: u8, rows: usize) -> bool {
-        match kind {
-            OpKind::Linear | OpKind::Conv2d => bits == 2 && group == 0,
-            // In the portable order; its kernel is a matter of scratch memory only.
-            OpKind::DepthwiseConv2d => group == 0 && rows <= TAPS,
-            _ => false,
-        }
-    }
-
-    /// Whether the codes lie in plain rows.
-    const fn is_plain(kind: OpKind) -> bool {
-        matches!(kind, OpKind::DepthwiseConv2d)
-    }
-
-    /// Rows that are interleaved step by step.
-    pub(crate) fn band(kind: OpKind) -> usize {
-        if matches!(kind, OpKind::Linear) { QUAD } else { PAIR }
-    }
-
-    pub(super) fn code_bytes(layout: &Layout) -> Option<usize> {
-        if is_plain(layout.kind) {
-            return layout.portable_code_bytes();
-        }
-        let band = band(layout.kind);
-        let rows = layout.rows.checked_next_multiple_of(band)?;
-        let columns = layout.columns.checked_next_multiple_of(STEP)?;
-        rows.checked_mul(columns / 8)?.checked_mul(layout.bits.into())
-    }
-
-    pub(super) fn divisor_bytes(layout: &Layout, groups: usize) -> Option<usize> {
-        layout.rows.div_ceil(QUAD).checked_mul(groups)
-    }
-
-    pub(super) fn divisor_of(row: usize, group: usize, groups: usize) -> usize {
-        (row / QUAD * groups + group) * QUAD + row % QUAD
-    }
-
-    /// The first row of a pair is stored without sign at the bottom of the halfwords, the second one as two's complement
-    /// at their top, where `SMLAD` sees its sign.
-    pub(super) fn is_unsigned(layout: &Layout, row: usize) -> bool {
-        !is_plain(layout.kind) && row.is_multiple_of(PAIR)
-    }
-
-    pub(super) fn bit_of(layout: &Layout, row: usize, column: usize, bit: usize) -> usize {
-        if is_plain(layout.kind) {
-            return layout.portable_bit_of(row, column, bit);
-        }
-        let band = band(layout.kind);
-        let steps = layout.columns.div_ceil(STEP);
-        let half = column / 8 % 2;
-        let word = (row / band * steps + column / STEP) * band + half * (band / PAIR) + row % band / PAIR;
-        // Rotating right by 4·turn brings the codes of two columns into the place of the mask. SXTB16 takes bytes 0 and
-        // 2 of four activations, then 1 and 3.
-        let turn = column / 4 % 2 * 2 + column % 2;
-        let high = column / 2 % 2;
-        let place = 4 * turn + 16 * high + 14 * (row % PAIR);
-        word * 32 + place % 32 + bit
     }
 }
 

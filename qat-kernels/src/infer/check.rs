@@ -91,7 +91,9 @@ pub(crate) fn scratch_len(kind: OpKind, op: &OpRecord, input: &TensorInfo) -> Op
         _ => kh.checked_mul(kw)?.checked_mul(input.shape[2].into())?,
     };
     match Target::from_id(op.weight_spec.layout) {
-        Some(Target::CortexM4) => cortex_m4::scratch_len(kind, columns, input.shape[2].into(), window),
+        Some(Target::CortexM4) => {
+            cortex_m4::scratch_len(kind, op.weight_spec, columns, input.shape[2].into(), window)
+        },
         _ => Some(window),
     }
 }

@@ -3,7 +3,7 @@
 
 #[cfg(not(core_family = "cortex-m4"))]
 use super::instructions::{rounded_product, sxtb16, sxtb16_ror8};
-use super::sums::Rounding;
+use super::bands::Rounding;
 #[cfg(core_family = "cortex-m4")]
 use core::arch::naked_asm;
 use core::marker::PhantomData;

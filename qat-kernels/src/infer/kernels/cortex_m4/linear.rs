@@ -1,12 +1,10 @@
 //! Fully connected layer.
 
 use super::super::{Requant, WeightView};
-use super::stream::fill;
+use super::stream::filler;
 use crate::arch::bytes::words_mut;
-use crate::arch::cortex_m4::LinearStream;
+use crate::arch::cortex_m4::{Kernel, Layer};
 use crate::artifact::OpKind;
-use crate::artifact::cortex_m4::STEP;
-use crate::infer::cortex_m4::{LINEAR_HEAD, stream_words};
 
 pub(in crate::infer) fn linear(
     x: &[i8],
@@ -15,11 +13,19 @@ pub(in crate::infer) fn linear(
     scratch: &mut [i8],
     out: &mut [i8],
 ) -> Option<()> {
-    let words = words_mut(scratch).get_mut(..stream_words(OpKind::Linear, x.len())?)?;
-    let missing = fill::<1, LINEAR_HEAD>(words, 0, x, weights.spec.grid != 0)?;
-    let steps = x.len().div_ceil(STEP);
-    let stream = LinearStream::new(words, steps)?;
-    stream.run(weights.codes, weights.params, [missing.low, missing.high], requant.rounding(), out)?;
+    let spec = weights.spec;
+    let kernel = Kernel::of(OpKind::Linear, spec.bits, spec.group)?;
+    let words = words_mut(scratch).get_mut(..kernel.stream.words(x.len())?)?;
+    let missing = filler(&kernel.stream, spec.group)(&kernel.stream, spec, words, 0, x)?;
+    let layer = Layer {
+        words,
+        weights: weights.codes,
+        divisors: weights.divisors,
+        params: weights.params,
+        missing: [[missing.low, 0, 0, 0], [missing.high, 0, 0, 0]],
+        rounding: requant.rounding(),
+    };
+    kernel.run(x.len(), &layer, out)?;
     requant.clamp_all(out);
     Some(())
 }

@@ -1,86 +1,132 @@
 //! Activations as the inner loops read them.
 
 use crate::arch::cortex_m4::widen;
-use crate::artifact::cortex_m4::STEP;
-use crate::infer::cortex_m4::WINDOW;
+use crate::artifact::WeightSpec;
+use crate::artifact::cortex_m4::Stream;
 
 /// What a pixel's accumulators lack after the loops.
 #[derive(Clone, Copy, Default)]
-pub(super) struct Correction {
-    /// For channels whose codes are stored unsigned.
+pub(super) struct Missing {
+    /// For channels whose codes are stored without a sign.
     pub(super) low: i32,
-    /// For channels whose codes are stored as two's complement.
+    /// For the others.
     pub(super) high: i32,
 }
 
-/// Writes one pixel's windows into its lane of a stream with `LANES` pixels and heads of `HEAD` words; the end of the stream
-/// too.
-///
-/// The windows start from `2^13 − (⌊3/2·S⌋ − ⌊3/2·S'⌋)` with S and S' the sums of all activations up to their end and up
-/// to their beginning, so that the roundings do not add up.
-pub(super) fn fill<const LANES: usize, const HEAD: usize>(
+/// What the windows of a stream start from, with S the sum of the activations in one of them and S' in all up to its end.
+#[derive(Clone, Copy)]
+enum Start {
+    /// `2^(bits−1) − ⌊times/2·S'⌋`, plus the `⌊…⌋` of the window before, so that the roundings do not add up.
+    Centred { bits: u32, times: i32 },
+    /// `2^15 + factor·S`.
+    Exact { factor: i32 },
+}
+
+/// Fills one pixel's lane of a stream.
+pub(super) type Fill = fn(&Stream, WeightSpec, &mut [u32], usize, &[i8]) -> Option<Missing>;
+
+/// Columns that are widened at once.
+const UNIT: usize = 16;
+
+/// The one for a layer's stream.
+pub(super) fn filler(stream: &Stream, group: u8) -> Fill {
+    match (stream.pixels, group) {
+        (1, 0) => fill::<1, UNIT, 4, false>,
+        (1, 8) => fill::<1, 8, 2, true>,
+        (1, _) => fill::<1, UNIT, 4, true>,
+        (2, _) => fill::<2, UNIT, 4, false>,
+        (_, 0) => fill::<4, UNIT, 4, false>,
+        (_, 8) => fill::<4, 8, 2, true>,
+        _ => fill::<4, UNIT, 4, true>,
+    }
+}
+
+/// Widens `WIDTH` columns, that is `FOURS` times four, at once; `words` is the whole stream.
+fn fill<const LANES: usize, const WIDTH: usize, const FOURS: usize, const SCALED: bool>(
+    stream: &Stream,
+    spec: WeightSpec,
     words: &mut [u32],
     lane: usize,
     x: &[i8],
-    mid_rise: bool,
-) -> Option<Correction> {
-    let mut lane = Lane::<LANES, HEAD> { words: words.get_mut(lane..)?, total: 0, taken: 0, windows: 0 };
-    let odd = x.len().div_ceil(STEP) % 2 == 1;
-    let (first, x) = x.split_at(if !odd { 0 } else { x.len().min(STEP) });
-    if odd {
-        let short;
-        lane.window::<{ STEP / 4 }>(match first.as_chunks().0.first_chunk() {
-            Some(whole) => whole,
-            None => {
-                short = padded(first);
-                &short
-            }
-        })?;
+) -> Option<Missing> {
+    let (mid_rise, window) = (i32::from(spec.grid != 0), (stream.window / WIDTH).max(1));
+    let start = match (SCALED, spec.bits) {
+        (true, _) => Some(Start::Exact { factor: if mid_rise == 1 { (1 << 16) - 12 } else { -8 } }),
+        (_, 2) => Some(Start::Centred { bits: 14, times: 3 }),
+        (_, 3) => Some(Start::Centred { bits: 13, times: 1 }),
+        _ => None,
+    };
+    let copies = match LANES {
+        1 => stream.head,
+        2 => stream.head / 2,
+        _ => stream.head / 4,
+    };
+    // Steps of 16 columns are whole, and so are windows, but for the first one.
+    let mut units = x.len().div_ceil(UNIT) * (UNIT / WIDTH);
+    // Divisions by constants only.
+    let mut in_window = match window {
+        3 => units.wrapping_sub(1) % 3 + 1,
+        2 => units.wrapping_sub(1) % 2 + 1,
+        _ => 1,
+    };
+    let (mut chunks, tail) = (x.as_chunks::<WIDTH>().0.iter(), x.as_chunks::<WIDTH>().1);
+    let mut tail = Some(tail);
+    let (mut words, mut total, mut taken, mut windows) = (words, 0i32, 0i32, 0i32);
+    while units > 0 {
+        let (head, mut body) = core::mem::take(&mut words).split_at_mut_checked(stream.head)?;
+        let before = total;
+        let count = if start.is_some() { in_window } else { units };
+        for _ in 0..count {
+            let padded;
+            let unit = match chunks.next() {
+                Some(unit) => unit,
+                None => {
+                    padded = zeros_after::<WIDTH>(tail.take().unwrap_or(&[]));
+                    &padded
+                }
+            };
+            let (now, next) = body.split_at_mut_checked(WIDTH / 2 * LANES)?;
+            total += widen::<LANES, FOURS, SCALED>(unit.as_chunks().0.first_chunk()?, now.get_mut(lane..)?)?;
+            body = next;
+        }
+        words = body;
+        units = units.saturating_sub(count);
+        in_window = window;
+        if let Some(start) = start {
+            let value = match start {
+                Start::Centred { bits, times } => {
+                    let centre = (times * total) >> 1;
+                    let value = (1i32 << (bits - 1)) - (centre - taken);
+                    taken = centre;
+                    value
+                }
+                Start::Exact { factor } => (1 << 15) + factor * (total - before),
+            };
+            head.get_mut(lane * copies..)?.get_mut(..copies)?.fill(value.cast_unsigned());
+            windows += 1;
+        }
     }
-    let (windows, tail) = x.as_chunks::<WINDOW>();
-    for window in windows {
-        lane.window::<{ WINDOW / 4 }>(window.as_chunks().0.first_chunk()?)?;
+    if stream.has_end {
+        words.fill(0);
     }
-    if !tail.is_empty() {
-        lane.window(&padded::<{ WINDOW / 4 }>(tail))?;
-    }
-    // Twice the low sum is Σ 2A·x − 2⌊3/2·S⌋ + windows·2^14, to become Σ (2A − 3)·x on the mid-rise grid and Σ (2A − 4)·x on
-    // the mid-tread grid; twice the high sum is Σ 2B·x, to become Σ (2B + 1)·x and Σ 2B·x.
-    let low = 2 * lane.taken - (lane.windows << 14) - if mid_rise { 3 } else { 4 } * lane.total;
-    let high = if mid_rise { lane.total } else { 0 };
-    lane.words.get_mut(..if LANES == 1 { HEAD } else { 1 })?.fill(0);
-    Some(Correction { low, high })
+    // Sums of stored codes u become those of levels: 2·Σ u·x to Σ (2u − 2^b)·x, and one more S on the mid-rise grid.
+    let high = mid_rise * total;
+    let low = high.wrapping_sub(total.wrapping_mul(1 << spec.bits));
+    Some(match start {
+        None => Missing { low, high },
+        Some(Start::Centred { bits, times }) => {
+            // What the windows started from, in each of as many sums as there are bits that share a word.
+            let starts = (windows << (bits - 1)).wrapping_sub(taken);
+            let sums = if times == 3 { 1 } else { 7 };
+            Missing { low: low.wrapping_sub(starts.wrapping_mul(2 * sums)), high }
+        }
+        Some(Start::Exact { .. }) => Missing::default(),
+    })
 }
 
 /// The activations, then zeros.
-fn padded<const FOURS: usize>(x: &[i8]) -> [[i8; 4]; FOURS] {
-    let mut fours = [[0; 4]; FOURS];
-    fours.as_flattened_mut().iter_mut().zip(x).for_each(|(to, &from)| *to = from);
-    fours
-}
-
-/// The part of a stream that is not written yet, from this pixel's first word on.
-struct Lane<'a, const LANES: usize, const HEAD: usize> {
-    words: &'a mut [u32],
-    /// Sum of all activations so far, and ⌊3/2⌋ of it.
-    total: i32,
-    taken: i32,
-    windows: i32,
-}
-
-impl<const LANES: usize, const HEAD: usize> Lane<'_, LANES, HEAD> {
-    #[inline(always)]
-    fn window<const FOURS: usize>(&mut self, x: &[[i8; 4]; FOURS]) -> Option<()> {
-        let words = core::mem::take(&mut self.words);
-        let (head, body) = words.split_at_mut_checked(HEAD)?;
-        self.total += widen::<LANES, FOURS>(x, body)?;
-        let centre = (3 * self.total) >> 1;
-        let start = ((1 << 13) - (centre - self.taken)).cast_unsigned();
-        // A linear layer computes two pairs of channels at once, each from a word of its own.
-        head.get_mut(..if LANES == 1 { HEAD } else { 1 })?.fill(start);
-        self.taken = centre;
-        self.windows += 1;
-        self.words = body.get_mut(2 * FOURS * LANES..)?;
-        Some(())
-    }
+fn zeros_after<const WIDTH: usize>(x: &[i8]) -> [i8; WIDTH] {
+    let mut padded = [0; WIDTH];
+    padded.iter_mut().zip(x).for_each(|(to, &from)| *to = from);
+    padded
 }

@@ -113,7 +113,7 @@ fn linear_equals_the_portable_kernel() {
     let n = &mut Numbers(1);
     let mut distinct = std::collections::HashSet::new();
     for (bits, group) in linear_kinds() {
-        for columns in (1..70_usize).chain([127, 128, 160, 256, 641]) {
+        for columns in (1..70_usize).chain([127, 128, 160, 256, 480, 481, 641, 992]) {
             if group > 0 && !columns.is_multiple_of(usize::from(group)) {
                 continue;
             }
@@ -122,7 +122,7 @@ fn linear_equals_the_portable_kernel() {
                 let (x, requant) = (n.activations(columns), requant(n));
                 let mut out = [vec![0; rows], vec![0; rows]];
                 portable::linear(&x, &layer.view(0), &requant, &mut out[0]).unwrap();
-                let mut scratch = vec![0x5A; scratch_len(OpKind::Linear, columns, 1, 0).unwrap()];
+                let mut scratch = vec![0x5A; scratch_len(OpKind::Linear, layer.spec, columns, 1, 0).unwrap()];
                 super::linear(&x, &layer.view(1), &requant, &mut scratch, &mut out[1]).unwrap();
                 assert_eq!(out[1], out[0], "{}", layer.about());
                 // Any engine reads the family's order, slowly.
@@ -167,7 +167,7 @@ fn convolutions_equal_the_portable_kernel() {
             let mut scratch = vec![0x5A; gathered];
             portable::conv2d(&x, &windows, &layer.view(0), &requant, zero_point, &mut scratch, &mut out[0])
                 .unwrap();
-            let mut scratch = vec![0x5A; scratch_len(OpKind::Conv2d, window, 1, gathered).unwrap()];
+            let mut scratch = vec![0x5A; scratch_len(OpKind::Conv2d, layer.spec, window, 1, gathered).unwrap()];
             super::conv2d(&x, &windows, &layer.view(1), &requant, zero_point, &mut scratch, &mut out[1])
                 .unwrap();
             assert_eq!(out[1], out[0], "{}, {windows:?}", layer.about());
@@ -188,7 +188,7 @@ fn depthwise_equals_the_portable_kernel() {
             let mut out = [(); 2].map(|()| vec![0; windows.output.iter().product()]);
             portable::depthwise_conv2d(&x, &windows, &layer.view(0), &requant, zero_point, &mut out[0])
                 .unwrap();
-            let mut scratch = vec![0x5A; scratch_len(OpKind::DepthwiseConv2d, taps, channels, 0).unwrap()];
+            let mut scratch = vec![0x5A; scratch_len(OpKind::DepthwiseConv2d, layer.spec, taps, channels, 0).unwrap()];
             super::depthwise_conv2d(
                 &x,
                 &windows,

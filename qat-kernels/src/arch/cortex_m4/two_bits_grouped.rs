@@ -1,0 +1,424 @@
+//! 2-bit weights with a divisor for each group of 8, 16 or 32: two channels in a halfword, sums taken apart after every 8 or
+//! 16 columns.
+//!
+//! A halfword is worth `A + 2^14·B` as without groups, but the first channel's codes are stored as `A = 1 − q` and activations
+//! are multiplied by 8. A window starts from `2^15 + (2^16 − 12)·Σx` on the mid-rise grid and from `2^15 − 8·Σx` on the
+//! mid-tread grid. At its end the high halfword is then exactly `Σ level2(q_B)·x` and the low one, after an `EOR` with 2^15 a
+//! signed halfword, is `−4·Σ level2(q_A)·x`: its magnitude is at most `4·3·128·16` on the one grid, and on the other it lies
+//! between `−8·2·128·16 = −2^15` and `8·2·127·16`. `SMLATT` and `SMLABB` multiply both with their groups' 60/k. The first
+//! channel's sum stays four times as large as it has to be until the end.
+
+use super::bands::Loops;
+#[cfg(core_family = "cortex-m4")]
+use super::bands::{Task, next_band, round};
+#[cfg(core_family = "cortex-m4")]
+use core::arch::naked_asm;
+
+/// `−m_A` in the low halfword and `m_B` in the high one, for both pairs of a byte of four divisors.
+pub(super) static FACTORS: [[u32; 2]; 256] = {
+    const RATIOS: [i16; 4] = [30, 20, 15, 12];
+    const fn pair(fields: usize) -> u32 {
+        (-RATIOS[fields & 3]).cast_unsigned() as u32 | (RATIOS[fields >> 2 & 3] as u32) << 16
+    }
+    let mut table = [[0; 2]; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        table[byte] = [pair(byte & 15), pair(byte >> 4)];
+        byte += 1;
+    }
+    table
+};
+
+#[cfg(core_family = "cortex-m4")]
+pub(super) const LOOPS_8: [Loops; 2] = [quads_8, pairs_8];
+#[cfg(core_family = "cortex-m4")]
+pub(super) const LOOPS_16: [Loops; 2] = [quads_16, pairs_16];
+#[cfg(core_family = "cortex-m4")]
+pub(super) const LOOPS_32: [Loops; 2] = [quads_32, pairs_32];
+#[cfg(not(core_family = "cortex-m4"))]
+pub(super) const LOOPS_8: [Loops; 2] = [twin::quads, twin::pairs];
+#[cfg(not(core_family = "cortex-m4"))]
+pub(super) const LOOPS_16: [Loops; 2] = [twin::quads, twin::pairs];
+#[cfg(not(core_family = "cortex-m4"))]
+pub(super) const LOOPS_32: [Loops; 2] = [twin::quads, twin::pairs];
+
+/// Two columns of four channels: words `$w0` and `$w1`, rotated by `$n`, activations `$x`; T in r4 and r5, which start from
+/// `$t0` and `$t1`. Of four pixels: word `$w`.
+#[cfg(core_family = "cortex-m4")]
+macro_rules! turn {
+    ($n:literal, $x:literal, $w0:literal, $w1:literal) => {
+        concat!(
+            "and r3, r2, ", $w1, ", ror #", $n, "\n smlad r5, r3, ", $x, ", r5\n",
+            "and r3, r2, ", $w0, ", ror #", $n, "\n smlad r4, r3, ", $x, ", r4\n",
+        )
+    };
+    // The head is in r4.
+    (first, $x:literal, $w0:literal, $w1:literal) => {
+        concat!(
+            "and r3, r2, ", $w1, "\n smlad r5, r3, ", $x, ", r4\n",
+            "and r3, r2, ", $w0, "\n smlad r4, r3, ", $x, ", r4\n",
+        )
+    };
+    ($n:literal, $w:literal) => {
+        concat!(
+            "ldm r0!, {{r10, r11, r12, lr}}\n and r9, r2, ", $w, ", ror #", $n, "\n",
+            "smlad r3, r9, r10, r3\n smlad r4, r9, r11, r4\n smlad r5, r9, r12, r5\n smlad r6, r9, lr, r6\n",
+        )
+    };
+}
+
+/// A window of one pixel.
+#[cfg(core_family = "cortex-m4")]
+macro_rules! quad_window {
+    (8) => {
+        concat!(
+            "ldrd r6, r7, [r1], #8\n ldm r0!, {{r4, r10, r11, r12, lr}}\n",
+            turn!(first, "r10", "r6", "r7"),
+            turn!("4", "r11", "r6", "r7"),
+            turn!("8", "r12", "r6", "r7"),
+            turn!("12", "lr", "r6", "r7"),
+        )
+    };
+    (16) => {
+        concat!(
+            "ldm r1!, {{r6, r7, r8, r9}}\n ldm r0!, {{r4, r10, r11, r12, lr}}\n",
+            turn!(first, "r10", "r6", "r7"),
+            turn!("4", "r11", "r6", "r7"),
+            turn!("8", "r12", "r6", "r7"),
+            turn!("12", "lr", "r6", "r7"),
+            "ldm r0!, {{r10, r11, r12, lr}}\n",
+            turn!("0", "r10", "r8", "r9"),
+            turn!("4", "r11", "r8", "r9"),
+            turn!("8", "r12", "r8", "r9"),
+            turn!("12", "lr", "r8", "r9"),
+        )
+    };
+}
+
+/// Multiplies the sums of a window with their factors and adds them up; `$next` is how far to go on among the divisors.
+#[cfg(core_family = "cortex-m4")]
+macro_rules! quad_group {
+    ($next:literal) => {
+        concat!(
+            "ldm sp, {{r6-r12}}\n ldrb r3, [r10]", $next, "\n",
+            "eor r4, r4, #0x8000\n eor r5, r5, #0x8000\n",
+            "add r3, r12, r3, lsl #3\n ldrd r3, lr, [r3]\n",
+            "smlabb r6, r4, r3, r6\n smlatt r7, r4, r3, r7\n smlabb r8, r5, lr, r8\n smlatt r9, r5, lr, r9\n",
+        )
+    };
+}
+
+/// Bands of four channels of a linear layer, windows of `$window` columns; `$next` is how far to go on among the divisors
+/// after the first window of a turn.
+///
+/// In the loop: r0 stream, r1 weights, r2 mask, r3 scratch, r4, r5 T, r6–r9 weights, r10–lr activations. On the stack: the
+/// sums, divisors, turns to come, table of factors, the task.
+#[cfg(core_family = "cortex-m4")]
+macro_rules! quads {
+    ($name:ident, $window:tt, $next:literal) => {
+        /// # Safety
+        /// As [`Loops`] says.
+        #[unsafe(naked)]
+        unsafe extern "C" fn $name(task: &mut Task) {
+            naked_asm!(
+                "push {{r0, r4-r11, lr}}",
+                "sub sp, sp, #28",
+                "mov r12, r0",
+                "movw r2, #0xC003",
+                "movt r2, #0xC003",
+                "3:",
+                "ldrd r0, r1, [r12]",
+                "ldr r3, [r12, #32]",
+                "mov r6, #0",
+                "mov r7, #0",
+                "mov r8, #0",
+                "mov r9, #0",
+                "ldrd r10, r11, [r12, #68]",
+                "ldr r12, [r12, #76]",
+                "stm sp, {{r6-r12}}",
+                "cmp r3, #1",
+                // A turn of one window, unless a turn is one step of two windows.
+                concat!("beq.w ", quads!(first $window), "f"),
+                "1:",
+                quad_window!($window),
+                quad_group!($next),
+                "stm sp, {{r6-r10}}",
+                "2:",
+                quad_window!($window),
+                quad_group!(", #1"),
+                "subs r11, r11, #1",
+                "stm sp, {{r6-r11}}",
+                "bne.w 1b",
+                "ldr r12, [sp, #28]",
+                "str r1, [r12, #4]",
+                "str r10, [r12, #68]",
+                "ldrd r4, r5, [r12, #24]",
+                "ldr r3, [r12, #8]",
+                "ldr r11, [r12, #16]",
+                "cmp r4, #0",
+                "bne.w 4f",
+                quad_sums!(straight),
+                "b.w 5f",
+                "4:",
+                quad_sums!(left),
+                "5:",
+                "strb r6, [r11], #1",
+                "strb r7, [r11], #1",
+                "strb r8, [r11], #1",
+                "strb r9, [r11], #1",
+                "str r3, [r12, #8]",
+                "str r11, [r12, #16]",
+                next_band!(),
+                "add sp, sp, #32",
+                "pop {{r4-r11, pc}}",
+            )
+        }
+    };
+    (first 8) => { "1" };
+    (first 16) => { "2" };
+}
+
+/// Results of four channels: sums in r6–r9, left shift r4, zero point r5, parameters r3.
+#[cfg(core_family = "cortex-m4")]
+macro_rules! quad_sums {
+    ($shift:ident) => {
+        concat!(
+            "ldrd r0, r10, [r3], #8\n add r6, r0, r6, asr #2\n",
+            round!($shift, "r6", "r10", "r5", "r4"),
+            "ldrd r0, r10, [r3], #8\n add r7, r0, r7\n",
+            round!($shift, "r7", "r10", "r5", "r4"),
+            "ldrd r0, r10, [r3], #8\n add r8, r0, r8, asr #2\n",
+            round!($shift, "r8", "r10", "r5", "r4"),
+            "ldrd r0, r10, [r3], #8\n add r9, r0, r9\n",
+            round!($shift, "r9", "r10", "r5", "r4"),
+        )
+    };
+}
+
+#[cfg(core_family = "cortex-m4")]
+quads!(quads_8, 8, ", #1");
+#[cfg(core_family = "cortex-m4")]
+quads!(quads_16, 16, ", #1");
+#[cfg(core_family = "cortex-m4")]
+quads!(quads_32, 16, "");
+
+/// A window of four pixels.
+#[cfg(core_family = "cortex-m4")]
+macro_rules! pair_window {
+    (8) => {
+        concat!(
+            "ldr r7, [r1], #4\n ldm r0!, {{r3-r6}}\n",
+            turn!("0", "r7"),
+            turn!("4", "r7"),
+            turn!("8", "r7"),
+            turn!("12", "r7"),
+        )
+    };
+    (16) => {
+        concat!(
+            "ldrd r7, r8, [r1], #8\n ldm r0!, {{r3-r6}}\n",
+            turn!("0", "r7"),
+            turn!("4", "r7"),
+            turn!("8", "r7"),
+            turn!("12", "r7"),
+            turn!("0", "r8"),
+            turn!("4", "r8"),
+            turn!("8", "r8"),
+            turn!("12", "r8"),
+        )
+    };
+}
+
+/// As [`quad_group`], for four pixels; `$divisor` puts the fields of a pair into lr and leaves r11 where it goes on. The sums
+/// of the last two pixels are left in r7–r10, r11 is the word behind them, r12 their place.
+#[cfg(core_family = "cortex-m4")]
+macro_rules! pair_group {
+    ($divisor:literal) => {
+        concat!(
+            "ldm sp, {{r7-r12}}\n",
+            $divisor,
+            "\n ldr lr, [r12, lr, lsl #3]\n",
+            "eor r3, r3, #0x8000\n eor r4, r4, #0x8000\n eor r5, r5, #0x8000\n eor r6, r6, #0x8000\n",
+            "smlabb r7, r3, lr, r7\n smlatt r8, r3, lr, r8\n smlabb r9, r4, lr, r9\n smlatt r10, r4, lr, r10\n",
+            "stm sp, {{r7-r11}}\n add r12, sp, #24\n ldm r12, {{r7-r11}}\n",
+            "smlabb r7, r5, lr, r7\n smlatt r8, r5, lr, r8\n smlabb r9, r6, lr, r9\n smlatt r10, r6, lr, r10\n",
+        )
+    };
+}
+
+/// Bands of two channels of four pixels, windows of `$window` columns; `$first` and `$second` put the fields of the divisors
+/// of the windows of a turn into lr.
+///
+/// In the loop: r0 stream, r1 weights, r2 mask, r3–r6 T, r7, r8 weights, r9 scratch, r10–lr activations. On the stack: the
+/// sums of two pixels, divisors, table of factors, the sums of the other two pixels, turns to come, the task.
+#[cfg(core_family = "cortex-m4")]
+macro_rules! pairs {
+    ($name:ident, $window:tt, $first:literal, $second:literal) => {
+        /// # Safety
+        /// As [`Loops`] says.
+        #[unsafe(naked)]
+        unsafe extern "C" fn $name(task: &mut Task) {
+            naked_asm!(
+                "push {{r0, r4-r11, lr}}",
+                "sub sp, sp, #44",
+                "mov r12, r0",
+                "3:",
+                "mov r6, #0",
+                "mov r7, #0",
+                "mov r8, #0",
+                "mov r9, #0",
+                "ldrd r10, r11, [r12, #68]",
+                "ldrd r0, r1, [r12]",
+                "ldr r2, [r12, #32]",
+                "ldr r3, [r12, #76]",
+                "strd r10, r3, [sp, #16]",
+                "add r3, sp, #24",
+                "stm r3, {{r6-r9}}",
+                "stm sp, {{r6-r9}}",
+                "str r11, [sp, #40]",
+                "cmp r2, #1",
+                "movw r2, #0xC003",
+                "movt r2, #0xC003",
+                concat!("beq.w ", quads!(first $window), "f"),
+                "1:",
+                pair_window!($window),
+                pair_group!($first),
+                "stm r12, {{r7-r10}}",
+                "2:",
+                pair_window!($window),
+                pair_group!($second),
+                "subs r11, r11, #1",
+                "stm r12, {{r7-r11}}",
+                "bne.w 1b",
+                "ldr r12, [sp, #44]",
+                "ldr r3, [sp, #16]",
+                "str r1, [r12, #4]",
+                "str r3, [r12, #68]",
+                "ldm sp, {{r3-r6}}",
+                "ldr r0, [r12, #8]",
+                "ldm r0!, {{r1, r2, r11, lr}}",
+                "str r0, [r12, #8]",
+                "add r3, r1, r3, asr #2",
+                "add r5, r1, r5, asr #2",
+                "add r7, r1, r7, asr #2",
+                "add r9, r1, r9, asr #2",
+                "add r4, r11, r4",
+                "add r6, r11, r6",
+                "add r8, r11, r8",
+                "add r10, r11, r10",
+                "ldrd r1, r11, [r12, #24]",
+                "cmp r1, #0",
+                "bne.w 4f",
+                pair_sums!(straight),
+                "b.w 5f",
+                "4:",
+                pair_sums!(left),
+                "5:",
+                "bfi r3, r4, #8, #24",
+                "bfi r5, r6, #8, #24",
+                "bfi r7, r8, #8, #24",
+                "bfi r9, r10, #8, #24",
+                "ldrd r0, r1, [r12, #16]",
+                "add r2, r0, #2",
+                "str r2, [r12, #16]",
+                "strh r3, [r0]",
+                "strh r5, [r0, r1]",
+                "add r0, r0, r1, lsl #1",
+                "strh r7, [r0]",
+                "strh r9, [r0, r1]",
+                next_band!(),
+                "add sp, sp, #48",
+                "pop {{r4-r11, pc}}",
+            )
+        }
+    };
+}
+
+/// Rounds the sums of two channels of four pixels: left shift r1, multipliers r2 and lr, zero point r11.
+#[cfg(core_family = "cortex-m4")]
+macro_rules! pair_sums {
+    ($shift:ident) => {
+        concat!(
+            round!($shift, "r3", "r2", "r11", "r1"),
+            round!($shift, "r4", "lr", "r11", "r1"),
+            round!($shift, "r5", "r2", "r11", "r1"),
+            round!($shift, "r6", "lr", "r11", "r1"),
+            round!($shift, "r7", "r2", "r11", "r1"),
+            round!($shift, "r8", "lr", "r11", "r1"),
+            round!($shift, "r9", "r2", "r11", "r1"),
+            round!($shift, "r10", "lr", "r11", "r1"),
+        )
+    };
+}
+
+#[cfg(core_family = "cortex-m4")]
+pairs!(pairs_8, 8, "ldrb lr, [r11]\n and lr, lr, #15", "ldrb lr, [r11], #1\n lsr lr, lr, #4");
+#[cfg(core_family = "cortex-m4")]
+pairs!(pairs_16, 16, "ldrb lr, [r11]\n and lr, lr, #15", "ldrb lr, [r11], #1\n lsr lr, lr, #4");
+#[cfg(core_family = "cortex-m4")]
+pairs!(pairs_32, 16, "ldrb lr, [r11]", "ldrb lr, [r11], #1");
+
+/// The same loops in Rust.
+#[cfg(not(core_family = "cortex-m4"))]
+mod twin {
+    use super::super::bands::Band;
+    use super::super::instructions::smlad;
+    use super::FACTORS;
+
+    /// Four channels of a pixel: a byte of divisors for each group.
+    pub(super) fn quads(band: &Band<'_>) -> [[u32; 4]; 4] {
+        let mut sums = [[0; 4]; 4];
+        for pair in 0..2 {
+            let factor = |group: usize| FACTORS[usize::from(band.divisors[group])][pair];
+            let [a, b] = pair_sums(band, [2, pair], 0, factor);
+            (sums[2 * pair][0], sums[2 * pair + 1][0]) = (a, b);
+        }
+        sums
+    }
+
+    /// Two channels of four pixels: a nibble of divisors for each group, or a byte for each group of 32.
+    pub(super) fn pairs(band: &Band<'_>) -> [[u32; 4]; 4] {
+        let mut sums = [[0; 4]; 4];
+        // Windows of the whole row; an odd row of groups of 16 begins with the second nibble.
+        let odd = usize::from(band.group == 16 && band.first == 1);
+        let factor = |group: usize| {
+            let byte = usize::from(if band.group == 32 {
+                band.divisors[group]
+            } else {
+                band.divisors[(group + odd) / 2] >> (4 * ((group + odd) % 2)) & 15
+            });
+            FACTORS[byte][0]
+        };
+        for pixel in 0..4 {
+            let [a, b] = pair_sums(band, [1, 0], pixel, factor);
+            (sums[0][pixel], sums[1][pixel]) = (a, b);
+        }
+        sums
+    }
+
+    /// One of `pairs` pairs of channels, one pixel.
+    fn pair_sums(
+        band: &Band<'_>,
+        [pairs, pair]: [usize; 2],
+        pixel: usize,
+        factor: impl Fn(usize) -> u32,
+    ) -> [u32; 2] {
+        let window = if band.group == 8 { 8 } else { 16 };
+        let windows = band.weights.len() / pairs * 8 / window;
+        let (mut acc, half) = ([0u32; 2], |x: u32| u32::from(x as u16).cast_signed() << 16 >> 16);
+        for at in 0..windows {
+            let words = &band.words[at * (1 + window / 2) * band.pixels..];
+            let mut t = words[pixel];
+            for turn in 0..window / 2 {
+                let word = band.weights[(at * window / 8 + turn / 4) * pairs + pair];
+                let word = word.rotate_right(4 * (turn as u32 % 4)) & 0xC003_C003;
+                t = smlad(word, words[(1 + turn) * band.pixels + pixel], t);
+            }
+            t ^= 0x8000;
+            let factor = factor(at * window / usize::from(band.group));
+            acc[0] = acc[0].wrapping_add(half(t).wrapping_mul(half(factor)).cast_unsigned());
+            acc[1] = acc[1].wrapping_add(half(t >> 16).wrapping_mul(half(factor >> 16)).cast_unsigned());
+        }
+        [(acc[0].cast_signed() >> 2).cast_unsigned(), acc[1]]
+    }
+}
