@@ -30,17 +30,16 @@ mod bands;
 mod copy;
 mod depthwise;
 mod eight_bits;
+mod fill;
 mod four_bits;
 mod instructions;
 mod three_bits;
 mod two_bits;
 mod two_bits_grouped;
 mod wide;
-mod widen;
 
-pub(crate) use bands::{Kernel, Layer, Rounding};
+pub(crate) use bands::{Bands, Rounding};
 pub(crate) use depthwise::{QUAD as DEPTHWISE_QUAD, TURN as DEPTHWISE_TURN, Tap, depthwise_pixel};
-use wide::WIDE_STEPS;
-pub(crate) use widen::widen;
+pub(crate) use fill::{Filled, Lanes, Start};
 #[cfg(core_family = "cortex-m4")]
 pub(crate) use {copy::copy, instructions::rounded_product};

@@ -93,7 +93,7 @@ pub(crate) fn scratch_len(kind: OpKind, op: &OpRecord, input: &TensorInfo) -> Op
     match Target::from_id(op.weight_spec.layout) {
         Some(Target::CortexM4) => {
             cortex_m4::scratch_len(kind, op.weight_spec, columns, input.shape[2].into(), window)
-        },
+        }
         _ => Some(window),
     }
 }

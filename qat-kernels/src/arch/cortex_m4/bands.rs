@@ -1,21 +1,10 @@
 //! What all loops over bands of channels share: what they are called with, the requantisation of their sums, and what
 //! happens with channels that fill no band and pixels that fill no group.
 
+use super::wide::WIDE_STEPS;
 use crate::artifact::OpKind;
 use crate::artifact::cortex_m4::{STEP, Stream, band, band_divisors};
-
-/// A layer with its activations.
-pub(crate) struct Layer<'a> {
-    /// The stream of activations.
-    pub(crate) words: &'a [u32],
-    pub(crate) weights: &'a [u8],
-    pub(crate) divisors: &'a [u8],
-    /// Bias and multiplier of every channel.
-    pub(crate) params: &'a [[u8; 8]],
-    /// What the sums of each pixel lack: first of channels that are stored without a sign, then of the others.
-    pub(crate) missing: [[i32; 4]; 2],
-    pub(crate) rounding: Rounding,
-}
+use core::ops::Range;
 
 /// How accumulators become results: `sat8(zero_point + ((acc << left)·M + 2^31 >> 32))`.
 #[derive(Clone, Copy)]
@@ -56,9 +45,9 @@ pub(super) struct Task {
 #[cfg(core_family = "cortex-m4")]
 pub(super) type Loops = unsafe extern "C" fn(&mut Task);
 
-/// The sums of a band, by channel and pixel, without what the layer says is missing.
+/// The sums of a band's channels for one pixel, without what the caller says is missing.
 #[cfg(not(core_family = "cortex-m4"))]
-pub(super) type Loops = fn(&Band<'_>) -> [[u32; 4]; 4];
+pub(super) type Loops = fn(&Band<'_>, usize) -> [u32; 4];
 
 /// What the loops read for a band.
 #[cfg(not(core_family = "cortex-m4"))]
@@ -72,180 +61,224 @@ pub(super) struct Band<'a> {
     pub(super) turns: usize,
 }
 
-/// The loops for one kind of layer.
-#[derive(Clone, Copy)]
-pub(crate) struct Kernel {
-    kind: OpKind,
-    bits: u8,
-    group: u8,
-    pub(crate) stream: Stream,
-    loops: Loops,
-}
-
 /// Results of a band of channels at once, for those that fill no band; as many as there can be.
 const BAND_RESULTS: usize = 8;
 
-impl Kernel {
-    /// `None` where there is none.
-    pub(crate) fn of(kind: OpKind, bits: u8, group: u8) -> Option<Self> {
-        let [linear, conv2d] = match (bits, group) {
-            (2, 0) => super::two_bits::LOOPS,
-            (2, 8) => super::two_bits_grouped::LOOPS_8,
-            (2, 16) => super::two_bits_grouped::LOOPS_16,
-            (2, 32) => super::two_bits_grouped::LOOPS_32,
-            (3, 0) => super::three_bits::LOOPS,
-            (4, 0) => super::four_bits::LOOPS,
-            (8, 0) => super::eight_bits::LOOPS,
+/// The weights of a layer, with the loops for them.
+pub(crate) struct Bands<'a> {
+    loops: Loops,
+    #[cfg(not(core_family = "cortex-m4"))]
+    bits: u8,
+    #[cfg(not(core_family = "cortex-m4"))]
+    group: u8,
+    stream: Stream,
+    /// Words of the stream.
+    words: usize,
+    weights: &'a [u8],
+    divisors: &'a [u8],
+    /// Bias and multiplier of every channel.
+    params: &'a [[u8; 8]],
+    rounding: Rounding,
+    /// Channels of a band, and bytes of its weights and of its divisors.
+    channels: usize,
+    band_bytes: usize,
+    band_divisors: usize,
+    /// Whole bands, and all.
+    whole: usize,
+    count: usize,
+    /// Steps of the first turn of the outer loop, and turns.
+    first: usize,
+    turns: usize,
+}
+
+impl<'a> Bands<'a> {
+    /// A linear layer or a convolution in which `columns` meet in every output. `None` if there are no loops for it, or
+    /// unless everything has its length.
+    pub(crate) fn new(
+        (kind, bits, group): (OpKind, u8, u8),
+        columns: usize,
+        (weights, divisors): (&'a [u8], &'a [u8]),
+        params: &'a [[u8; 8]],
+        rounding: Rounding,
+    ) -> Option<Self> {
+        let steps = columns.div_ceil(STEP);
+        let stream = Stream::of(kind, bits, group);
+        // Steps of a turn; divisions by constants only.
+        let (loops, turn, turns) = match (bits, group) {
+            (2, 0) => (super::two_bits::LOOPS, 2, steps.div_ceil(2)),
+            (2, 8) => (super::two_bits_grouped::LOOPS_8, 1, steps),
+            (2, 16) => (super::two_bits_grouped::LOOPS_16, 2, steps.div_ceil(2)),
+            (2, 32) => (super::two_bits_grouped::LOOPS_32, 2, steps.div_ceil(2)),
+            (3, 0) => (super::three_bits::LOOPS, 3, steps.div_ceil(3)),
+            (4, 0) => (super::four_bits::LOOPS, WIDE_STEPS, steps.div_ceil(WIDE_STEPS)),
+            (8, 0) => (super::eight_bits::LOOPS, WIDE_STEPS, steps.div_ceil(WIDE_STEPS)),
             _ => return None,
         };
-        let loops = if matches!(kind, OpKind::Linear) { linear } else { conv2d };
-        Some(Self { kind, bits, group, stream: Stream::of(kind, bits, group), loops })
-    }
-
-    /// Steps of a turn of the outer loop.
-    const fn turn_steps(&self) -> usize {
-        match (self.bits, self.group) {
-            (2, 8) => 1,
-            (2, _) => 2,
-            (3, _) => 3,
-            _ => super::WIDE_STEPS,
-        }
-    }
-
-    /// All channels of up to as many pixels as the stream has lanes, one after the other in `out`; `columns` meet in each.
-    /// `None` unless everything has its length.
-    pub(crate) fn run(&self, columns: usize, layer: &Layer<'_>, out: &mut [i8]) -> Option<()> {
-        let channels = band(self.kind, self.bits);
-        let stride = layer.params.len();
-        let (bands, whole) = (stride.div_ceil(channels), stride / channels);
-        let steps = columns.div_ceil(STEP);
-        let band_bytes = steps.checked_mul(2 * usize::from(self.bits) * channels)?;
-        let band_divisors = match columns.checked_div(self.group.into()) {
-            Some(groups) => band_divisors(self.kind, self.group, groups),
+        let [linear, conv2d] = loops;
+        let channels = band(kind, bits);
+        let (whole, count) = match (channels, params.len()) {
+            (2, n) => (n / 2, n.div_ceil(2)),
+            (_, n) => (n / 4, n.div_ceil(4)),
+        };
+        let band_divisors = match columns.checked_div(group.into()) {
+            Some(groups) => band_divisors(kind, group, groups),
             None => 0,
         };
-        let pixels = out.len().checked_div(stride)?;
-        if steps == 0
-            || !self.is_whole(layer.words, columns)
-            || layer.weights.len() != bands.checked_mul(band_bytes)?
-            || layer.divisors.len() != bands.checked_mul(band_divisors)?
-            || !is_aligned(layer.weights)
-            || out.len() != pixels.checked_mul(stride)?
-        {
+        let bands = Self {
+            loops: if matches!(kind, OpKind::Linear) { linear } else { conv2d },
+            #[cfg(not(core_family = "cortex-m4"))]
+            bits,
+            #[cfg(not(core_family = "cortex-m4"))]
+            group,
+            stream,
+            words: stream.words(columns)?,
+            weights,
+            divisors,
+            params,
+            rounding,
+            channels,
+            band_bytes: steps.checked_mul(2 * usize::from(bits) * channels)?,
+            band_divisors,
+            whole,
+            count,
+            first: steps - turns.checked_sub(1)? * turn,
+            turns,
+        };
+        let fits = weights.len() == count.checked_mul(bands.band_bytes)?
+            && divisors.len() == count.checked_mul(band_divisors)?
+            && is_aligned(weights);
+        fits.then_some(bands)
+    }
+
+    /// The stream that [`Self::run`] reads.
+    pub(crate) fn stream(&self) -> Stream {
+        self.stream
+    }
+
+    /// All channels of up to as many pixels as the stream has lanes, one after the other in `out`. `missing` is what the
+    /// sums of each pixel lack: first of channels that are stored without a sign, then of the others. `None` unless `words`
+    /// is a stream and `out` has a length that can be.
+    pub(crate) fn run(&self, words: &[u32], missing: &[[i32; 4]; 2], out: &mut [i8]) -> Option<()> {
+        // With its length and its end, the loops stay inside a stream whatever it holds.
+        let end = words.len().checked_sub(self.stream.head).and_then(|at| words.get(at));
+        if words.len() != self.words || (self.stream.has_end && end != Some(&0)) {
             return None;
         }
-        let part = |first: usize, count: usize| {
-            Some(Layer {
-                weights: layer.weights.get(first * band_bytes..)?.get(..count * band_bytes)?,
-                divisors: layer.divisors.get(first * band_divisors..)?.get(..count * band_divisors)?,
-                ..*layer
-            })
-        };
+        let stride = self.params.len();
         let mut first = 0;
-        if pixels == self.stream.pixels && whole > 0 {
-            self.bands(steps, &part(0, whole)?, whole, out, stride);
-            first = whole;
+        let rest = out.len().checked_sub(self.stream.pixels.checked_mul(stride)?);
+        if rest == Some(0) && self.whole > 0 {
+            self.bands(words, missing, 0..self.whole, self.params, out, stride);
+            if self.whole == self.count {
+                return Some(());
+            }
+            first = self.whole;
         }
         // Bands of less channels, and groups of less pixels, through a place where all of them have room.
-        for band in first..bands {
+        if rest.is_some_and(|rest| rest > 0) {
+            return None;
+        }
+        for band in first..self.count {
             let (mut params, mut results) = ([[0; 8]; 4], [0; BAND_RESULTS]);
-            let channel = band * channels;
-            let from = layer.params.get(channel..)?;
-            params.iter_mut().zip(from).take(channels).for_each(|(to, &from)| *to = from);
-            let room = results.get_mut(..self.stream.pixels * channels)?;
-            self.bands(steps, &Layer { params: &params, ..part(band, 1)? }, 1, room, channels);
-            let rows = out.chunks_exact_mut(stride).zip(room.chunks_exact(channels));
-            for (to, from) in rows.take(pixels) {
+            let channel = band * self.channels;
+            let from = self.params.get(channel..)?;
+            params.iter_mut().zip(from).take(self.channels).for_each(|(to, &from)| *to = from);
+            let room = results.get_mut(..self.stream.pixels * self.channels)?;
+            self.bands(words, missing, band..band + 1, &params, room, self.channels);
+            for (to, from) in out.chunks_exact_mut(stride.max(1)).zip(room.chunks_exact(self.channels.max(1)))
+            {
                 to.get_mut(channel..)?.iter_mut().zip(from).for_each(|(to, &from)| *to = from);
             }
         }
         Some(())
     }
 
-    /// Whether a stream has its length and its end; then the loops stay inside it whatever it holds.
-    fn is_whole(&self, words: &[u32], columns: usize) -> bool {
-        let end = words.len().checked_sub(self.stream.head).and_then(|at| words.get(at));
-        self.stream.words(columns) == Some(words.len()) && (!self.stream.has_end || end == Some(&0))
-    }
-
-    /// Whole bands and all pixels. The caller has compared all lengths.
+    /// Whole bands and all pixels; the first of `params` is that of the first of the bands. The caller has compared all
+    /// lengths.
     #[inline]
-    fn bands(&self, steps: usize, layer: &Layer<'_>, bands: usize, out: &mut [i8], stride: usize) {
-        let channels = band(self.kind, self.bits);
-        debug_assert_eq!(layer.weights.len(), bands * steps * 2 * usize::from(self.bits) * channels);
-        debug_assert!(layer.params.len() >= bands * channels);
-        debug_assert!(out.len() >= (self.stream.pixels - 1) * stride + bands * channels);
-        // Neither is a division by what is not a constant.
-        let turns = match self.turn_steps() {
-            1 => steps,
-            2 => steps.div_ceil(2),
-            3 => steps.div_ceil(3),
-            _ => steps.div_ceil(super::WIDE_STEPS),
-        };
-        let first = steps - (turns - 1) * self.turn_steps();
+    fn bands(
+        &self,
+        words: &[u32],
+        missing: &[[i32; 4]; 2],
+        bands: Range<usize>,
+        params: &[[u8; 8]],
+        out: &mut [i8],
+        stride: usize,
+    ) {
+        debug_assert!(bands.end * self.band_bytes <= self.weights.len());
+        debug_assert!(bands.end * self.band_divisors <= self.divisors.len());
+        debug_assert!(params.len() >= bands.len() * self.channels);
+        debug_assert!(out.len() >= (self.stream.pixels - 1) * stride + bands.len() * self.channels);
         #[cfg(core_family = "cortex-m4")]
         {
             let mut task = Task {
-                stream: layer.words.as_ptr(),
-                weights: layer.weights.as_ptr(),
-                params: layer.params.as_ptr(),
-                bands,
+                stream: words.as_ptr(),
+                weights: self.weights.as_ptr().wrapping_add(bands.start * self.band_bytes),
+                params: params.as_ptr(),
+                bands: bands.len(),
                 out: out.as_mut_ptr(),
                 stride,
-                left: layer.rounding.left,
-                zero_point: layer.rounding.zero_point,
-                first,
-                missing: layer.missing,
-                divisors: layer.divisors.as_ptr(),
-                turns,
+                left: self.rounding.left,
+                zero_point: self.rounding.zero_point,
+                first: self.first,
+                missing: *missing,
+                divisors: self.divisors.as_ptr().wrapping_add(bands.start * self.band_divisors),
+                turns: self.turns,
                 factors: super::two_bits_grouped::FACTORS.as_ptr(),
             };
             // SAFETY: the stream was found whole, so the loops read it up to its end and no further; weights, divisors,
-            // parameters and results have the lengths that `run` has compared, and weights are aligned.
+            // parameters and results have the lengths that the assertions above state, and weights are aligned.
             unsafe { (self.loops)(&mut task) }
         }
         #[cfg(not(core_family = "cortex-m4"))]
-        self.twin(layer, bands, [first, turns], out, stride);
+        self.twin(words, missing, bands, params, out, stride);
     }
 
     /// What the loops do, with sums computed in Rust.
     #[cfg(not(core_family = "cortex-m4"))]
     fn twin(
         &self,
-        layer: &Layer<'_>,
-        bands: usize,
-        [first, turns]: [usize; 2],
+        words: &[u32],
+        missing: &[[i32; 4]; 2],
+        bands: Range<usize>,
+        params: &[[u8; 8]],
         out: &mut [i8],
         stride: usize,
     ) {
         use super::instructions::rounded_product;
-        let (channels, pixels) = (band(self.kind, self.bits), self.stream.pixels);
         let unsigned = |channel: usize| match self.bits {
             2 | 8 => channel.is_multiple_of(2),
             3 => channel == 3,
             _ => channel < 3,
         };
-        for band in 0..bands {
-            let share = |bytes: &'_ [u8]| bytes[bytes.len() / bands * band..][..bytes.len() / bands].to_vec();
-            let words = share(layer.weights).as_chunks().0.iter().map(|&w| u32::from_le_bytes(w)).collect::<Vec<_>>();
-            let sums = (self.loops)(&Band {
-                words: layer.words,
-                weights: &words,
-                divisors: &share(layer.divisors),
-                pixels,
+        for (index, band) in bands.enumerate() {
+            let weights: Vec<u32> = self.weights[band * self.band_bytes..][..self.band_bytes]
+                .as_chunks()
+                .0
+                .iter()
+                .map(|&bytes| u32::from_le_bytes(bytes))
+                .collect();
+            let band = Band {
+                words,
+                weights: &weights,
+                divisors: &self.divisors[band * self.band_divisors..][..self.band_divisors],
+                pixels: self.stream.pixels,
                 group: self.group,
-                first,
-                turns,
-            });
-            for (channel, pixel) in (0..channels).flat_map(|c| (0..pixels).map(move |p| (c, p))) {
-                let at = band * channels + channel;
-                let [b0, b1, b2, b3, m0, m1, m2, m3] = layer.params[at];
-                let missing = layer.missing[usize::from(!unsigned(channel))][pixel];
-                let bias = i32::from_le_bytes([b0, b1, b2, b3]).wrapping_add(missing);
-                let acc = sums[channel][pixel].cast_signed().wrapping_add(bias) << layer.rounding.left;
-                let multiplier = i32::from_le_bytes([m0, m1, m2, m3]);
-                let y = rounded_product(acc, multiplier, layer.rounding.zero_point);
-                out[pixel * stride + at] = y.clamp(-128, 127) as i8;
+                first: self.first,
+                turns: self.turns,
+            };
+            for pixel in 0..self.stream.pixels {
+                let sums = (self.loops)(&band, pixel).into_iter().take(self.channels);
+                for (channel, sum) in sums.enumerate() {
+                    let at = index * self.channels + channel;
+                    let [b0, b1, b2, b3, m0, m1, m2, m3] = params[at];
+                    let missing = missing[usize::from(!unsigned(channel))][pixel];
+                    let bias = i32::from_le_bytes([b0, b1, b2, b3]).wrapping_add(missing);
+                    let acc = sum.cast_signed().wrapping_add(bias) << self.rounding.left;
+                    let multiplier = i32::from_le_bytes([m0, m1, m2, m3]);
+                    let y = rounded_product(acc, multiplier, self.rounding.zero_point);
+                    out[pixel * stride + at] = y.clamp(-128, 127) as i8;
+                }
             }
         }
     }

@@ -1,9 +1,9 @@
 //! One pixel of a depthwise convolution, four channels at a time: each tap's activations are widened to two pairs of
 //! halfwords, which `SMLABB` and `SMLATT` multiply with two words of levels.
 
+use super::bands::Rounding;
 #[cfg(not(core_family = "cortex-m4"))]
 use super::instructions::{rounded_product, sxtb16, sxtb16_ror8};
-use super::bands::Rounding;
 #[cfg(core_family = "cortex-m4")]
 use core::arch::naked_asm;
 use core::marker::PhantomData;

@@ -29,8 +29,28 @@ pub(super) const LOOPS: [Loops; 2] = {
 macro_rules! word {
     ($w:literal, $x:literal, $l:literal, $t:literal) => {
         concat!(
-            "smlad ", $t, ", ", $w, ", ", $x, ", ", $t, "\n uxtb16 ", $w, ", ", $w, "\n",
-            "smlad ", $l, ", ", $w, ", ", $x, ", ", $l, "\n",
+            "smlad ",
+            $t,
+            ", ",
+            $w,
+            ", ",
+            $x,
+            ", ",
+            $t,
+            "\n uxtb16 ",
+            $w,
+            ", ",
+            $w,
+            "\n",
+            "smlad ",
+            $l,
+            ", ",
+            $w,
+            ", ",
+            $x,
+            ", ",
+            $l,
+            "\n",
         )
     };
 }
@@ -81,7 +101,13 @@ macro_rules! apart {
 #[unsafe(naked)]
 unsafe extern "C" fn quad(task: &mut Task) {
     naked_asm!(wide_quad!(
-        concat!(quarter_step!(), quarter_step!(), quarter_step!(), quarter_step!(), "subs r2, r2, #1\n bne.w 1b\n"),
+        concat!(
+            quarter_step!(),
+            quarter_step!(),
+            quarter_step!(),
+            quarter_step!(),
+            "subs r2, r2, #1\n bne.w 1b\n"
+        ),
         concat!(apart!("r4", "r5"), apart!("r6", "r7")),
         quad_results!("r2", "r3", "r2", "r3")
     ))
@@ -100,7 +126,14 @@ unsafe extern "C" fn quads(task: &mut Task) {
     naked_asm!(wide_quads!(
         concat!(
             "str lr, [sp, #36]\n",
-            columns!(), columns!(), columns!(), columns!(), columns!(), columns!(), columns!(), columns!(),
+            columns!(),
+            columns!(),
+            columns!(),
+            columns!(),
+            columns!(),
+            columns!(),
+            columns!(),
+            columns!(),
             "ldr lr, [sp, #36]\n subs lr, lr, #1\n bne.w 1b\n"
         ),
         concat!(apart!("r4", "r5"), apart!("r6", "r7"), apart!("r8", "r9"), apart!("r10", "r11")),
@@ -110,14 +143,19 @@ unsafe extern "C" fn quads(task: &mut Task) {
 
 /// The same loops in Rust.
 #[cfg(not(core_family = "cortex-m4"))]
-fn twin(band: &super::bands::Band<'_>) -> [[u32; 4]; 4] {
+fn twin(band: &super::bands::Band<'_>, pixel: usize) -> [u32; 4] {
     use super::instructions::smlad;
-    super::wide::sums(band, 16, |words, x, sums: &mut [u32; 4]| {
-        for (pair, word) in sums.as_chunks_mut::<2>().0.iter_mut().zip(words) {
-            *pair = [smlad(word & 0x00FF_00FF, x, pair[0]), smlad(*word, x, pair[1])];
-        }
-    }, |[l0, t0, l1, t1]| {
-        let apart = |t: u32, l: u32| (t.wrapping_sub(l).cast_signed() >> 8).cast_unsigned();
-        [l0, apart(t0, l0), l1, apart(t1, l1)]
-    })
+    super::wide::sums(
+        (band, pixel),
+        16,
+        |words, x, sums: &mut [u32; 4]| {
+            for (pair, word) in sums.as_chunks_mut::<2>().0.iter_mut().zip(words) {
+                *pair = [smlad(word & 0x00FF_00FF, x, pair[0]), smlad(*word, x, pair[1])];
+            }
+        },
+        |[l0, t0, l1, t1]| {
+            let apart = |t: u32, l: u32| (t.wrapping_sub(l).cast_signed() >> 8).cast_unsigned();
+            [l0, apart(t0, l0), l1, apart(t1, l1)]
+        },
+    )
 }

@@ -30,10 +30,38 @@ pub(super) const LOOPS: [Loops; 2] = {
 macro_rules! word {
     ($w:literal, $x:literal) => {
         concat!(
-            "smlad r7, ", $w, ", ", $x, ", r7\n bic ", $w, ", ", $w, ", #0xF000F000\n",
-            "smlad r6, ", $w, ", ", $x, ", r6\n uxtb16 ", $w, ", ", $w, "\n",
-            "smlad r5, ", $w, ", ", $x, ", r5\n and ", $w, ", ", $w, ", #0x000F000F\n",
-            "smlad r4, ", $w, ", ", $x, ", r4\n",
+            "smlad r7, ",
+            $w,
+            ", ",
+            $x,
+            ", r7\n bic ",
+            $w,
+            ", ",
+            $w,
+            ", #0xF000F000\n",
+            "smlad r6, ",
+            $w,
+            ", ",
+            $x,
+            ", r6\n uxtb16 ",
+            $w,
+            ", ",
+            $w,
+            "\n",
+            "smlad r5, ",
+            $w,
+            ", ",
+            $x,
+            ", r5\n and ",
+            $w,
+            ", ",
+            $w,
+            ", #0x000F000F\n",
+            "smlad r4, ",
+            $w,
+            ", ",
+            $x,
+            ", r4\n",
         )
     };
     () => {
@@ -67,9 +95,39 @@ macro_rules! half_step {
 macro_rules! apart {
     ($p0:literal, $p1:literal, $p2:literal, $p3:literal) => {
         concat!(
-            "sub ", $p3, ", ", $p3, ", ", $p2, "\n sub ", $p2, ", ", $p2, ", ", $p1, "\n",
-            "sub ", $p1, ", ", $p1, ", ", $p0, "\n asr ", $p3, ", ", $p3, ", #12\n",
-            "asr ", $p2, ", ", $p2, ", #8\n asr ", $p1, ", ", $p1, ", #4\n",
+            "sub ",
+            $p3,
+            ", ",
+            $p3,
+            ", ",
+            $p2,
+            "\n sub ",
+            $p2,
+            ", ",
+            $p2,
+            ", ",
+            $p1,
+            "\n",
+            "sub ",
+            $p1,
+            ", ",
+            $p1,
+            ", ",
+            $p0,
+            "\n asr ",
+            $p3,
+            ", ",
+            $p3,
+            ", #12\n",
+            "asr ",
+            $p2,
+            ", ",
+            $p2,
+            ", #8\n asr ",
+            $p1,
+            ", ",
+            $p1,
+            ", #4\n",
         )
     };
 }
@@ -100,7 +158,17 @@ unsafe extern "C" fn quad(task: &mut Task) {
 #[unsafe(naked)]
 unsafe extern "C" fn quads(task: &mut Task) {
     naked_asm!(wide_quads!(
-        concat!(word!(), word!(), word!(), word!(), word!(), word!(), word!(), word!(), "subs lr, lr, #1\n bne.w 1b\n"),
+        concat!(
+            word!(),
+            word!(),
+            word!(),
+            word!(),
+            word!(),
+            word!(),
+            word!(),
+            word!(),
+            "subs lr, lr, #1\n bne.w 1b\n"
+        ),
         concat!(apart!("r4", "r5", "r6", "r7"), apart!("r8", "r9", "r10", "r11")),
         quads_results!("r0", "r1", "r0", "r1", "r0", "r1", "r2", "r3")
     ))
@@ -108,14 +176,19 @@ unsafe extern "C" fn quads(task: &mut Task) {
 
 /// The same loops in Rust.
 #[cfg(not(core_family = "cortex-m4"))]
-fn twin(band: &super::bands::Band<'_>) -> [[u32; 4]; 4] {
+fn twin(band: &super::bands::Band<'_>, pixel: usize) -> [u32; 4] {
     const MASKS: [u32; 4] = [0x000F_000F, 0x00FF_00FF, 0x0FFF_0FFF, u32::MAX];
-    super::wide::sums(band, 8, |words, x, p: &mut [u32; 4]| {
-        for (p, mask) in p.iter_mut().zip(MASKS) {
-            *p = super::instructions::smlad(words[0] & mask, x, *p);
-        }
-    }, |p| {
-        let apart = |c: usize| (p[c].wrapping_sub(p[c - 1]).cast_signed() >> (4 * c)).cast_unsigned();
-        [p[0], apart(1), apart(2), apart(3)]
-    })
+    super::wide::sums(
+        (band, pixel),
+        8,
+        |words, x, p: &mut [u32; 4]| {
+            for (p, mask) in p.iter_mut().zip(MASKS) {
+                *p = super::instructions::smlad(words[0] & mask, x, *p);
+            }
+        },
+        |p| {
+            let apart = |c: usize| (p[c].wrapping_sub(p[c - 1]).cast_signed() >> (4 * c)).cast_unsigned();
+            [p[0], apart(1), apart(2), apart(3)]
+        },
+    )
 }

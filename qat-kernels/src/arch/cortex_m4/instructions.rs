@@ -3,64 +3,30 @@
 #[cfg(core_family = "cortex-m4")]
 use core::arch::asm;
 
-/// Bytes 0 and 2 as two signed halfwords.
-#[inline(always)]
+/// `SXTB16`: bytes 0 and 2 as two signed halfwords.
+#[cfg(not(core_family = "cortex-m4"))]
 pub(super) fn sxtb16(x: u32) -> u32 {
-    #[cfg(core_family = "cortex-m4")]
-    {
-        let halves;
-        // SAFETY: reads and writes registers only.
-        unsafe {
-            asm!("sxtb16 {0}, {1}", out(reg) halves, in(reg) x, options(pure, nomem, nostack, preserves_flags))
-        };
-        halves
-    }
-    #[cfg(not(core_family = "cortex-m4"))]
-    {
-        let [a, _, b, _] = x.to_le_bytes();
-        halves(a.cast_signed().into(), b.cast_signed().into())
-    }
+    let [a, _, b, _] = x.to_le_bytes();
+    halves(a.cast_signed().into(), b.cast_signed().into())
 }
 
-/// Bytes 1 and 3 as two signed halfwords.
-#[inline(always)]
+/// `SXTB16` with a rotation by 8: bytes 1 and 3 as two signed halfwords.
+#[cfg(not(core_family = "cortex-m4"))]
 pub(super) fn sxtb16_ror8(x: u32) -> u32 {
-    #[cfg(core_family = "cortex-m4")]
-    {
-        let halves;
-        // SAFETY: reads and writes registers only.
-        unsafe {
-            asm!("sxtb16 {0}, {1}, ror #8", out(reg) halves, in(reg) x, options(pure, nomem, nostack, preserves_flags));
-        };
-        halves
-    }
-    #[cfg(not(core_family = "cortex-m4"))]
     sxtb16(x.rotate_right(8))
 }
 
-/// `acc` plus the products of the low and of the high halfwords, signed, modulo 2^32.
-#[inline(always)]
+/// `SMLAD`: `acc` plus the products of the low and of the high halfwords, signed, modulo 2^32.
+#[cfg(not(core_family = "cortex-m4"))]
 pub(super) fn smlad(a: u32, b: u32, acc: u32) -> u32 {
-    #[cfg(core_family = "cortex-m4")]
-    {
-        let sum;
-        // SAFETY: reads and writes registers only; the flag Q that it may set is sticky and nothing here reads it.
-        unsafe {
-            asm!("smlad {0}, {1}, {2}, {3}", out(reg) sum, in(reg) a, in(reg) b, in(reg) acc, options(pure, nomem, nostack, preserves_flags));
-        };
-        sum
-    }
-    #[cfg(not(core_family = "cortex-m4"))]
-    {
-        let product = |shift: u32| {
-            let half = |x: u32| i32::from((x >> shift) as u16 as i16);
-            half(a).wrapping_mul(half(b)).cast_unsigned()
-        };
-        acc.wrapping_add(product(0)).wrapping_add(product(16))
-    }
+    let product = |shift: u32| {
+        let half = |x: u32| i32::from((x >> shift) as u16 as i16);
+        half(a).wrapping_mul(half(b)).cast_unsigned()
+    };
+    acc.wrapping_add(product(0)).wrapping_add(product(16))
 }
 
-/// `add + (a·b + 2^31 >> 32)`, modulo 2^32.
+/// `SMMLAR`: `add + (a·b + 2^31 >> 32)`, modulo 2^32.
 #[inline(always)]
 pub(crate) fn rounded_product(a: i32, b: i32, add: i32) -> i32 {
     #[cfg(core_family = "cortex-m4")]

@@ -111,9 +111,45 @@ macro_rules! pair_step {
 macro_rules! add {
     ($t0:literal, $t1:literal, $t2:literal, $h0:literal, $h1:literal, $h2:literal, $low:literal) => {
         concat!(
-            "add ", $h0, ", ", $h0, ", ", $t0, ", asr #13\n add ", $h1, ", ", $h1, ", ", $t1, ", asr #13\n",
-            "add ", $h2, ", ", $h2, ", ", $t2, ", asr #13\n add ", $low, ", ", $low, ", ", $t0, "\n",
-            "add ", $low, ", ", $low, ", ", $t1, ", lsl #1\n add ", $low, ", ", $low, ", ", $t2, ", lsl #2\n",
+            "add ",
+            $h0,
+            ", ",
+            $h0,
+            ", ",
+            $t0,
+            ", asr #13\n add ",
+            $h1,
+            ", ",
+            $h1,
+            ", ",
+            $t1,
+            ", asr #13\n",
+            "add ",
+            $h2,
+            ", ",
+            $h2,
+            ", ",
+            $t2,
+            ", asr #13\n add ",
+            $low,
+            ", ",
+            $low,
+            ", ",
+            $t0,
+            "\n",
+            "add ",
+            $low,
+            ", ",
+            $low,
+            ", ",
+            $t1,
+            ", lsl #1\n add ",
+            $low,
+            ", ",
+            $low,
+            ", ",
+            $t2,
+            ", lsl #2\n",
         )
     };
 }
@@ -123,8 +159,26 @@ macro_rules! add {
 macro_rules! apart {
     ($h0:literal, $h1:literal, $h2:literal, $low:literal) => {
         concat!(
-            "sub ", $low, ", ", $low, ", ", $h0, ", lsl #13\n sub ", $low, ", ", $low, ", ", $h1, ", lsl #14\n",
-            "sub ", $low, ", ", $low, ", ", $h2, ", lsl #15\n",
+            "sub ",
+            $low,
+            ", ",
+            $low,
+            ", ",
+            $h0,
+            ", lsl #13\n sub ",
+            $low,
+            ", ",
+            $low,
+            ", ",
+            $h1,
+            ", lsl #14\n",
+            "sub ",
+            $low,
+            ", ",
+            $low,
+            ", ",
+            $h2,
+            ", lsl #15\n",
         )
     };
 }
@@ -241,35 +295,28 @@ unsafe extern "C" fn quads(task: &mut Task) {
 
 /// The same loops in Rust.
 #[cfg(not(core_family = "cortex-m4"))]
-fn twin(band: &super::bands::Band<'_>) -> [[u32; 4]; 4] {
-    let mut sums = [[0u32; 4]; 4];
-    let pixels = band.pixels;
-    for pixel in 0..pixels {
-        let (mut at, mut step, mut in_window) = (0, 0, band.first);
-        let (mut high, mut low) = ([0u32; 3], 0u32);
-        while band.words[at] != 0 {
-            let mut t = [0, 1, 2].map(|j| band.words[at + 3 * pixel + j]);
-            at += 3 * pixels;
-            for _ in 0..in_window {
-                for set in 0..24 {
-                    let word = band.weights[step * 6 + set / 4].rotate_right(4 * (set as u32 % 4)) & 0xE001_E001;
-                    let x = band.words[at + set / 3 * pixels + pixel];
-                    t[set % 3] = super::instructions::smlad(word, x, t[set % 3]);
-                }
-                at += 8 * pixels;
-                step += 1;
+fn twin(band: &super::bands::Band<'_>, pixel: usize) -> [u32; 4] {
+    let (pixels, mut at, mut step, mut in_window) = (band.pixels, 0, 0, band.first);
+    let (mut high, mut low) = ([0u32; 3], 0u32);
+    while band.words[at] != 0 {
+        let mut t = [0, 1, 2].map(|j| band.words[at + 3 * pixel + j]);
+        at += 3 * pixels;
+        for _ in 0..in_window {
+            for set in 0..24 {
+                let word = band.weights[step * 6 + set / 4].rotate_right(4 * (set as u32 % 4)) & 0xE001_E001;
+                let x = band.words[at + set / 3 * pixels + pixel];
+                t[set % 3] = super::instructions::smlad(word, x, t[set % 3]);
             }
-            in_window = 3;
-            for (j, t) in t.into_iter().enumerate() {
-                high[j] = high[j].wrapping_add((t.cast_signed() >> 13).cast_unsigned());
-                low = low.wrapping_add(t << j);
-            }
+            at += 8 * pixels;
+            step += 1;
         }
-        for (j, high) in high.into_iter().enumerate() {
-            low = low.wrapping_sub(high << (13 + j));
-            sums[j][pixel] = high << 1;
+        in_window = 3;
+        for ((j, t), high) in t.into_iter().enumerate().zip(&mut high) {
+            *high = high.wrapping_add((t.cast_signed() >> 13).cast_unsigned());
+            low = low.wrapping_add(t << j);
         }
-        sums[3][pixel] = low << 1;
     }
-    sums
+    let [h0, h1, h2] = high;
+    let low = low.wrapping_sub(h0 << 13).wrapping_sub(h1 << 14).wrapping_sub(h2 << 15);
+    [h0, h1, h2, low].map(|sum| sum << 1)
 }

@@ -281,13 +281,10 @@ mod twin {
     const STEP_WORDS: usize = 8;
 
     /// `PAIRS` of channels.
-    pub(super) fn sums<const PAIRS: usize>(band: &Band<'_>) -> [[u32; 4]; 4] {
-        let mut sums = [[0; 4]; 4];
-        for (pair, pixel) in (0..PAIRS).flat_map(|p| (0..band.pixels).map(move |x| (p, x))) {
-            let [low, high] = pair_sums::<PAIRS>(band, pair, pixel);
-            (sums[2 * pair][pixel], sums[2 * pair + 1][pixel]) = (low, high);
-        }
-        sums
+    pub(super) fn sums<const PAIRS: usize>(band: &Band<'_>, pixel: usize) -> [u32; 4] {
+        let pair = |pair| if pair < PAIRS { pair_sums::<PAIRS>(band, pair, pixel) } else { [0; 2] };
+        let ([a, b], [c, d]) = (pair(0), pair(1));
+        [a, b, c, d]
     }
 
     /// Adds up T and T >> 14 of one pair and pixel over all windows.

@@ -48,20 +48,44 @@ pub(super) const LOOPS_32: [Loops; 2] = [twin::quads, twin::pairs];
 macro_rules! turn {
     ($n:literal, $x:literal, $w0:literal, $w1:literal) => {
         concat!(
-            "and r3, r2, ", $w1, ", ror #", $n, "\n smlad r5, r3, ", $x, ", r5\n",
-            "and r3, r2, ", $w0, ", ror #", $n, "\n smlad r4, r3, ", $x, ", r4\n",
+            "and r3, r2, ",
+            $w1,
+            ", ror #",
+            $n,
+            "\n smlad r5, r3, ",
+            $x,
+            ", r5\n",
+            "and r3, r2, ",
+            $w0,
+            ", ror #",
+            $n,
+            "\n smlad r4, r3, ",
+            $x,
+            ", r4\n",
         )
     };
     // The head is in r4.
     (first, $x:literal, $w0:literal, $w1:literal) => {
         concat!(
-            "and r3, r2, ", $w1, "\n smlad r5, r3, ", $x, ", r4\n",
-            "and r3, r2, ", $w0, "\n smlad r4, r3, ", $x, ", r4\n",
+            "and r3, r2, ",
+            $w1,
+            "\n smlad r5, r3, ",
+            $x,
+            ", r4\n",
+            "and r3, r2, ",
+            $w0,
+            "\n smlad r4, r3, ",
+            $x,
+            ", r4\n",
         )
     };
     ($n:literal, $w:literal) => {
         concat!(
-            "ldm r0!, {{r10, r11, r12, lr}}\n and r9, r2, ", $w, ", ror #", $n, "\n",
+            "ldm r0!, {{r10, r11, r12, lr}}\n and r9, r2, ",
+            $w,
+            ", ror #",
+            $n,
+            "\n",
             "smlad r3, r9, r10, r3\n smlad r4, r9, r11, r4\n smlad r5, r9, r12, r5\n smlad r6, r9, lr, r6\n",
         )
     };
@@ -100,7 +124,9 @@ macro_rules! quad_window {
 macro_rules! quad_group {
     ($next:literal) => {
         concat!(
-            "ldm sp, {{r6-r12}}\n ldrb r3, [r10]", $next, "\n",
+            "ldm sp, {{r6-r12}}\n ldrb r3, [r10]",
+            $next,
+            "\n",
             "eor r4, r4, #0x8000\n eor r5, r5, #0x8000\n",
             "add r3, r12, r3, lsl #3\n ldrd r3, lr, [r3]\n",
             "smlabb r6, r4, r3, r6\n smlatt r7, r4, r3, r7\n smlabb r8, r5, lr, r8\n smlatt r9, r5, lr, r9\n",
@@ -366,34 +392,27 @@ mod twin {
     use super::FACTORS;
 
     /// Four channels of a pixel: a byte of divisors for each group.
-    pub(super) fn quads(band: &Band<'_>) -> [[u32; 4]; 4] {
-        let mut sums = [[0; 4]; 4];
-        for pair in 0..2 {
-            let factor = |group: usize| FACTORS[usize::from(band.divisors[group])][pair];
-            let [a, b] = pair_sums(band, [2, pair], 0, factor);
-            (sums[2 * pair][0], sums[2 * pair + 1][0]) = (a, b);
-        }
-        sums
+    pub(super) fn quads(band: &Band<'_>, pixel: usize) -> [u32; 4] {
+        let pair = |pair| {
+            pair_sums(band, [2, pair], pixel, |group| FACTORS[usize::from(band.divisors[group])][pair])
+        };
+        let ([a, b], [c, d]) = (pair(0), pair(1));
+        [a, b, c, d]
     }
 
     /// Two channels of four pixels: a nibble of divisors for each group, or a byte for each group of 32.
-    pub(super) fn pairs(band: &Band<'_>) -> [[u32; 4]; 4] {
-        let mut sums = [[0; 4]; 4];
-        // Windows of the whole row; an odd row of groups of 16 begins with the second nibble.
+    pub(super) fn pairs(band: &Band<'_>, pixel: usize) -> [u32; 4] {
+        // An odd row of groups of 16 begins with the second nibble.
         let odd = usize::from(band.group == 16 && band.first == 1);
-        let factor = |group: usize| {
+        let [a, b] = pair_sums(band, [1, 0], pixel, |group| {
             let byte = usize::from(if band.group == 32 {
                 band.divisors[group]
             } else {
                 band.divisors[(group + odd) / 2] >> (4 * ((group + odd) % 2)) & 15
             });
             FACTORS[byte][0]
-        };
-        for pixel in 0..4 {
-            let [a, b] = pair_sums(band, [1, 0], pixel, factor);
-            (sums[0][pixel], sums[1][pixel]) = (a, b);
-        }
-        sums
+        });
+        [a, b, 0, 0]
     }
 
     /// One of `pairs` pairs of channels, one pixel.

@@ -2,7 +2,7 @@
 //! taken apart.
 
 /// Steps of 16 columns after which sums are taken apart.
-pub(crate) const WIDE_STEPS: usize = 30;
+pub(super) const WIDE_STEPS: usize = 30;
 
 /// Bands of four channels of a pixel: `$columns` is the loop over the steps in r2, from label 1 on, `$apart` makes sums of
 /// what it leaves in r4–r7, `$results` makes results of them.
@@ -68,31 +68,28 @@ macro_rules! wide_quads {
 #[cfg(core_family = "cortex-m4")]
 pub(super) use {wide_quad, wide_quads};
 
-/// The sums in Rust: `columns` adds two columns of one pixel, given their words of weights, of which a step has
-/// `step_words`; `apart` as above. What sums of codes are doubled for is the same for both.
+/// The sums in Rust: `columns` adds two columns, given their words of weights, of which a step has `step_words`; `apart` as
+/// above. Twice the sums of codes, as [`Loops`](super::bands::Loops) says.
 #[cfg(not(core_family = "cortex-m4"))]
 pub(super) fn sums(
-    band: &super::bands::Band<'_>,
+    (band, pixel): (&super::bands::Band<'_>, usize),
     step_words: usize,
     columns: impl Fn(&[u32], u32, &mut [u32; 4]),
     apart: impl Fn([u32; 4]) -> [u32; 4],
-) -> [[u32; 4]; 4] {
-    let mut sums = [[0u32; 4]; 4];
-    for pixel in 0..band.pixels {
-        let mut step = 0;
-        for turn in 0..band.turns {
-            let mut parts = [0; 4];
-            for _ in 0..if turn == 0 { band.first } else { WIDE_STEPS } {
-                let words = &band.weights[step * step_words..][..step_words];
-                let x = &band.words[step * 8 * band.pixels..][..8 * band.pixels];
-                for (words, x) in words.chunks(step_words / 8).zip(x.chunks(band.pixels)) {
-                    columns(words, x[pixel], &mut parts);
-                }
-                step += 1;
+) -> [u32; 4] {
+    let (mut sums, mut step) = ([0u32; 4], 0);
+    for turn in 0..band.turns {
+        let mut parts = [0; 4];
+        for _ in 0..if turn == 0 { band.first } else { WIDE_STEPS } {
+            let words = &band.weights[step * step_words..][..step_words];
+            let x = &band.words[step * 8 * band.pixels..][..8 * band.pixels];
+            for (words, x) in words.chunks(step_words / 8).zip(x.chunks(band.pixels)) {
+                columns(words, x[pixel], &mut parts);
             }
-            for (channel, part) in apart(parts).into_iter().enumerate() {
-                sums[channel][pixel] = sums[channel][pixel].wrapping_add(part << 1);
-            }
+            step += 1;
+        }
+        for (sum, part) in sums.iter_mut().zip(apart(parts)) {
+            *sum = sum.wrapping_add(part << 1);
         }
     }
     sums

@@ -1,9 +1,9 @@
 //! Convolution over all channels, two or four pixels at a time.
 
 use super::super::{Requant, WeightView, Windows};
-use super::stream::filler;
+use super::stream::{lanes, missing};
 use crate::arch::bytes::words_mut;
-use crate::arch::cortex_m4::{Kernel, Layer};
+use crate::arch::cortex_m4::Bands;
 use crate::artifact::OpKind;
 
 /// `scratch` holds the stream and, behind it, the bytes of one window unless the kernel is 1×1 without padding.
@@ -17,24 +17,28 @@ pub(in crate::infer) fn conv2d(
     out: &mut [i8],
 ) -> Option<()> {
     let (columns, spec) = (weights.fan_in, weights.spec);
-    let kernel = Kernel::of(OpKind::Conv2d, spec.bits, spec.group)?;
-    let fill = filler(&kernel.stream, spec.group);
+    let kind = (OpKind::Conv2d, spec.bits, spec.group);
+    let packed = (weights.codes, weights.divisors);
+    let bands = Bands::new(kind, columns, packed, weights.params, requant.rounding())?;
+    let lanes = lanes(bands.stream(), spec, columns)?;
     let gathered = windows.kernel != [1, 1] || windows.pad != [0, 0];
-    let len = kernel.stream.words(columns)?;
+    let len = bands.stream().words(columns)?;
     // Both on a word boundary, so that whole words are copied.
     let scratch = scratch.get_mut(scratch.as_ptr().align_offset(4)..)?;
     let (stream, window) = scratch.split_at_mut_checked(len.checked_mul(4)?)?;
     let window = window.get_mut(..if gathered { columns } else { 0 })?;
     let words = words_mut(stream).get_mut(..len)?;
-    let channels = windows.output[2];
+    let (channels, together) = (windows.output[2], bands.stream().pixels);
     // A group of too few pixels leaves the other lanes as they are; their results are dropped.
     words.fill(1);
+    lanes.end(words)?;
     let mut pixels = windows.pixels();
-    for out in out.chunks_mut(kernel.stream.pixels.checked_mul(channels)?.max(1)) {
-        let mut missing = [[0; 4]; 2];
-        let [low, high] = &mut missing;
-        for (lane, (low, high)) in low.iter_mut().zip(high).enumerate().take(out.len().checked_div(channels)?)
-        {
+    for out in out.chunks_mut(together.checked_mul(channels)?.max(1)) {
+        let mut lacking = [[0; 4]; 2];
+        let [low, high] = &mut lacking;
+        let count =
+            if out.len() == together * channels { together } else { out.len().checked_div(channels)? };
+        for (lane, (low, high)) in low.iter_mut().zip(high).enumerate().take(count) {
             let pixel = pixels.next()?;
             let x = if gathered {
                 windows.gather(x, pixel, zero_point, window)?;
@@ -42,18 +46,9 @@ pub(in crate::infer) fn conv2d(
             } else {
                 windows.taps(x, pixel).next()?.1?
             };
-            let lacking = fill(&kernel.stream, spec, words, lane, x)?;
-            (*low, *high) = (lacking.low, lacking.high);
+            [*low, *high] = missing(spec, &lanes.lane(lane, words)?.finish(x)?);
         }
-        let layer = Layer {
-            words,
-            weights: weights.codes,
-            divisors: weights.divisors,
-            params: weights.params,
-            missing,
-            rounding: requant.rounding(),
-        };
-        kernel.run(columns, &layer, out)?;
+        bands.run(words, &lacking, out)?;
     }
     requant.clamp_all(out);
     Some(())

@@ -167,7 +167,8 @@ fn convolutions_equal_the_portable_kernel() {
             let mut scratch = vec![0x5A; gathered];
             portable::conv2d(&x, &windows, &layer.view(0), &requant, zero_point, &mut scratch, &mut out[0])
                 .unwrap();
-            let mut scratch = vec![0x5A; scratch_len(OpKind::Conv2d, layer.spec, window, 1, gathered).unwrap()];
+            let mut scratch =
+                vec![0x5A; scratch_len(OpKind::Conv2d, layer.spec, window, 1, gathered).unwrap()];
             super::conv2d(&x, &windows, &layer.view(1), &requant, zero_point, &mut scratch, &mut out[1])
                 .unwrap();
             assert_eq!(out[1], out[0], "{}, {windows:?}", layer.about());
@@ -188,7 +189,8 @@ fn depthwise_equals_the_portable_kernel() {
             let mut out = [(); 2].map(|()| vec![0; windows.output.iter().product()]);
             portable::depthwise_conv2d(&x, &windows, &layer.view(0), &requant, zero_point, &mut out[0])
                 .unwrap();
-            let mut scratch = vec![0x5A; scratch_len(OpKind::DepthwiseConv2d, layer.spec, taps, channels, 0).unwrap()];
+            let mut scratch =
+                vec![0x5A; scratch_len(OpKind::DepthwiseConv2d, layer.spec, taps, channels, 0).unwrap()];
             super::depthwise_conv2d(
                 &x,
                 &windows,
