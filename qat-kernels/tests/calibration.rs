@@ -349,3 +349,32 @@ fn value_stability() {
     #[cfg(not(feature = "micromath"))]
     assert_eq!(bits(CalibrationMethod::Entropy), (0xBF23_D70B, 0x3FFF_0000));
 }
+
+/// Every sample that is not zero is in one stretch of a range that holds them all.
+#[test]
+fn a_distribution_counts_every_sample_once() {
+    let samples: Vec<f32> = (0..1000).map(|i| (i % 97) as f32 * 0.1 - 3.0).chain([0.0; 50]).collect();
+    let mut engine = CalibrationEngine::<512>::new(CalibrationConfig::default()).unwrap();
+    let [observer] = engine.parts() else { panic!() };
+    assert_eq!(
+        observer.distribution(ClipRange::new(-4.0, 8.0).unwrap(), &mut [0.0; 4]),
+        Err(qat_kernels::Error::NoSamples { part: 0 })
+    );
+    engine.observe(&samples).unwrap();
+    let [observer] = engine.parts() else { panic!() };
+    let zeros = samples.iter().filter(|x| **x == 0.0).count();
+    for bins in [1, 3, 24] {
+        let mut counts = vec![0.0; bins];
+        observer.distribution(ClipRange::new(-4.0, 8.0).unwrap(), &mut counts).unwrap();
+        let sum: f32 = counts.iter().sum();
+        assert!((sum - (samples.len() - zeros) as f32).abs() < 0.5, "{bins}: {sum}");
+        for (i, count) in counts.iter().enumerate() {
+            let width = 12.0 / bins as f32;
+            let start = -4.0 + i as f32 * width;
+            let inside = |x: &&f32| **x != 0.0 && (start..start + width).contains(*x);
+            let wanted = samples.iter().filter(inside).count() as f32;
+            // Samples near an edge share their bin with the neighbour's.
+            assert!((count - wanted).abs() < 12.0, "{bins} {i}: {count} {wanted}");
+        }
+    }
+}

@@ -11,6 +11,7 @@
 //! 4. [`eval`], [`inspect`] and [`verify`](mod@verify) read such files, with the integer engine of `qat-kernels`.
 
 pub mod affine;
+pub mod analysis;
 #[cfg(feature = "tch")]
 pub mod autograd;
 pub mod by_weight;
@@ -28,6 +29,8 @@ pub mod inspect;
 mod nn;
 pub mod presets;
 pub mod ptq;
+pub mod report;
+pub mod runs;
 pub mod spec;
 #[cfg(feature = "tch")]
 pub mod train;

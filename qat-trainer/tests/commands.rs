@@ -140,7 +140,18 @@ fn exports_are_reproducible() {
 fn help_names_every_command_and_flag() {
     let f = Fixture::new(CSV);
     let help = success(&f.qat(&["--help"]));
-    for command in ["train", "export", "eval", "inspect", "verify", "presets", "calibrate", "quantize"] {
+    for command in [
+        "train",
+        "export",
+        "eval",
+        "inspect",
+        "verify",
+        "presets",
+        "calibrate",
+        "quantize",
+        "report",
+        "compare",
+    ] {
         assert!(help.contains(command), "{help}");
         // A flag's line is followed by, or ends with, what it does.
         let help = success(&f.qat(&[command, "--help"]));
@@ -251,6 +262,75 @@ fn exported_weights_are_the_values_of_the_codes() {
         assert!(values.len() <= 2 && !row.contains(&0.0), "{row:?}");
     }
     assert_eq!(json(&success(&f.qat(&["export", "run", "--json"])))["bytes"], f.read("run/model.piq").len());
+}
+
+/// Completes the fixture's run folder to what a finished training leaves.
+fn finish(f: &Fixture, int_accuracy: f64) {
+    success(&f.qat(&["export", "run"]));
+    success(&f.qat(&["quantize", "run"]));
+    let summary = format!(
+        r#"{{"name":"tiny","seed":1,"fp32_accuracy":0.9,"ptq_accuracy":0.5,"qat_float_accuracy":0.8,"int_accuracy":{int_accuracy},"file_bytes":{},"arena_bytes":64,"macs":56,"seconds":1.5}}"#,
+        f.read("run/model.piq").len()
+    );
+    f.write("run/summary.json", summary);
+    let events = r#"{"event":"phase-started","phase":"float","steps_per_epoch":2}
+{"event":"step-done","epoch":1,"step":1,"loss":1.5}
+{"event":"step-done","epoch":1,"step":2,"loss":0.5}
+{"event":"epoch-done","epoch":1,"test_accuracy":0.75}
+"#;
+    f.write("run/metrics.jsonl", events);
+}
+
+#[test]
+fn a_report_holds_every_picture_and_fetches_nothing() {
+    for (config, layers) in [(CSV, 2), (IDX, 2)] {
+        let f = Fixture::new(config);
+        finish(&f, 0.75);
+        let said = json(&success(&f.qat(&["report", "run", "--json"])));
+        let html = String::from_utf8(f.read("run/report.html")).unwrap();
+        // Loss, accuracy, SQNR, bytes, confusion, accuracy against bytes; two for each layer.
+        assert_eq!(said["pictures"], 6 + 2 * layers);
+        assert_eq!(html.matches("</svg>").count(), 6 + 2 * layers);
+        assert_eq!(said["bytes"], html.len());
+        for forbidden in ["http:", "https:", "src=", "href=", "url(", "@import", "<script", "NaN", "\"inf"] {
+            assert!(!html.contains(forbidden), "{forbidden}");
+        }
+        assert!(html.contains("75 %") || html.contains("75.00 %"), "the accuracy is shown");
+        // Beside itself under another name, and without the data.
+        std::fs::create_dir(f.path("other")).unwrap();
+        for file in ["model.piq", "ptq.piq", "summary.json"] {
+            f.write(&format!("other/{file}"), f.read(&format!("run/{file}")));
+        }
+        let more = ["report", "run", "--no-data", "--against", "other", "--out", "r.html"];
+        success(&f.qat(&more));
+        let html = String::from_utf8(f.read("r.html")).unwrap();
+        assert_eq!(html.matches("</svg>").count(), 5 + layers);
+        assert!(html.contains(">other<") && html.contains(">run<"));
+        f.write("run/metrics.jsonl", "not an event");
+        let text = failure(&f.qat(&["report", "run"]), 4);
+        assert!(text.contains("metrics.jsonl: line 1: this is no event"), "{text}");
+    }
+}
+
+#[test]
+fn runs_are_compared_and_inspected() {
+    let f = Fixture::new(IDX);
+    finish(&f, 0.75);
+    let rows = json(&success(&f.qat(&["compare", "run", "--json"])));
+    assert!((rows[0]["retention"].as_f64().unwrap() - 0.75 / 0.9).abs() < 1e-12, "{rows}");
+    let table = success(&f.qat(&["compare", "run", "run"]));
+    assert!(table.lines().count() == 3 && table.contains("83.33"), "{table}");
+    assert!(failure(&f.qat(&["compare", "nowhere"]), 1).contains("nowhere/summary.json"));
+    f.write("run/summary.json", "{}");
+    assert!(failure(&f.qat(&["compare", "run"]), 4).contains("no summary of a run"));
+
+    let report = json(&success(&f.qat(&["inspect", "run", "--json"])));
+    let layers = report["analysis"].as_array().unwrap();
+    assert_eq!(layers.len(), 2);
+    assert!(layers[0]["sqnr_db"].as_f64().unwrap() > 35.0 && layers[1]["sqnr_db"].as_f64().unwrap() < 15.0);
+    assert_eq!(layers[1]["codes"].as_array().unwrap().len(), 4);
+    let text = success(&f.qat(&["inspect", "run"]));
+    assert!(text.contains("SQNR dB") && text.contains("known answers"), "{text}");
 }
 
 #[test]

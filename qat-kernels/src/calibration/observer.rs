@@ -300,6 +300,38 @@ impl<const BINS: usize> Observer<BINS> {
         Ok((clipped / total) as f32)
     }
 
+    /// The distribution of the samples over `range`, for a picture: `out[i]` gets how many lie in the i-th of `out.len()`
+    /// stretches of equal width, samples within a bin taken to be spread evenly. Exact zeros are left out (see
+    /// [`CalibrationStats::zeros`]): after a ReLU they would dwarf everything else. So are samples outside the range.
+    ///
+    /// # Errors
+    /// [`Error::Capacity`] without a histogram, [`Error::NoSamples`] before the first sample.
+    pub fn distribution(&self, range: ClipRange, out: &mut [f32]) -> Result<()> {
+        if BINS == 0 {
+            return Err(Error::Capacity { what: What::Histogram, capacity: 0 });
+        }
+        if self.samples == 0 {
+            return Err(Error::NoSamples { part: 0 });
+        }
+        let (lo, hi) = (f64::from(range.lo()), f64::from(range.hi()));
+        let width = (hi - lo) / out.len() as f64;
+        let mut start = lo;
+        for (i, out) in out.iter_mut().enumerate() {
+            let end = lo + (i + 1) as f64 * width;
+            let mut sum = 0.0;
+            for s in self.segments() {
+                if s.hi > s.lo {
+                    sum += s.count as f64 * ((s.hi.min(end) - s.lo.max(start)) / (s.hi - s.lo)).max(0.0);
+                } else if s.lo != 0.0 && start <= s.lo && s.lo < end {
+                    sum += s.count as f64;
+                }
+            }
+            *out = sum as f32;
+            start = end;
+        }
+        Ok(())
+    }
+
     pub(super) const fn histogram(&self) -> &Histogram<BINS> {
         &self.histogram
     }

@@ -2,6 +2,7 @@
 
 mod calibrate;
 mod checkpoint;
+mod compare;
 mod completions;
 mod config;
 mod eval;
@@ -10,6 +11,7 @@ mod inspect;
 mod output;
 mod presets;
 mod quantize;
+mod report;
 mod train;
 mod verify;
 
@@ -48,6 +50,10 @@ enum Command {
     Inspect(inspect::Arguments),
     /// Check that a .piq file is whole, states its provenance and reproduces its known answers.
     Verify(verify::Arguments),
+    /// Write a run as one HTML file with pictures: curves, weights over the grid, calibration, confusion, bytes.
+    Report(report::Arguments),
+    /// Show several runs as a table, the most accurate first.
+    Compare(compare::Arguments),
     /// List the run descriptions that come with the program, or print one.
     Presets(presets::Arguments),
     /// Print a script that completes commands and options in a shell.
@@ -64,6 +70,8 @@ pub(crate) fn main() -> ExitCode {
         Command::Eval(a) => a.run(),
         Command::Inspect(a) => a.run(),
         Command::Verify(a) => a.run(),
+        Command::Report(a) => a.run(),
+        Command::Compare(a) => a.run(),
         Command::Presets(a) => a.run(),
         Command::Completions(a) => a.run(),
     };

@@ -86,7 +86,7 @@ impl Steps {
     ///
     /// # Errors
     /// [`ErrorKind::Model`] for an α or divisor that [`Steps::new`] would have refused.
-    fn at(&self, channel: usize, index: usize, fan_in: usize) -> Result<f32> {
+    pub(crate) fn at(&self, channel: usize, index: usize, fan_in: usize) -> Result<f32> {
         match self {
             Steps::PerChannel(steps) => Ok(steps[channel]),
             Steps::PiAdaptive { alpha, divisors, group } => {
