@@ -171,6 +171,9 @@ fn read(spec: &DataSpec, half: Half, hash: Option<&mut Sha256>) -> Result<Raw> {
         _ => train.clone(),
     };
     match &spec.files {
+        Files::None { .. } => Err(Error::new(ErrorKind::Spec, "the run description names no data")
+            .place("[data]")
+            .remedy("put files of your own into its [data]; `qat seeded` needs none")),
         Files::Idx { train_images, train_labels, test_images, test_labels, resize } => {
             let images = choose(train_images, test_images);
             idx::read(&mut opened, &images, &choose(train_labels, test_labels), *resize)

@@ -265,9 +265,7 @@ fn operator(
         (Op::MaxPool(window), ..) => builder.max_pool(x, window16(*window, node)?, output.clamp),
         (Op::AvgPool(window), ..) => builder.avg_pool(x, window16(*window, node)?, output),
         (Op::GlobalAvgPool, ..) => {
-            let Shape { h, w, .. } = node.input_shape;
-            let window = crate::spec::Window { kernel: [h, w], stride: [1, 1], pad: [0, 0] };
-            builder.avg_pool(x, window16(window, node)?, output)
+            builder.avg_pool(x, window16(crate::spec::Window::whole(node.input_shape), node)?, output)
         }
         (Op::Add { .. }, ..) if other.is_some() => builder.add(x, other.unwrap_or(x), output),
         _ => {
@@ -317,11 +315,11 @@ fn window16(window: crate::spec::Window, node: &Node) -> Result<artifact::Window
     };
     let wide = |n: usize| u16::try_from(n).map_err(|_| fault());
     let narrow = |n: usize| u8::try_from(n).map_err(|_| fault());
-    let [top, left] = [narrow(window.pad[0])?, narrow(window.pad[1])?];
+    let [top, left, bottom, right] = window.pads(node.input_shape);
     Ok(artifact::Window {
         kernel: [wide(window.kernel[0])?, wide(window.kernel[1])?],
         stride: [narrow(window.stride[0])?, narrow(window.stride[1])?],
-        pad: [top, left, top, left],
+        pad: [narrow(top)?, narrow(left)?, narrow(bottom)?, narrow(right)?],
     })
 }
 

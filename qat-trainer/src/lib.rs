@@ -29,8 +29,11 @@ pub mod inspect;
 mod nn;
 pub mod presets;
 pub mod ptq;
+#[cfg_attr(not(feature = "tch"), allow(dead_code, reason = "training draws most of the numbers"))]
+mod random;
 pub mod report;
 pub mod runs;
+pub mod seeded;
 pub mod spec;
 #[cfg(feature = "tch")]
 pub mod train;

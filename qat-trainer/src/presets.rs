@@ -19,7 +19,7 @@ macro_rules! presets {
     };
 }
 
-presets!("digits", "letter");
+presets!("autoencoder", "digits", "ds-cnn", "letter", "mobilenet", "resnet8", "resnet8-digits");
 
 impl Preset {
     /// What it is: the comment in its first lines, as one.

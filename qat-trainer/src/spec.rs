@@ -39,7 +39,7 @@ mod train;
 
 pub use data::{Column, DataSpec, Files, Layout, SplitRule, TestHalf};
 pub use layered::Layers;
-pub use model::{Act, LayerSpec, ModelSpec, Op, Shape, Value, WeightQuant, Window};
+pub use model::{Act, LayerSpec, ModelSpec, Op, Padding, Shape, Task, Value, WeightQuant, Window};
 pub use qat_kernels::calibration::CalibrationMethod;
 pub use train::{ActivationQuant, Augment, Calibration, QatSpec, Schedule, TrainSpec};
 

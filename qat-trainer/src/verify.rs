@@ -18,7 +18,7 @@ pub struct Check {
 /// Checks the bytes of a file. The checks come in order; one that fails leaves out those that need it.
 ///
 /// 1. `integrity`: header, sections, checksum, every shape, offset and range, and that no accumulator can overflow;
-/// 2. `metadata`: it decodes, and names every output;
+/// 2. `metadata`: it decodes, and names every output or none;
 /// 3. `provenance` (INV-5): checkpoint, data set, calibration samples and method are stated;
 /// 4. `known answers`: there is one at least, and the engine gives each of them;
 /// 5. `extremes`: the engine runs on inputs at both ends of the code.
@@ -39,6 +39,8 @@ pub fn verify(bytes: &[u8]) -> Vec<Check> {
 
     let metadata = model.metadata();
     let found = metadata.map_err(text).and_then(|m| match m.label_list().count() {
+        // The outputs of a reconstruction have no names.
+        0 => Ok(format!("`{}`, no labels", m.name)),
         n if n == model.output_len() => Ok(format!("`{}`, {n} labels", m.name)),
         n => Err(format!("{n} labels for {} outputs", model.output_len())),
     });

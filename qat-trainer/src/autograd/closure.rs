@@ -136,7 +136,7 @@ unsafe extern "C" fn free(closure: *mut c_void) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nn::random::normal;
+    use crate::random::normal;
     use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
     use tch::{Device, Kind};

@@ -12,6 +12,7 @@ mod output;
 mod presets;
 mod quantize;
 mod report;
+mod seeded;
 mod train;
 mod verify;
 
@@ -44,6 +45,8 @@ enum Command {
     Quantize(quantize::Arguments),
     /// Write the model of a run folder as a .piq file. Needs no data and no libtorch.
     Export(export::Arguments),
+    /// Write the .piq file of a network that has learned nothing, with generated weights, to see what it would cost.
+    Seeded(seeded::Arguments),
     /// Measure a .piq file on the test split, with the integer engine that runs on the device.
     Eval(eval::Arguments),
     /// Show what a .piq file holds: layers, bits, shapes, operations, bytes, memory, provenance.
@@ -67,6 +70,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Calibrate(a) => a.run(),
         Command::Quantize(a) => a.run(),
         Command::Export(a) => a.run(),
+        Command::Seeded(a) => a.run(),
         Command::Eval(a) => a.run(),
         Command::Inspect(a) => a.run(),
         Command::Verify(a) => a.run(),

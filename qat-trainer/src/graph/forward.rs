@@ -39,9 +39,7 @@ impl Node {
             (Op::MaxPool(window), _) => max_pool(x, taps(*window), &mut out),
             (Op::AvgPool(window), _) => avg_pool(x, taps(*window), &mut out),
             (Op::GlobalAvgPool, _) => {
-                let Shape { h, w, .. } = self.input_shape;
-                let window = Window { kernel: [h, w], stride: [1, 1], pad: [0, 0] };
-                avg_pool(x, taps(window), &mut out);
+                avg_pool(x, taps(Window::whole(self.input_shape)), &mut out);
             }
             (Op::Add { from, .. }, _) => {
                 for (y, (a, b)) in out.iter_mut().zip(x.iter().zip(read(*from))) {
@@ -72,11 +70,12 @@ impl Taps {
     /// Calls `visit` for every tap of the window at output pixel `pixel`, with the tap's number and the pixel's offset
     /// in the input, if it is inside.
     fn each(&self, pixel: usize, mut visit: impl FnMut(usize, Option<usize>)) {
-        let Window { kernel, stride, pad } = self.window;
+        let Window { kernel, stride, .. } = self.window;
+        let [above, left_of, ..] = self.window.pads(self.input);
         let (top, left) = (pixel / self.output.w * stride[0], pixel % self.output.w * stride[1]);
         for tap in 0..kernel[0] * kernel[1] {
-            let y = (top + tap / kernel[1]).wrapping_sub(pad[0]);
-            let x = (left + tap % kernel[1]).wrapping_sub(pad[1]);
+            let y = (top + tap / kernel[1]).wrapping_sub(above);
+            let x = (left + tap % kernel[1]).wrapping_sub(left_of);
             let inside = y < self.input.h && x < self.input.w;
             visit(tap, inside.then(|| (y * self.input.w + x) * self.input.c));
         }

@@ -34,7 +34,7 @@ pub(crate) const SMALL_CNN: &str = r#"
     { op = "max-pool", kernel = [2, 1] },
     { op = "conv", name = "p", out = 16, kernel = 1, bn = true, bits = 4, step = { pi-adaptive = { group = 8 } } },
     { op = "avg-pool", kernel = [1, 2], stride = [1, 2] },
-    { op = "conv", name = "s", out = 4, kernel = 2, act = "relu", bits = 2, grid = "mid-rise" },
+    { op = "conv", name = "s", out = 4, kernel = 2, pad = "same", act = "relu", bits = 2, grid = "mid-rise" },
     { op = "flatten" },
     { op = "linear", name = "l", out = 3, bits = 8 }"#;
 
@@ -102,12 +102,13 @@ fn naive(model: &ModelSpec, c: &Checkpoint, input: Shape, hwc: &[f32]) -> Vec<f3
             | Op::Depthwise { window, .. }
             | Op::MaxPool(window)
             | Op::AvgPool(window) => *window,
-            _ => crate::spec::Window { kernel: [*h, *w], stride: [1, 1], pad: [0, 0] },
+            _ => crate::spec::Window::whole(Shape { h: *h, w: *w, c: *cin }),
         };
-        let size = |n: usize, i: usize| (n + 2 * window.pad[i] - window.kernel[i]) / window.stride[i] + 1;
+        let pads = window.pads(Shape { h: *h, w: *w, c: *cin });
+        let size = |n: usize, i: usize| (n + pads[i] + pads[i + 2] - window.kernel[i]) / window.stride[i] + 1;
         let tap = |ch: usize, y: usize, x_: usize, ky: usize, kx: usize| -> Option<f64> {
-            let y = (y * window.stride[0] + ky).checked_sub(window.pad[0])?;
-            let x_ = (x_ * window.stride[1] + kx).checked_sub(window.pad[1])?;
+            let y = (y * window.stride[0] + ky).checked_sub(pads[0])?;
+            let x_ = (x_ * window.stride[1] + kx).checked_sub(pads[1])?;
             (y < *h && x_ < *w).then(|| x[(ch * h + y) * w + x_])
         };
         let taps = window.kernel[0] * window.kernel[1];

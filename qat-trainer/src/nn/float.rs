@@ -2,14 +2,14 @@
 
 use super::graph::{activate, unweighted, walk, weighted};
 use super::param::Param;
-use super::random::{Purpose, Random};
 use super::weights::Rates;
 use super::{Network, one_gradient};
 use crate::autograd::slice;
 use crate::checkpoint::Checkpoint;
 use crate::error::Result;
 use crate::graph::BN_EPS;
-use crate::spec::{Act, ModelSpec, Shape};
+use crate::seeded::initial_weights;
+use crate::spec::{ModelSpec, Shape};
 use tch::{Device, Kind, Tensor};
 
 /// Share of the newest batch in the running statistics.
@@ -39,8 +39,7 @@ struct Norm {
 }
 
 impl FloatNet {
-    /// A network with random weights: uniform with the variance of He et al. (2015) before a ReLU, of LeCun et al.
-    /// (1998) elsewhere. Biases start at 0.
+    /// A network with the weights of [`initial_weights`]. Biases start at 0.
     pub(crate) fn new(spec: &ModelSpec, input: Shape, seed: u64) -> Result<Self> {
         let mut layers = Vec::new();
         for (i, (l, shape)) in spec.layers.iter().zip(weight_shapes(spec, input)?).enumerate() {
@@ -48,11 +47,8 @@ impl FloatNet {
                 layers.push(None);
                 continue;
             };
-            let (out, fan_in) = (shape[0], shape[1..].iter().product::<usize>());
-            let gain: f32 = if l.op.act() == Act::None { 3.0 } else { 6.0 };
-            let bound = (gain / fan_in as f32).sqrt();
-            let mut random = Random::new(seed, Purpose::Weights(i));
-            let weight: Vec<f32> = (0..out * fan_in).map(|_| bound * random.symmetric()).collect();
+            let out = shape[0];
+            let weight = initial_weights(&l.op, &shape, seed, i);
             let full = |x: f32, decays| Param::new(&vec![x; out], &[out], decays);
             layers.push(Some(Weighted {
                 weight: Param::new(&weight, &shape, true)?,

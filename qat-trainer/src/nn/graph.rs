@@ -3,7 +3,7 @@
 //! Values are tensors of shape `[batch, channels, height, width]`, flat ones `[batch, features]`.
 
 use crate::error::Result;
-use crate::spec::{Act, LayerSpec, ModelSpec, Op, Value, Window};
+use crate::spec::{Act, LayerSpec, ModelSpec, Op, Shape, Value, Window};
 use tch::Tensor;
 
 /// The inputs of a layer: one, for a sum two.
@@ -53,8 +53,8 @@ pub(crate) fn reads(l: &LayerSpec) -> [Option<Value>; 2] {
 /// Convolution, depthwise convolution or linear layer.
 pub(crate) fn weighted(op: &Op, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
     let conv = |window: &Window, groups: i64| -> Result<Tensor> {
-        let x = as_map(x)?;
-        Ok(x.f_conv2d(weight, bias, pair(window.stride), pair(window.pad), [1, 1], groups)?)
+        let (x, pad) = padded(as_map(x)?, window)?;
+        Ok(x.f_conv2d(weight, bias, pair(window.stride), pad, [1, 1], groups)?)
     };
     match op {
         Op::Conv { window, .. } => conv(window, 1),
@@ -68,11 +68,11 @@ pub(crate) fn unweighted(l: &LayerSpec, inputs: &Inputs<'_>) -> Result<Tensor> {
     let x = inputs.x;
     match &l.op {
         Op::MaxPool(w) => {
-            Ok(as_map(x)?.f_max_pool2d(pair(w.kernel), pair(w.stride), pair(w.pad), [1, 1], false)?)
+            Ok(as_map(x)?.f_max_pool2d(pair(w.kernel), pair(w.stride), [0, 0], [1, 1], false)?)
         }
         Op::AvgPool(w) => {
             let divisor = (w.kernel[0] * w.kernel[1]) as i64;
-            Ok(as_map(x)?.f_avg_pool2d(pair(w.kernel), pair(w.stride), pair(w.pad), false, true, divisor)?)
+            Ok(as_map(x)?.f_avg_pool2d(pair(w.kernel), pair(w.stride), [0, 0], false, true, divisor)?)
         }
         Op::GlobalAvgPool => Ok(as_map(x)?.f_mean_dim([2i64, 3].as_slice(), false, tch::Kind::Float)?),
         Op::Flatten => flat(x),
@@ -98,6 +98,18 @@ pub(crate) fn activate(act: Act, x: Tensor) -> Result<Tensor> {
 fn as_map(x: &Tensor) -> Result<Tensor> {
     let size = x.size();
     Ok(if size.len() == 2 { x.f_view([size[0], size[1], 1, 1])? } else { x.shallow_clone() })
+}
+
+/// What torch's convolution is to read, and the padding that it is to add: the same on both sides of an axis. Where it is
+/// not the same, the zeros are there already.
+fn padded(x: Tensor, window: &Window) -> Result<(Tensor, [i64; 2])> {
+    let size = x.size();
+    let shape = Shape { h: size[2] as usize, w: size[3] as usize, c: size[1] as usize };
+    let [top, left, bottom, right] = window.pads(shape).map(|n| n as i64);
+    if (top, left) == (bottom, right) {
+        return Ok((x, [top, left]));
+    }
+    Ok((x.f_constant_pad_nd([left, right, top, bottom])?, [0, 0]))
 }
 
 fn flat(x: &Tensor) -> Result<Tensor> {

@@ -8,7 +8,6 @@ mod graph;
 mod parallel;
 mod param;
 mod quant;
-pub(crate) mod random;
 mod range;
 mod weights;
 

@@ -192,7 +192,7 @@ impl Range {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nn::random::normal;
+    use crate::random::normal;
     use tch::{Device, Kind};
 
     /// The same function from torch's operators, with the detach trick.

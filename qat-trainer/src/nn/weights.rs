@@ -245,7 +245,7 @@ mod tests {
     use super::*;
     use crate::autograd::slice;
     use crate::nn::param::Param;
-    use crate::nn::random::normal;
+    use crate::random::normal;
     use qat_kernels::Grid;
 
     fn quant(bits: u8, grid: Grid, step: StepRule) -> WeightQuant {

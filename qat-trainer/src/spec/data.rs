@@ -4,6 +4,7 @@ mod keys;
 
 pub(super) use keys::RawData;
 
+use super::model::Shape;
 use serde::Deserialize;
 use std::path::PathBuf;
 
@@ -60,6 +61,11 @@ pub enum Files {
         test_labels: Option<PathBuf>,
         /// `resize = [height, width]`: area-averaged to this size at load; default: as stored.
         resize: Option<[usize; 2]>,
+    },
+    /// `format = "none"`: no files. Such a network can be exported with generated weights and counted, not trained.
+    None {
+        /// `shape = [height, width, channels]` of an example.
+        shape: Shape,
     },
     /// `format = "csv"`: one example a row, separated by commas.
     Csv {
@@ -135,6 +141,7 @@ impl Files {
             | Files::Npz { test, .. }
             | Files::Images { test, .. } => test.is_some(),
             Files::Cifar { test, .. } => !test.is_empty(),
+            Files::None { .. } => false,
         }
     }
 }

@@ -1,6 +1,6 @@
 //! `[model]` as TOML has it: one flat table per layer, checked key by key.
 
-use super::model::{Act, LayerSpec, MAX_DIM, ModelSpec, Op, Value, WeightQuant, Window};
+use super::model::{Act, LayerSpec, MAX_DIM, ModelSpec, Op, Padding, Task, Value, WeightQuant, Window};
 use super::{Source, train::check_layer_config};
 use crate::error::{Error, ErrorKind, Result};
 use qat_kernels::config::StepRule;
@@ -24,6 +24,35 @@ impl From<Pair> for [usize; 2] {
 }
 
 #[derive(Clone, Copy, Deserialize)]
+#[serde(
+    untagged,
+    expecting = "expected \"same\", one number, [vertical, horizontal], or [top, left, bottom, right]"
+)]
+enum Pad {
+    Word(PadWord),
+    All(usize),
+    Axes([usize; 2]),
+    Sides([usize; 4]),
+}
+
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum PadWord {
+    Same,
+}
+
+impl From<Pad> for Padding {
+    fn from(pad: Pad) -> Self {
+        match pad {
+            Pad::Word(PadWord::Same) => Padding::Same,
+            Pad::All(n) => Padding::Sides([n; 4]),
+            Pad::Axes([v, h]) => Padding::Sides([v, h, v, h]),
+            Pad::Sides(sides) => Padding::Sides(sides),
+        }
+    }
+}
+
+#[derive(Clone, Copy, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 enum OpName {
     Conv,
@@ -40,6 +69,8 @@ enum OpName {
 #[serde(deny_unknown_fields)]
 pub(super) struct RawModel {
     layers: Vec<toml::Spanned<RawLayer>>,
+    #[serde(default)]
+    task: Task,
 }
 
 /// One flat table for all operators, so that the parser reports unknown keys with their line; which key belongs to
@@ -53,7 +84,7 @@ struct RawLayer {
     out: Option<usize>,
     kernel: Option<Pair>,
     stride: Option<Pair>,
-    pad: Option<Pair>,
+    pad: Option<Pad>,
     bn: Option<bool>,
     act: Option<Act>,
     bits: Option<u8>,
@@ -73,7 +104,7 @@ impl ModelSpec {
             let layer = raw.into_inner().resolve(i, &layers, defaults, &line).map_err(|e| e.place(line))?;
             layers.push(layer);
         }
-        Ok(Self { layers })
+        Ok(Self { layers, task: raw.task })
     }
 }
 
@@ -185,15 +216,17 @@ impl RawLayer {
         let kernel: [usize; 2] =
             self.kernel.ok_or_else(|| spec("`kernel` is missing").remedy("give its size"))?.into();
         let stride = self.stride.map_or(if pooling { kernel } else { [1, 1] }, Into::into);
-        let pad = self.pad.map_or([0, 0], Into::into);
+        let pad = self.pad.map_or(Padding::Sides([0; 4]), Into::into);
         for i in 0..2 {
             for (key, n) in [("kernel", kernel[i]), ("stride", stride[i])] {
                 if !(1..=255).contains(&n) {
                     return Err(spec(format!("`{key}` is {n}")).remedy("choose 1..=255"));
                 }
             }
-            if pad[i] >= kernel[i] {
-                return Err(spec(format!("`pad` of {} is not smaller than the kernel", pad[i]))
+            if let Padding::Sides(sides) = pad
+                && let Some(wide) = sides.iter().skip(i).step_by(2).find(|&&n| n >= kernel[i])
+            {
+                return Err(spec(format!("`pad` of {wide} is not smaller than the kernel"))
                     .remedy("pad less than the kernel's size"));
             }
         }
@@ -222,6 +255,9 @@ mod tests {
     fn mistakes_name_the_line_and_the_key() {
         let cases = [
             (r#"{ op = "conv", out = 1, kernel = 3, pad = 3 }"#, "`pad`"),
+            (r#"{ op = "conv", out = 1, kernel = [3, 2], pad = [2, 1, 2, 2] }"#, "`pad` of 2"),
+            (r#"{ op = "conv", out = 1, kernel = 3, pad = "some" }"#, "\"same\""),
+            (r#"{ op = "max-pool", kernel = 3, pad = "same" }"#, "`pad` has no meaning"),
             (r#"{ op = "max-pool", kernel = 0 }"#, "`kernel` is 0"),
             (r#"{ op = "add" }"#, "`from` is missing"),
             (r#"{ op = "flatten", name = "a b" }"#, "cannot be the name"),

@@ -13,6 +13,19 @@ use serde::Deserialize;
 pub struct ModelSpec {
     /// The layers; at least one.
     pub layers: Vec<LayerSpec>,
+    /// What its output stands for. TOML: `task`, default `"classify"`.
+    pub task: Task,
+}
+
+/// What the output of a network stands for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Task {
+    /// One logit per class.
+    #[default]
+    Classify,
+    /// The input, as an autoencoder gives it back: one value per feature, no classes.
+    Reconstruct,
 }
 
 /// One layer.
@@ -178,8 +191,54 @@ pub struct Window {
     pub kernel: [usize; 2],
     /// `stride`; default 1, for pooling the kernel.
     pub stride: [usize; 2],
-    /// `pad`: zeros (the real number 0) on each side, less than the kernel; default 0. Pooling has none.
-    pub pad: [usize; 2],
+    /// `pad`: zeros (the real number 0) around the input; default 0. Pooling has none.
+    pub pad: Padding,
+}
+
+/// Zeros around the input of a window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Padding {
+    /// Above, left, below, right, each less than the kernel. TOML: one number for all sides, `[vertical, horizontal]`, or
+    /// all four.
+    Sides([usize; 4]),
+    /// As much as makes the output ⌈input / stride⌉ large, the odd one below and right, as TensorFlow does. TOML:
+    /// `"same"`.
+    Same,
+}
+
+impl Window {
+    /// The whole of a map.
+    #[must_use]
+    pub const fn whole(map: Shape) -> Self {
+        Self { kernel: [map.h, map.w], stride: [1, 1], pad: Padding::Sides([0; 4]) }
+    }
+
+    /// Padding above, left, below and right of an input of this shape.
+    #[must_use]
+    pub fn pads(&self, input: Shape) -> [usize; 4] {
+        let total = |axis: usize, len: usize| {
+            let [kernel, stride] = [self.kernel[axis], self.stride[axis]];
+            ((len.div_ceil(stride).max(1) - 1) * stride + kernel).saturating_sub(len)
+        };
+        match self.pad {
+            Padding::Sides(sides) => sides,
+            Padding::Same => {
+                let [v, h] = [total(0, input.h), total(1, input.w)];
+                [v / 2, h / 2, v - v / 2, h - h / 2]
+            }
+        }
+    }
+
+    /// Height and width of the output for an input of this shape: ⌊(n + pads − kernel) / stride⌋ + 1, `None` where the
+    /// kernel is larger than the padded input.
+    #[must_use]
+    pub fn output(&self, input: Shape) -> Option<[usize; 2]> {
+        let [top, left, bottom, right] = self.pads(input);
+        let side = |axis: usize, padded: usize| {
+            padded.checked_sub(self.kernel[axis]).map(|room| room / self.stride[axis] + 1)
+        };
+        Some([side(0, input.h + top + bottom)?, side(1, input.w + left + right)?])
+    }
 }
 
 /// The activation function that ends a layer.
@@ -293,13 +352,9 @@ impl ModelSpec {
             let x = shape_of(&shapes, layer.input);
             let fail = |problem: String, remedy: &str| layer.error(problem).remedy(remedy);
             let windowed = |w: &Window, c: usize| -> Result<Shape> {
-                let side = |i: usize, len: usize| {
-                    let padded = len + 2 * w.pad[i];
-                    (padded >= w.kernel[i]).then(|| (padded - w.kernel[i]) / w.stride[i] + 1)
-                };
-                match (side(0, x.h), side(1, x.w)) {
-                    (Some(h), Some(w)) => Ok(Shape { h, w, c }),
-                    _ => Err(fail(
+                match w.output(x) {
+                    Some([h, w]) => Ok(Shape { h, w, c }),
+                    None => Err(fail(
                         format!(
                             "its kernel of {}x{} is larger than its input of {x}",
                             w.kernel[0], w.kernel[1]
@@ -372,13 +427,22 @@ impl ModelSpec {
         if map.is_flat() { self.flattened(layer.input, input, shapes) } else { Some(map) }
     }
 
-    /// Checks that the network turns `input` into one number per class.
+    /// Checks that the network turns `input` into one number per class, or, with [`Task::Reconstruct`], per feature.
     ///
     /// # Errors
     /// Those of [`Self::shapes`], and [`ErrorKind::Spec`] if the last layer has another width or an activation.
     pub fn check(&self, input: Shape, classes: usize) -> Result<Vec<Shape>> {
         let shapes = self.shapes(input)?;
         if let (Some(layer), Some(out)) = (self.layers.last(), shapes.last()) {
+            if self.task == Task::Reconstruct {
+                let features = input.len();
+                return match *out == Shape::flat(features) {
+                    true => Ok(shapes),
+                    false => Err(layer
+                        .error(format!("the last layer gives {out}, but the input has {features} features"))
+                        .remedy(format!("end with {{ op = \"linear\", out = {features} }}"))),
+                };
+            }
             if *out != Shape::flat(classes) {
                 return Err(layer
                     .error(format!("the last layer gives {out}, but the data has {classes} classes"))
@@ -431,6 +495,41 @@ pub(super) mod tests {
         assert_eq!(m.layers[2].op, Op::Add { from: Value::Layer(0), act: Act::Relu6 });
         assert_eq!(m.layers[1].op.quant().unwrap().levels.bits(), 2); // [qat]
         assert_eq!(m.layers[5].op.quant().unwrap().levels.bits(), 8); // its own
+    }
+
+    #[test]
+    fn padding_has_four_sides_or_follows_the_input() {
+        let window = |keys: &str| {
+            let m = model(&format!(r#"{{ op = "conv", out = 1, kernel = [10, 4], {keys} }}"#)).unwrap();
+            let Op::Conv { window, .. } = m.layers[0].op else { panic!() };
+            window
+        };
+        let input = Shape { h: 49, w: 10, c: 1 };
+        for (keys, pads, output) in [
+            ("stride = [2, 2], pad = \"same\"", [4, 1, 5, 1], [25, 5]), // 24·2 + 10 − 49 = 9, 4·2 + 4 − 10 = 2
+            ("pad = \"same\"", [4, 1, 5, 2], [49, 10]),
+            ("stride = 12, pad = \"same\"", [4, 0, 5, 0], [5, 1]),
+            ("pad = [3, 1]", [3, 1, 3, 1], [46, 9]),
+            ("pad = [3, 1, 2, 0]", [3, 1, 2, 0], [45, 8]),
+            ("pad = 2", [2; 4], [44, 11]),
+        ] {
+            assert_eq!(
+                (window(keys).pads(input), window(keys).output(input)),
+                (pads, Some(output)),
+                "{keys}"
+            );
+        }
+        assert_eq!(window("stride = 1").output(Shape { h: 9, w: 9, c: 1 }), None);
+    }
+
+    #[test]
+    fn a_reconstruction_has_the_width_of_its_input() {
+        let mut m =
+            model(r#"{ op = "linear", out = 4, act = "relu" }, { op = "linear", out = 12 }"#).unwrap();
+        m.task = Task::Reconstruct;
+        assert!(m.check(Shape::flat(12), 0).is_ok());
+        let e = m.check(Shape::flat(11), 0).unwrap_err().to_string();
+        assert!(e.contains("11 features"), "{e}");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Random distortion of images: shift, rotation, change of size, in one affine map with bilinear sampling.
 
-use crate::nn::random::Random;
+use crate::random::Random;
 use crate::spec::{Augment, Shape};
 
 /// Draws a distortion and writes the distorted `image` (height × width × channels, `shape`) to `out`. What moves in
@@ -56,7 +56,7 @@ fn affine(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nn::random::Purpose;
+    use crate::random::Purpose;
 
     const SHAPE: Shape = Shape { h: 5, w: 7, c: 2 };
 

@@ -6,7 +6,7 @@ use crate::autograd::slice_mut;
 use crate::data::{Dataset, Split};
 use crate::error::Result;
 use crate::nn::fake_quantize_slice;
-use crate::nn::random::{Purpose, Random};
+use crate::random::{Purpose, Random};
 use crate::spec::{Augment, Shape};
 use rayon::prelude::*;
 use tch::{Device, Kind, Tensor};

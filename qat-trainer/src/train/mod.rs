@@ -13,7 +13,7 @@ use crate::events::{Phase, QatEvent};
 use crate::graph::Graph;
 use crate::nn::{FloatNet, Learning, Network, QuantNet, fold, weight_shapes};
 use crate::ptq;
-use crate::spec::{ActivationQuant, Run};
+use crate::spec::{ActivationQuant, Run, Task};
 use batches::Batches;
 use fit::{Plan, evaluate, fit};
 use threads::Threads;
@@ -54,6 +54,15 @@ impl<'a> QatTrainer<'a> {
     /// [`ErrorKind::Spec`] if the network does not fit the data, [`ErrorKind::Data`] if a split is empty.
     pub fn new(run: &'a Run, data: &'a Dataset) -> Result<Self> {
         run.model.check(data.shape, data.classes.len()).map_err(|e| e.file(&run.file))?;
+        if run.model.task != Task::Classify {
+            return Err(Error::new(
+                ErrorKind::Spec,
+                "there is no loss yet for a network that reconstructs its input",
+            )
+            .place("`task` of [model]")
+            .file(&run.file)
+            .remedy("train a classifier, or export this network untrained with `qat seeded`"));
+        }
         if data.train.len() < 2 || data.test.is_empty() {
             return Err(Error::new(ErrorKind::Data, "too few examples to train on or to judge by")
                 .remedy("give at least two for training and one for testing"));
@@ -162,7 +171,7 @@ pub(crate) mod tests {
     use super::*;
     use crate::affine::Affine;
     use crate::data::{Split, Standardisation};
-    use crate::nn::random::{Purpose, Random};
+    use crate::random::{Purpose, Random};
     use crate::spec::{Op, Shape};
 
     /// Every operator, 8×8 grey images, 3 classes.

@@ -1,6 +1,7 @@
 //! `[data]` as TOML has it: one flat table for all formats, checked key by key.
 
 use super::super::Source;
+use super::super::model::{MAX_DIM, Shape};
 use super::{Column, DataSpec, Files, Layout, SplitRule, TestHalf};
 use crate::error::{Error, ErrorKind, Result};
 use serde::Deserialize;
@@ -16,6 +17,7 @@ enum Format {
     Cifar10,
     Cifar100,
     Images,
+    None,
 }
 
 impl Format {
@@ -28,6 +30,7 @@ impl Format {
             Format::Cifar10 => "cifar10",
             Format::Cifar100 => "cifar100",
             Format::Images => "images",
+            Format::None => "none",
         }
     }
 }
@@ -82,6 +85,7 @@ pub(in crate::spec) struct RawData {
     split: Option<RawSplit>,
     standardise: Option<bool>,
     classes: Option<Vec<String>>,
+    shape: Option<[usize; 3]>,
 }
 
 /// Largest height or width that `resize` accepts: 8-bit codes of larger images do not fit any arena of a
@@ -116,8 +120,9 @@ impl DataSpec {
 impl RawData {
     /// Every key belongs to some formats; with another it is a mistake, or a wish that will not come true.
     fn refuse_foreign_keys(&self, source: Source<'_>) -> Result<()> {
-        use Format::{Cifar10, Cifar100, Csv, Idx, Images, Jsonl, Npz};
-        let keys: [(&str, bool, &[Format]); 12] = [
+        use Format::{Cifar10, Cifar100, Csv, Idx, Images, Jsonl, None, Npz};
+        let with_files: &[Format] = &[Idx, Csv, Jsonl, Npz, Cifar10, Cifar100, Images];
+        let keys: [(&str, bool, &[Format]); 15] = [
             ("train_images", self.train_images.is_some(), &[Idx]),
             ("train_labels", self.train_labels.is_some(), &[Idx]),
             ("test_images", self.test_images.is_some(), &[Idx]),
@@ -130,6 +135,9 @@ impl RawData {
             ("features", self.features.is_some(), &[Csv, Jsonl, Npz]),
             ("layout", self.layout.is_some(), &[Npz]),
             ("color", self.color.is_some(), &[Images]),
+            ("split", self.split.is_some(), with_files),
+            ("standardise", self.standardise.is_some(), with_files),
+            ("shape", self.shape.is_some(), &[None]),
         ];
         for (key, given, formats) in keys {
             if given && !formats.contains(&self.format) {
@@ -252,6 +260,17 @@ impl Reader<'_> {
                     resize,
                 }
             }
+            Format::None => match raw.shape {
+                Some([h, w, c]) if [h, w, c].iter().all(|n| (1..=MAX_DIM).contains(n)) => {
+                    Files::None { shape: Shape { h, w, c } }
+                }
+                _ => {
+                    return Err(self
+                        .source
+                        .error("data", "shape", "no shape of an example, or one that cannot be")
+                        .remedy(format!("give [height, width, channels], each in 1..={MAX_DIM}")));
+                }
+            },
             Format::Images => Files::Images {
                 color: raw.color.unwrap_or(false),
                 train: self.one("train", train)?,

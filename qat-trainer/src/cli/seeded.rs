@@ -1,0 +1,43 @@
+//! `qat seeded`.
+
+use super::config::Overrides;
+use super::export::{Timestamp, parse_target};
+use super::output::say;
+use qat_kernels::artifact::Target;
+use qat_trainer::Result;
+use qat_trainer::checkpoint::write_atomically;
+use qat_trainer::export::Options;
+use qat_trainer::seeded::seeded;
+use std::path::PathBuf;
+
+/// Arguments of `qat seeded`.
+#[derive(clap::Args)]
+pub(super) struct Arguments {
+    /// The run description; alternatively --preset.
+    #[arg(value_name = "CONFIG.toml")]
+    config: Option<PathBuf>,
+    #[command(flatten)]
+    overrides: Overrides,
+    /// Where to write; default: the model's name, in the working directory.
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    /// Where the generated weights and inputs start from.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// The core family to pack the weights for; others refuse the file, hosts run all of them.
+    #[arg(long, default_value = "portable", value_parser = parse_target)]
+    target: Target,
+    #[command(flatten)]
+    timestamp: Timestamp,
+}
+
+impl Arguments {
+    pub(super) fn run(self) -> Result<()> {
+        let options = Options { created: self.timestamp.resolve()?, target: self.target };
+        let run = self.overrides.load(self.config.as_deref())?;
+        let file = seeded(&run, self.seed, options).map_err(|e| e.file(&run.file))?;
+        let out = self.out.unwrap_or_else(|| PathBuf::from(format!("{}.piq", run.name)));
+        write_atomically(&out, &file)?;
+        say(&format!("{}: {} bytes, untrained", out.display(), file.len()))
+    }
+}
