@@ -14,6 +14,7 @@
 mod arena_use;
 mod check;
 mod cortex_m4;
+mod cortex_m55;
 mod engine;
 mod kernels;
 mod last_linear;

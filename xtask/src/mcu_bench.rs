@@ -8,7 +8,7 @@ use qat_kernels::infer::Model;
 use qat_kernels::{Grid, Levels};
 
 use crate::bare_metal::{self, Toolchain};
-use crate::emulator::{Board, M4};
+use crate::emulator::{Board, M4, M55};
 use crate::mcu::{host_logits, mismatches, run_model, write_model};
 use crate::probe::{Layers, Numbers};
 use crate::results::{Figure, record, value};
@@ -45,22 +45,24 @@ pub(crate) struct Case {
 /// All rows.
 pub(crate) fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
-    let mut add = |op, shape: &str, bits, group| {
-        let adaptive = if group > 0 { "_adaptive" } else { "" };
-        let name = format!("m4_{shape}_{bits}bit{adaptive}");
-        cases.push(Case { name, board: &M4, op, bits, group });
-    };
-    for bits in [2, 3, 4, 8] {
-        add(Op::Fc(256, 128), "fc_256x128", bits, 0);
-        add(Op::Fc(640, 128), "fc_640x128", bits, 0);
-        add(Op::Conv(3, [16, 16, 16], 32), "conv3x3_16x32", bits, 0);
-        add(Op::Conv(1, [25, 5, 64], 64), "conv1x1_64x64", bits, 0);
-        add(Op::Depthwise([25, 5, 64]), "dw3x3_64", bits, 0);
+    for board in [&M4, &M55] {
+        let mut add = |op, shape: &str, bits, group| {
+            let adaptive = if group > 0 { "_adaptive" } else { "" };
+            let name = format!("{}_{shape}_{bits}bit{adaptive}", board.core);
+            cases.push(Case { name, board, op, bits, group });
+        };
+        for bits in [2, 3, 4, 8] {
+            add(Op::Fc(256, 128), "fc_256x128", bits, 0);
+            add(Op::Fc(640, 128), "fc_640x128", bits, 0);
+            add(Op::Conv(3, [16, 16, 16], 32), "conv3x3_16x32", bits, 0);
+            add(Op::Conv(1, [25, 5, 64], 64), "conv1x1_64x64", bits, 0);
+            add(Op::Depthwise([25, 5, 64]), "dw3x3_64", bits, 0);
+        }
+        add(Op::Fc(256, 128), "fc_256x128", 2, 16);
+        add(Op::Fc(640, 128), "fc_640x128", 2, 16);
+        add(Op::Conv(3, [16, 16, 16], 32), "conv3x3_16x32", 2, 16);
+        add(Op::Conv(1, [25, 5, 64], 64), "conv1x1_64x64", 2, 16);
     }
-    add(Op::Fc(256, 128), "fc_256x128", 2, 16);
-    add(Op::Fc(640, 128), "fc_640x128", 2, 16);
-    add(Op::Conv(3, [16, 16, 16], 32), "conv3x3_16x32", 2, 16);
-    add(Op::Conv(1, [25, 5, 64], 64), "conv1x1_64x64", 2, 16);
     cases
 }
 

@@ -22,3 +22,19 @@ pub(crate) fn words_mut(bytes: &mut [i8]) -> &mut [u32] {
     // SAFETY: every bit pattern is valid in both types.
     unsafe { bytes.align_to_mut().1 }
 }
+
+/// The words' bytes.
+#[cfg(any(core_family = "cortex-m55", all(test, feature = "alloc")))]
+#[inline]
+pub(crate) fn of_words_mut(words: &mut [u32]) -> &mut [i8] {
+    // SAFETY: every bit pattern is valid in both types, and bytes have no alignment.
+    unsafe { words.align_to_mut().1 }
+}
+
+/// The words' halves.
+#[cfg(any(core_family = "cortex-m55", all(test, feature = "alloc")))]
+#[inline]
+pub(crate) fn halves_mut(words: &mut [u32]) -> &mut [i16] {
+    // SAFETY: every bit pattern is valid in both types, and words are aligned for halves.
+    unsafe { words.align_to_mut().1 }
+}

@@ -10,8 +10,12 @@ pub(crate) mod bytes;
 mod aarch64_neon;
 #[cfg(any(core_family = "cortex-m4", all(test, feature = "alloc")))]
 pub(crate) mod cortex_m4;
+#[cfg(any(core_family = "cortex-m55", all(test, feature = "alloc")))]
+pub(crate) mod cortex_m55;
 mod portable;
 mod stream;
+#[cfg(any(core_family = "cortex-m4", core_family = "cortex-m55", all(test, feature = "alloc")))]
+pub(crate) mod tap;
 mod wht64;
 #[cfg(target_arch = "x86_64")]
 mod x86_avx2;

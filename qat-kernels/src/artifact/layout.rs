@@ -4,6 +4,7 @@
 //! words of its order; everything else reads one code at a time through [`Layout::code`].
 
 pub(crate) mod cortex_m4;
+pub(crate) mod cortex_m55;
 
 use super::record::{OpKind, WeightSpec};
 use super::target::Target;
@@ -34,7 +35,8 @@ impl Layout {
         let exists = match target {
             Target::Portable => true,
             Target::CortexM4 => cortex_m4::exists(kind, spec, rows, columns),
-            Target::CortexM0 | Target::CortexM55 | Target::RiscV32 | Target::Host => false,
+            Target::CortexM55 => cortex_m55::exists(kind, spec.bits, spec.group, [rows, columns]),
+            Target::CortexM0 | Target::RiscV32 | Target::Host => false,
         };
         exists.then_some(Self { target, kind, bits: spec.bits, group: spec.group, rows, columns })
     }
@@ -47,6 +49,7 @@ impl Layout {
     pub(crate) fn code_bytes(&self) -> Option<usize> {
         match self.target {
             Target::CortexM4 => cortex_m4::code_bytes(self),
+            Target::CortexM55 => cortex_m55::code_bytes(self),
             _ => self.portable_code_bytes(),
         }
     }
@@ -67,6 +70,7 @@ impl Layout {
     fn bit_of(&self, row: usize, column: usize, bit: usize) -> usize {
         match self.target {
             Target::CortexM4 => cortex_m4::bit_of(self, row, column, bit),
+            Target::CortexM55 => cortex_m55::bit_of(self, row, column, bit),
             _ => self.portable_bit_of(row, column, bit),
         }
     }
@@ -84,6 +88,7 @@ impl Layout {
     fn is_unsigned(&self, row: usize) -> bool {
         match self.target {
             Target::CortexM4 => cortex_m4::is_unsigned(self, row),
+            Target::CortexM55 => cortex_m55::is_offset(self, row),
             _ => false,
         }
     }

@@ -2,8 +2,8 @@
 
 mod buffers;
 
-use super::cortex_m4;
 use super::model::Model;
+use super::{cortex_m4, cortex_m55};
 use crate::artifact::{
     ChannelParams, Layout, OpKind, OpRecord, RECORD_LEN, RotationRecord, Target, TensorInfo, WeightSpec,
 };
@@ -93,6 +93,9 @@ pub(crate) fn scratch_len(kind: OpKind, op: &OpRecord, input: &TensorInfo) -> Op
     match Target::from_id(op.weight_spec.layout) {
         Some(Target::CortexM4) => {
             cortex_m4::scratch_len(kind, op.weight_spec, columns, input.shape[2].into(), window)
+        }
+        Some(Target::CortexM55) if kind.has_weights() => {
+            cortex_m55::scratch_len(op.weight_spec, kind, [op.output.shape[2].into(), columns])
         }
         _ => Some(window),
     }

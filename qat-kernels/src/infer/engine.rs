@@ -4,7 +4,7 @@ use super::check::{constant, rotation, scratch_len, section, weight_size};
 use super::kernels::{self, Requant, WeightView, Windows};
 use super::model::Model;
 use crate::arch::bytes::words_mut;
-#[cfg(core_family = "cortex-m4")]
+#[cfg(any(core_family = "cortex-m4", core_family = "cortex-m55"))]
 use crate::artifact::Target;
 use crate::artifact::{IN_OUTPUT, OpKind, OpRecord, TensorInfo};
 use crate::error::{Error, OpFault, Result};
@@ -112,13 +112,14 @@ fn linear(
     x: &[i8],
     weights: &WeightView<'_>,
     requant: &Requant,
-    #[cfg_attr(not(core_family = "cortex-m4"), expect(unused_variables, reason = "for kernels of a family"))]
-    scratch: &mut [i8],
+    #[allow(unused_variables, reason = "for kernels of a family")] scratch: &mut [i8],
     out: &mut [i8],
 ) -> Option<()> {
     match weights.layout.target() {
         #[cfg(core_family = "cortex-m4")]
         Target::CortexM4 => kernels::cortex_m4::linear(x, weights, requant, scratch, out),
+        #[cfg(core_family = "cortex-m55")]
+        Target::CortexM55 => kernels::cortex_m55::linear(x, weights, requant, scratch, out),
         _ => kernels::linear(x, weights, requant, out),
     }
 }
@@ -138,6 +139,10 @@ fn conv2d(
         Target::CortexM4 => {
             kernels::cortex_m4::conv2d(x, windows, weights, requant, zero_point, scratch, out)
         }
+        #[cfg(core_family = "cortex-m55")]
+        Target::CortexM55 => {
+            kernels::cortex_m55::conv2d(x, windows, weights, requant, zero_point, scratch, out)
+        }
         _ => kernels::conv2d(x, windows, weights, requant, zero_point, scratch, out),
     }
 }
@@ -149,14 +154,17 @@ fn depthwise_conv2d(
     weights: &WeightView<'_>,
     requant: &Requant,
     zero_point: i8,
-    #[cfg_attr(not(core_family = "cortex-m4"), expect(unused_variables, reason = "for kernels of a family"))]
-    scratch: &mut [i8],
+    #[allow(unused_variables, reason = "for kernels of a family")] scratch: &mut [i8],
     out: &mut [i8],
 ) -> Option<()> {
     match weights.layout.target() {
         #[cfg(core_family = "cortex-m4")]
         Target::CortexM4 => {
             kernels::cortex_m4::depthwise_conv2d(x, windows, weights, requant, zero_point, scratch, out)
+        }
+        #[cfg(core_family = "cortex-m55")]
+        Target::CortexM55 => {
+            kernels::cortex_m55::depthwise_conv2d(x, windows, weights, requant, zero_point, scratch, out)
         }
         _ => kernels::depthwise_conv2d(x, windows, weights, requant, zero_point, out),
     }

@@ -7,8 +7,12 @@ mod add;
 mod conv;
 #[cfg(any(core_family = "cortex-m4", all(test, feature = "alloc")))]
 pub(super) mod cortex_m4;
+#[cfg(any(core_family = "cortex-m55", all(test, feature = "alloc")))]
+pub(super) mod cortex_m55;
 mod depthwise;
 mod dot;
+#[cfg(test)]
+mod equality;
 mod hadamard;
 mod linear;
 mod pool;

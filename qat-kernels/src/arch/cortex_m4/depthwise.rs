@@ -4,35 +4,14 @@
 use super::bands::Rounding;
 #[cfg(not(core_family = "cortex-m4"))]
 use super::instructions::{rounded_product, sxtb16, sxtb16_ror8};
+use crate::arch::tap::Tap;
 #[cfg(core_family = "cortex-m4")]
 use core::arch::naked_asm;
-use core::marker::PhantomData;
 
 /// Taps that the loop takes in one turn; lists of taps are filled up to whole turns.
 pub(crate) const TURN: usize = 3;
 /// Channels of a word of activations.
 pub(crate) const QUAD: usize = 4;
-
-/// The channels that a tap of the window reads. The loop reads these fields.
-#[derive(Clone, Copy)]
-#[repr(C)]
-pub(crate) struct Tap<'a> {
-    first: *const i8,
-    len: usize,
-    channels: PhantomData<&'a [i8]>,
-}
-
-impl<'a> Tap<'a> {
-    pub(crate) const fn new(channels: &'a [i8]) -> Self {
-        Self { first: channels.as_ptr(), len: channels.len(), channels: PhantomData }
-    }
-
-    #[cfg(not(core_family = "cortex-m4"))]
-    fn channels(&self) -> &'a [i8] {
-        // SAFETY: pointer and length are those of a slice that lives as long as `'a`.
-        unsafe { core::slice::from_raw_parts(self.first, self.len) }
-    }
-}
 
 /// The loop reads it in this order, a word a field.
 #[cfg(core_family = "cortex-m4")]
@@ -62,7 +41,7 @@ pub(crate) fn depthwise_pixel(
     let channels = out.len();
     let whole = channels.is_multiple_of(QUAD) && taps.len().is_multiple_of(TURN) && !taps.is_empty();
     if !whole
-        || taps.iter().any(|tap| tap.len < channels)
+        || taps.iter().any(|tap| tap.len() < channels)
         || weights.len() != (channels / 2).checked_mul(taps.len())?
         || params.len() < channels
     {

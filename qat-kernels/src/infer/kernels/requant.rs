@@ -31,6 +31,18 @@ impl Requant {
         }
     }
 
+    /// The shift to the left before a multiplication that keeps the upper 32 bits.
+    #[cfg(any(core_family = "cortex-m55", all(test, feature = "alloc")))]
+    pub(super) fn left(&self) -> u32 {
+        32u32.wrapping_sub(self.shift.into())
+    }
+
+    /// The smallest and the largest result.
+    #[cfg(any(core_family = "cortex-m55", all(test, feature = "alloc")))]
+    pub(super) fn limits(&self) -> [i32; 2] {
+        [self.lo, self.hi]
+    }
+
     /// For kernels of a family, which clamp to int8 only; the rest is [`Self::clamp_all`].
     #[cfg(any(core_family = "cortex-m4", all(test, feature = "alloc")))]
     pub(super) fn rounding(&self) -> crate::arch::cortex_m4::Rounding {

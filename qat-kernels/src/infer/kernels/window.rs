@@ -1,5 +1,8 @@
 //! Where the windows of convolutions and poolings lie.
 
+#[cfg(any(core_family = "cortex-m4", core_family = "cortex-m55", all(test, feature = "alloc")))]
+use crate::arch::tap::Tap;
+
 /// Shapes of an operator that slides a window; height before width, channels last.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::infer) struct Windows {
@@ -37,6 +40,33 @@ impl Windows {
                 (ky * kernel_w + kx, pixel.and_then(|at| x.get(at..)?.get(..channels)))
             })
         })
+    }
+
+    /// Lists the channels that every tap of the window at an output pixel reads, `padding` where it lies outside the input.
+    #[cfg(any(core_family = "cortex-m4", core_family = "cortex-m55", all(test, feature = "alloc")))]
+    pub(super) fn list<'a>(
+        &self,
+        x: &'a [i8],
+        (row, column): (usize, usize),
+        padding: &'a [i8],
+        list: &mut [Tap<'a>],
+    ) -> Option<()> {
+        let [height, width, channels] = self.input;
+        let [kernel_h, kernel_w] = self.kernel;
+        let (top, left) = (row * self.stride[0], column * self.stride[1]);
+        for (ky, line) in (0..kernel_h).zip(list.chunks_mut(kernel_w.max(1))) {
+            // Wraps below zero for the padding, which the comparisons then reject.
+            let y = (top + ky).wrapping_sub(self.pad[0]);
+            for (kx, tap) in line.iter_mut().enumerate() {
+                let column = (left + kx).wrapping_sub(self.pad[1]);
+                *tap = if y < height && column < width {
+                    Tap::new(x.get((y * width + column) * channels..)?.get(..channels)?)
+                } else {
+                    Tap::new(padding)
+                };
+            }
+        }
+        Some(())
     }
 
     /// Copies the window at an output pixel into `to`, `outside` where it lies outside the input.

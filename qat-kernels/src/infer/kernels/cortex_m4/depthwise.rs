@@ -2,7 +2,8 @@
 
 use super::super::{Requant, WeightView, Windows};
 use crate::arch::bytes::words_mut;
-use crate::arch::cortex_m4::{DEPTHWISE_QUAD as QUAD, DEPTHWISE_TURN as TURN, Tap, depthwise_pixel};
+use crate::arch::cortex_m4::{DEPTHWISE_QUAD as QUAD, DEPTHWISE_TURN as TURN, depthwise_pixel};
+use crate::arch::tap::Tap;
 use crate::artifact::ChannelParams;
 use crate::artifact::cortex_m4::TAPS;
 use crate::infer::cortex_m4::depthwise_words;
@@ -18,9 +19,8 @@ pub(in crate::infer) fn depthwise_conv2d(
     scratch: &mut [i8],
     out: &mut [i8],
 ) -> Option<()> {
-    let [height, width, channels] = windows.input;
-    let [kernel_h, kernel_w] = windows.kernel;
-    let taps = kernel_h.checked_mul(kernel_w)?;
+    let channels = windows.input[2];
+    let taps = windows.kernel[0].checked_mul(windows.kernel[1])?;
     let words = depthwise_words(taps, channels)?;
     let scratch = scratch.get_mut(scratch.as_ptr().align_offset(4)..)?;
     let (levels, padding) = scratch.split_at_mut_checked(words.checked_mul(4)?)?;
@@ -31,27 +31,15 @@ pub(in crate::infer) fn depthwise_conv2d(
     let mut list = [Tap::new(padding); TAPS];
     let list = list.get_mut(..taps.next_multiple_of(TURN))?;
     let rounding = requant.rounding();
-    for ((row, column), pixel) in windows.pixels().zip(out.chunks_exact_mut(channels.max(1))) {
-        let (top, left) = (row * windows.stride[0], column * windows.stride[1]);
-        for (ky, line) in (0..kernel_h).zip(list.chunks_mut(kernel_w.max(1))) {
-            // Wraps below zero for the padding, which the comparisons then reject.
-            let y = (top + ky).wrapping_sub(windows.pad[0]);
-            for (kx, tap) in line.iter_mut().enumerate() {
-                let column = (left + kx).wrapping_sub(windows.pad[1]);
-                *tap = if y < height && column < width {
-                    Tap::new(x.get((y * width + column) * channels..)?.get(..channels)?)
-                } else {
-                    Tap::new(padding)
-                };
-            }
-        }
+    for (at, pixel) in windows.pixels().zip(out.chunks_exact_mut(channels.max(1))) {
+        windows.list(x, at, padding, list)?;
         let (whole, _) = pixel.split_at_mut_checked(quads)?;
         depthwise_pixel(list, levels, weights.params, rounding, whole)?;
         // Channels that fill no word.
         for (c, y) in pixel.iter_mut().enumerate().skip(quads) {
             let p = ChannelParams::read(weights.params.get(c)?);
             let mut acc = p.bias;
-            for (tap, values) in windows.taps(x, (row, column)) {
+            for (tap, values) in windows.taps(x, at) {
                 let x = values.map_or(Some(&zero_point), |v| v.get(c))?;
                 acc = acc.wrapping_add(twice_level(weights, channels, tap, c)?.wrapping_mul((*x).into()));
             }

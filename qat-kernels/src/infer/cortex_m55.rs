@@ -1,0 +1,53 @@
+//! What the kernels for Armv8.1-M with Helium borrow from the arena.
+
+use crate::artifact::cortex_m55::{QUAD, STEP};
+use crate::artifact::{OpKind, WeightSpec};
+
+/// Output pixels that a convolution computes together.
+pub(crate) const PIXELS: usize = 2;
+
+/// Bytes of a row of activations, filled up to whole steps.
+pub(crate) fn row_bytes(columns: usize) -> Option<usize> {
+    columns.checked_next_multiple_of(STEP)
+}
+
+/// Words of the sums of a linear layer; the last quad of an odd number takes twice the room, because a loop for two pixels
+/// computes it.
+pub(crate) fn linear_sums(channels: usize) -> Option<usize> {
+    channels.div_ceil(QUAD).checked_next_multiple_of(2)?.checked_mul(QUAD)
+}
+
+/// Words of the sums of a convolution.
+pub(crate) fn pixel_sums(channels: usize) -> Option<usize> {
+    channels.div_ceil(QUAD).checked_mul(PIXELS * QUAD)
+}
+
+/// Channels of a block of a depthwise kernel: sixteen as long as the sums of all taps fit sixteen bits, else eight.
+pub(crate) fn block(bits: u8, taps: usize) -> usize {
+    let widest = taps.saturating_mul(128).saturating_mul(1usize.wrapping_shl(bits.into()));
+    if widest <= 0x7FFF { 16 } else { 8 }
+}
+
+/// Bytes of the levels of a depthwise kernel, sixteen for each block and tap.
+pub(crate) fn level_bytes(bits: u8, taps: usize, channels: usize) -> Option<usize> {
+    channels.div_ceil(block(bits, taps)).checked_mul(taps)?.checked_mul(16)
+}
+
+/// Words of the sums of a pixel of a depthwise convolution, whole blocks.
+pub(crate) fn depthwise_sums(bits: u8, taps: usize, channels: usize) -> Option<usize> {
+    channels.checked_next_multiple_of(block(bits, taps))
+}
+
+/// Bytes of scratch memory: room to align it to words, then what the kernels prepare. `columns` meet in one output.
+pub(super) fn scratch_len(spec: WeightSpec, kind: OpKind, [channels, columns]: [usize; 2]) -> Option<usize> {
+    let (words, bytes) = match kind {
+        OpKind::Linear => (linear_sums(channels)?, row_bytes(columns)?),
+        OpKind::Conv2d => (pixel_sums(channels)?, row_bytes(columns)?.checked_mul(PIXELS)?),
+        OpKind::DepthwiseConv2d => {
+            let sums = depthwise_sums(spec.bits, columns, channels)?;
+            (sums, level_bytes(spec.bits, columns, channels)?.checked_add(channels)?)
+        }
+        _ => return Some(0),
+    };
+    words.checked_mul(4)?.checked_add(bytes)?.checked_add(3)
+}
