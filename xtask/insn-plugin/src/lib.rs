@@ -153,7 +153,7 @@ impl Markers {
         // in. Version 3 and later fill at most `code.len()` bytes; before it, the pointer leads to as many bytes as the
         // size says. `API` is what QEMU checked against its own version when it loaded us.
         let code = unsafe {
-            let code = code.get_mut(..qemu_plugin_insn_size(insn))?;
+            let code = code.get_mut(..qemu_plugin_insn_size(insn).min(MARKER_MAX))?;
             if API >= 3 {
                 if insn_data_v3(insn, code.as_mut_ptr(), code.len()) != code.len() {
                     return None;
@@ -167,9 +167,11 @@ impl Markers {
             }
             code
         };
+        // An instruction at the end of a page comes with bytes of the next one, at which QEMU has looked to see whether it fits.
+        // No longer instruction begins with the bytes of a marker.
         match code {
-            _ if *code == *self.begin => Some(on_begin),
-            _ if *code == *self.end => Some(on_end),
+            _ if code.starts_with(self.begin) => Some(on_begin),
+            _ if code.starts_with(self.end) => Some(on_end),
             _ => None,
         }
     }

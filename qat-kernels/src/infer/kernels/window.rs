@@ -44,6 +44,7 @@ impl Windows {
 
     /// Lists the channels that every tap of the window at an output pixel reads, `padding` where it lies outside the input.
     #[cfg(any(core_family = "cortex-m4", core_family = "cortex-m55", all(test, feature = "alloc")))]
+    #[inline(always)]
     pub(super) fn list<'a>(
         &self,
         x: &'a [i8],
