@@ -49,6 +49,8 @@ pub enum What {
     Group,
     /// Number of channels.
     Channels,
+    /// Number of columns of a matrix.
+    Columns,
     /// A rank (LoRA).
     Rank,
     /// A histogram or its bins.

@@ -17,6 +17,7 @@ pub mod infer;
 pub mod invariants;
 pub mod lora;
 pub mod math;
+pub mod matrix;
 pub mod pack;
 pub mod quantizer;
 pub mod ste;

@@ -2,7 +2,8 @@
 //!
 //! The float kernels are written once, in safe Rust over arrays of lanes (see [`crate::ste_simd`]). A backend compiles
 //! that one body for its instruction set, so all of them agree bit for bit by construction as long as the compiler
-//! keeps IEEE 754 (Rust neither reorders nor contracts float operations).
+//! keeps IEEE 754 (Rust neither reorders nor contracts float operations). The integer kernels are written once as well,
+//! over vectors whose few operations each backend spells out (`ints`).
 
 pub(crate) mod bytes;
 
@@ -12,6 +13,7 @@ mod aarch64_neon;
 pub(crate) mod cortex_m4;
 #[cfg(any(core_family = "cortex-m55", all(test, feature = "alloc")))]
 pub(crate) mod cortex_m55;
+pub(crate) mod ints;
 mod portable;
 mod stream;
 #[cfg(any(core_family = "cortex-m4", core_family = "cortex-m55", all(test, feature = "alloc")))]
@@ -27,7 +29,7 @@ mod x86_wht64;
 pub(crate) use stream::Output;
 pub(crate) use wht64::wht64;
 
-/// An instruction set that the float kernels can be compiled for.
+/// An instruction set that the kernels can be compiled for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Isa {
@@ -37,13 +39,18 @@ pub enum Isa {
     Avx2,
     /// x86-64 with AVX-512 F, BW, DQ and VL.
     Avx512,
+    /// x86-64 with AVX-512 F, BW, DQ, VL, VNNI and VBMI: Ice Lake, Zen 4 and later. As AVX-512 for floats.
+    Avx512Vnni,
     /// AArch64 with Advanced SIMD.
     Neon,
+    /// AArch64 with Advanced SIMD and its dot product instructions. As Advanced SIMD for floats.
+    NeonDot,
 }
 
 impl Isa {
     /// Every instruction set, slowest first.
-    pub const ALL: [Isa; 4] = [Isa::Portable, Isa::Neon, Isa::Avx2, Isa::Avx512];
+    pub const ALL: [Isa; 6] =
+        [Isa::Portable, Isa::Neon, Isa::NeonDot, Isa::Avx2, Isa::Avx512, Isa::Avx512Vnni];
 
     /// Its name in benchmarks and reports.
     #[must_use]
@@ -52,7 +59,9 @@ impl Isa {
             Isa::Portable => "portable",
             Isa::Avx2 => "avx2",
             Isa::Avx512 => "avx512",
+            Isa::Avx512Vnni => "avx512-vnni",
             Isa::Neon => "neon",
+            Isa::NeonDot => "neon-dot",
         }
     }
 }
@@ -73,8 +82,12 @@ impl Backend {
             Isa::Avx2 => x86_avx2::is_present(),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => x86_avx512::is_present(),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Vnni => ints::x86_avx512_vnni::is_present(),
             #[cfg(target_arch = "aarch64")]
             Isa::Neon => aarch64_neon::is_present(),
+            #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+            Isa::NeonDot => ints::aarch64_neon_dot::is_present(),
             #[allow(unreachable_patterns, reason = "which instruction sets are left depends on the target")]
             _ => false,
         };
@@ -105,9 +118,9 @@ impl Backend {
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => x86_avx2::run(self, kernel),
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => x86_avx512::run(self, kernel),
+            Isa::Avx512 | Isa::Avx512Vnni => x86_avx512::run(self, kernel),
             #[cfg(target_arch = "aarch64")]
-            Isa::Neon => aarch64_neon::run(self, kernel),
+            Isa::Neon | Isa::NeonDot => aarch64_neon::run(self, kernel),
             _ => portable::run(kernel),
         }
     }

@@ -10,7 +10,7 @@ use super::{Backend, Kernel};
 pub(crate) fn wht64(backend: Backend, blocks: &mut [[f32; 64]], scale: f32) {
     match backend.isa() {
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 => super::x86_wht64::avx512(backend, blocks, scale),
+        Isa::Avx512 | Isa::Avx512Vnni => super::x86_wht64::avx512(backend, blocks, scale),
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2 => super::x86_wht64::avx2(backend, blocks, scale),
         _ => backend.run(Portable { blocks, scale }),

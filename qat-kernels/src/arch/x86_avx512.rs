@@ -26,8 +26,8 @@ pub(super) fn is_present() -> bool {
 /// Runs `kernel`; `backend` is the proof that the machine has the instructions.
 #[inline]
 pub(super) fn run<K: Kernel>(backend: Backend, kernel: K) -> K::Output {
-    debug_assert_eq!(backend.isa(), Isa::Avx512);
-    // SAFETY: a `Backend` of this instruction set is only constructed where `is_present` said so.
+    debug_assert!(matches!(backend.isa(), Isa::Avx512 | Isa::Avx512Vnni));
+    // SAFETY: a `Backend` of these instruction sets is only constructed where the machine has them; both include this one.
     unsafe { compiled(kernel) }
 }
 

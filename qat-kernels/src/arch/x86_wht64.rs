@@ -20,8 +20,8 @@ pub(super) fn avx2(backend: Backend, blocks: &mut [[f32; 64]], scale: f32) {
 /// On AVX-512, which includes fused multiply-add: flipping signs is then a multiplication by ±1 on the way into an
 /// addition, and still rounds once.
 pub(super) fn avx512(backend: Backend, blocks: &mut [[f32; 64]], scale: f32) {
-    debug_assert_eq!(backend.isa(), Isa::Avx512);
-    // SAFETY: a `Backend` of this instruction set is only constructed where the machine has it.
+    debug_assert!(matches!(backend.isa(), Isa::Avx512 | Isa::Avx512Vnni));
+    // SAFETY: a `Backend` of these instruction sets is only constructed where the machine has them.
     unsafe { compiled_avx512(blocks, scale) }
 }
 

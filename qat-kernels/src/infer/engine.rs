@@ -1,8 +1,11 @@
 //! Walks the program: finds each operator's buffers and hands them to its kernel.
 
 use super::check::{constant, rotation, scratch_len, section, weight_size};
+#[cfg(not(target_os = "none"))]
+use super::kernels::host::{conv2d, depthwise_conv2d, linear};
 use super::kernels::{self, Requant, WeightView, Windows};
 use super::model::Model;
+use crate::arch::Backend;
 use crate::arch::bytes::words_mut;
 #[cfg(any(core_family = "cortex-m4", core_family = "cortex-m55"))]
 use crate::artifact::Target;
@@ -10,18 +13,25 @@ use crate::artifact::{IN_OUTPUT, OpKind, OpRecord, TensorInfo};
 use crate::error::{Error, OpFault, Result};
 use core::ops::Range;
 
-/// Runs a checked model. `output` and `arena` have exactly the model's lengths.
-pub(super) fn run(model: &Model<'_>, input: &[i8], output: &mut [i8], arena: &mut [i8]) -> Result<()> {
+/// Runs a checked model. `output` and `arena` have exactly the model's lengths. `backend` is for workstations.
+pub(super) fn run(
+    model: &Model<'_>,
+    backend: Backend,
+    input: &[i8],
+    output: &mut [i8],
+    arena: &mut [i8],
+) -> Result<()> {
     for op in 0..usize::from(model.header.operators) {
         // The checks of `parse` make this unreachable; an error instead of a panic keeps the panic machinery out of
         // firmware.
-        operator(model, op, input, output, arena).ok_or(Error::Op { op, fault: OpFault::Arena })?;
+        operator(model, backend, op, input, output, arena).ok_or(Error::Op { op, fault: OpFault::Arena })?;
     }
     Ok(())
 }
 
 fn operator(
     model: &Model<'_>,
+    backend: Backend,
     index: usize,
     model_input: &[i8],
     model_output: &mut [i8],
@@ -57,14 +67,14 @@ fn operator(
     let first = &tensors[0];
 
     match kind {
-        OpKind::Linear => linear(x, &view(model, kind, &op, first)?, &requant(&op), scratch, out),
+        OpKind::Linear => linear(backend, x, &view(model, kind, &op, first)?, &requant(&op), scratch, out),
         OpKind::Conv2d => {
             let (windows, weights) = (windows(&op, first), view(model, kind, &op, first)?);
-            conv2d(x, &windows, &weights, &requant(&op), first.zero_point, scratch, out)
+            conv2d(backend, x, &windows, &weights, &requant(&op), first.zero_point, scratch, out)
         }
         OpKind::DepthwiseConv2d => {
             let (windows, weights) = (windows(&op, first), view(model, kind, &op, first)?);
-            depthwise_conv2d(x, &windows, &weights, &requant(&op), first.zero_point, scratch, out)
+            depthwise_conv2d(backend, x, &windows, &weights, &requant(&op), first.zero_point, scratch, out)
         }
         OpKind::MaxPool => kernels::max_pool(x, &windows(&op, first), op.clamp, out),
         OpKind::AvgPool => kernels::avg_pool(
@@ -108,7 +118,9 @@ fn operator(
 }
 
 /// The kernel for the layer's packing: a core family's own on that core, the portable one for everything else.
+#[cfg(target_os = "none")]
 fn linear(
+    _: Backend,
     x: &[i8],
     weights: &WeightView<'_>,
     requant: &Requant,
@@ -125,7 +137,9 @@ fn linear(
 }
 
 /// As [`linear`].
+#[cfg(target_os = "none")]
 fn conv2d(
+    _: Backend,
     x: &[i8],
     windows: &Windows,
     weights: &WeightView<'_>,
@@ -148,7 +162,9 @@ fn conv2d(
 }
 
 /// As [`linear`].
+#[cfg(target_os = "none")]
 fn depthwise_conv2d(
+    _: Backend,
     x: &[i8],
     windows: &Windows,
     weights: &WeightView<'_>,

@@ -1,4 +1,5 @@
 //! The portable kernels: plain integer Rust, one operator per file, the reference that every other backend must equal.
+//! Those of a core family, and those of workstations, are in folders of their own.
 //!
 //! Each returns `None` where a buffer does not have the size that the checks have proven; see
 //! [`engine`](super::engine) for why that is not a panic.
@@ -14,6 +15,8 @@ mod dot;
 #[cfg(test)]
 mod equality;
 mod hadamard;
+#[cfg(not(target_os = "none"))]
+pub(super) mod host;
 mod linear;
 mod pool;
 mod requant;

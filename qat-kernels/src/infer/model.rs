@@ -1,6 +1,7 @@
 //! A checked model and what can be asked of it.
 
 use super::{check, engine};
+use crate::arch::Backend;
 use crate::artifact::{
     HEADER_LEN, Metadata, ModelHeader, OpKind, OpRecord, RECORD_LEN, Sections, TensorInfo,
 };
@@ -129,9 +130,20 @@ impl<'a> Model<'a> {
     /// `arena`: at least [`Self::arena_len`] bytes, contents irrelevant before and after; four-byte alignment is
     /// welcome but not needed.
     ///
+    /// Workstations use the fastest instruction set that they have ([`Backend::best`]), and some 40 KiB of stack.
+    ///
     /// # Errors
     /// [`Error::Length`] for a buffer of the wrong length; nothing else.
     pub fn run(&self, input: &[i8], output: &mut [i8], arena: &mut [u8]) -> Result<()> {
+        self.run_on(Backend::best(), input, output, arena)
+    }
+
+    /// As [`Self::run`], on a backend of the caller's choice. The output does not depend on it. On microcontrollers it
+    /// changes nothing: they have what they were compiled for.
+    ///
+    /// # Errors
+    /// As [`Self::run`].
+    pub fn run_on(&self, backend: Backend, input: &[i8], output: &mut [i8], arena: &mut [u8]) -> Result<()> {
         for (what, expected, got) in
             [(What::Input, self.input_len, input.len()), (What::Output, self.output_len, output.len())]
         {
@@ -146,7 +158,7 @@ impl<'a> Model<'a> {
             expected: arena_len,
             got,
         })?;
-        engine::run(self, input, output, crate::arch::bytes::as_i8_mut(arena))
+        engine::run(self, backend, input, output, crate::arch::bytes::as_i8_mut(arena))
     }
 
     /// Computes the file's known answers and compares: a self-test for a device that has just been flashed.

@@ -1,0 +1,106 @@
+//! Vectors of small integers, for products of packed codes and int8 activations.
+//!
+//! The kernels are written once, in safe Rust over [`Ints`]; a backend gives the few operations that compilers do not find
+//! by themselves. All of it is exact, so the backends agree bit for bit.
+
+use super::Backend;
+
+#[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+pub(super) mod aarch64_neon_dot;
+mod portable;
+#[cfg(target_arch = "x86_64")]
+mod x86_avx2;
+#[cfg(target_arch = "x86_64")]
+pub(super) mod x86_avx512_vnni;
+
+/// Operations on vectors of `LEN` bytes. A value of an implementing type is the proof that the machine has the
+/// instructions.
+pub(crate) trait Ints<const LEN: usize>: Copy {
+    /// `LEN` bytes.
+    type Bytes: Copy;
+    /// `LEN/2` int16.
+    type Words: Copy;
+    /// `LEN/4` int32; additions wrap.
+    type Sums: Copy;
+    /// What [`Self::factors`] needs to know of a group size.
+    type Spread: Copy;
+    /// What [`Self::dot_signed`] adds to every weight.
+    const SIGNED_OFFSET: i32;
+
+    fn bytes(self, from: &[u8; LEN]) -> Self::Bytes;
+    /// Every byte with the bits of `pattern` flipped.
+    fn flip(self, bytes: Self::Bytes, pattern: u8) -> Self::Bytes;
+    /// `byte >> SHIFT & mask`; the mask has no bit that the shift brings in from another byte.
+    fn field<const SHIFT: u32>(self, bytes: Self::Bytes, mask: u8) -> Self::Bytes;
+    /// Fields of three bits out of the first 3/4 of the bytes, eight fields in three bytes: of every eight, numbers 0, 1, 4
+    /// and 5 are four bytes of the first vector, numbers 2, 3, 6 and 7 of the second one.
+    fn thirds(self, bytes: Self::Bytes) -> [Self::Bytes; 2];
+
+    /// Sums of nothing.
+    fn zero(self) -> Self::Sums;
+    /// Adds the products of unsigned weights, at most 127, and int8 activations, four neighbours to a sum.
+    fn dot(self, sums: Self::Sums, w: Self::Bytes, x: Self::Bytes) -> Self::Sums;
+    /// As [`Self::dot`] for int8 weights, each of which counts [`Self::SIGNED_OFFSET`] more than it is.
+    fn dot_signed(self, sums: Self::Sums, w: Self::Bytes, x: Self::Bytes) -> Self::Sums;
+    /// As [`Self::dot`] for up to four vectors of weights that are at most 15.
+    #[inline(always)]
+    fn dot_small<const N: usize>(
+        self,
+        sums: Self::Sums,
+        w: [Self::Bytes; N],
+        x: [Self::Bytes; N],
+    ) -> Self::Sums {
+        let mut sums = sums;
+        for i in 0..N {
+            sums = self.dot(sums, w[i], x[i]);
+        }
+        sums
+    }
+    /// The sum of all sums.
+    fn total(self, sums: Self::Sums) -> i32;
+
+    /// The products of unsigned weights, at most 127, and int8 activations, two neighbours added up.
+    fn pairs(self, w: Self::Bytes, x: Self::Bytes) -> Self::Words;
+    fn add(self, a: Self::Words, b: Self::Words) -> Self::Words;
+    /// Little-endian words.
+    fn words(self, from: &[u8; LEN]) -> Self::Words;
+    /// The opposite of [`Self::words`].
+    fn store(self, words: Self::Words, to: &mut [u8; LEN]);
+    /// Adds the products of words, neighbours to one sum, in any order.
+    fn scaled(self, sums: Self::Sums, a: Self::Words, b: Self::Words) -> Self::Sums;
+    /// For groups of `2^log` words, log ≤ 4.
+    fn spread(self, log: u32) -> Self::Spread;
+    /// The group factors 60/k of all words, from the fields k − 2 of two bits each, the first one lowest.
+    fn factors(self, spread: Self::Spread, fields: u64) -> Self::Words;
+}
+
+/// 60/k for k − 2 = 0..=3: the exact integer ratio of a group's step to the channel's base step α·π/60.
+pub(crate) const GROUP_FACTORS: [u8; 4] = [30, 20, 15, 12];
+
+/// A computation over vectors of integers. `run` and all it calls must be `#[inline(always)]`, as for
+/// [`Kernel`](super::Kernel).
+pub(crate) trait IntKernel {
+    /// What it returns.
+    type Output;
+    /// Does it.
+    fn run<V: Ints<LEN>, const LEN: usize>(self, v: V) -> Self::Output;
+}
+
+impl Backend {
+    /// Runs `kernel` on this backend's vectors of integers.
+    #[inline]
+    pub(crate) fn run_ints<K: IntKernel>(self, kernel: K) -> K::Output {
+        match self.isa() {
+            #[cfg(target_arch = "x86_64")]
+            super::Isa::Avx512Vnni => x86_avx512_vnni::run(self, kernel),
+            #[cfg(target_arch = "x86_64")]
+            super::Isa::Avx2 | super::Isa::Avx512 => x86_avx2::run(self, kernel),
+            #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+            super::Isa::NeonDot => aarch64_neon_dot::run(self, kernel),
+            _ => kernel.run(portable::Portable),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

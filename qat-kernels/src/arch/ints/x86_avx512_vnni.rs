@@ -1,0 +1,220 @@
+//! x86-64 with AVX-512 VNNI and VBMI: `VPDPBUSD` multiplies unsigned by signed bytes and adds four products to an int32,
+//! without saturation; `VPMULTISHIFTQB` cuts bytes out of quadwords at any bit.
+#![allow(unsafe_code)]
+
+use super::{GROUP_FACTORS, IntKernel, Ints};
+use crate::arch::{Backend, Isa};
+use core::arch::x86_64::{
+    __m512i, _mm_cvtsi32_si128, _mm512_add_epi16, _mm512_and_si512, _mm512_dpbusd_epi32, _mm512_dpwssd_epi32,
+    _mm512_loadu_si512, _mm512_maddubs_epi16, _mm512_multishift_epi64_epi8, _mm512_permutexvar_epi8,
+    _mm512_permutexvar_epi16, _mm512_reduce_add_epi32, _mm512_set1_epi8, _mm512_set1_epi64,
+    _mm512_setzero_si512, _mm512_srl_epi16, _mm512_srlv_epi16, _mm512_storeu_si512, _mm512_xor_si512,
+};
+
+/// The proof that the machine has AVX-512 F, BW, DQ, VL, VNNI and VBMI.
+#[derive(Clone, Copy)]
+pub(super) struct Vnni(());
+
+/// Whether this machine has it.
+pub(in crate::arch) fn is_present() -> bool {
+    #[cfg(any(feature = "std", test))]
+    {
+        std::arch::is_x86_feature_detected!("avx512f")
+            && std::arch::is_x86_feature_detected!("avx512bw")
+            && std::arch::is_x86_feature_detected!("avx512dq")
+            && std::arch::is_x86_feature_detected!("avx512vl")
+            && std::arch::is_x86_feature_detected!("avx512vnni")
+            && std::arch::is_x86_feature_detected!("avx512vbmi")
+    }
+    #[cfg(not(any(feature = "std", test)))]
+    {
+        cfg!(all(
+            target_feature = "avx512f",
+            target_feature = "avx512bw",
+            target_feature = "avx512dq",
+            target_feature = "avx512vl",
+            target_feature = "avx512vnni",
+            target_feature = "avx512vbmi"
+        ))
+    }
+}
+
+/// Runs `kernel`; `backend` is the proof that the machine has the instructions.
+#[inline]
+pub(super) fn run<K: IntKernel>(backend: Backend, kernel: K) -> K::Output {
+    debug_assert_eq!(backend.isa(), Isa::Avx512Vnni);
+    // SAFETY: a `Backend` of this instruction set is only constructed where the machine has it.
+    unsafe { compiled(kernel) }
+}
+
+/// # Safety
+/// The machine must have the instructions named here.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi")]
+unsafe fn compiled<K: IntKernel>(kernel: K) -> K::Output {
+    kernel.run(Vnni(()))
+}
+
+/// For every word: which word of the fields it looks at, by how much it shifts it, and all factors again and again.
+#[derive(Clone, Copy)]
+pub(super) struct Spread {
+    from: __m512i,
+    down: __m512i,
+    table: __m512i,
+}
+
+/// The bytes that come to the first 48: six for two times eight fields, to the beginning of each quadword.
+const TWO_THREES: [u8; 64] = {
+    let mut order = [0; 64];
+    let mut at = 0;
+    while at < 64 {
+        if at % 8 < 6 {
+            order[at] = (at / 8 * 6 + at % 8) as u8;
+        }
+        at += 1;
+    }
+    order
+};
+
+/// The bits of a quadword at which the fields `of` of each eight begin.
+const fn thirds_at(of: [u8; 4]) -> i64 {
+    let mut bits = 0u64;
+    let mut at = 0;
+    while at < 8 {
+        bits |= ((of[at % 4] as u64 + at as u64 / 4 * 8) * 3) << (8 * at);
+        at += 1;
+    }
+    bits.cast_signed()
+}
+
+const FIRST: i64 = thirds_at([0, 1, 4, 5]);
+const SECOND: i64 = thirds_at([2, 3, 6, 7]);
+
+#[inline(always)]
+fn words(word: impl Fn(u16) -> u16) -> [u16; 32] {
+    core::array::from_fn(|i| word(i as u16))
+}
+
+impl Vnni {
+    #[inline(always)]
+    fn load_words(self, words: &[u16; 32]) -> __m512i {
+        // SAFETY: `self` is the proof of AVX-512F; the array has 64 bytes.
+        unsafe { _mm512_loadu_si512(words.as_ptr().cast()) }
+    }
+}
+
+impl Ints<64> for Vnni {
+    type Bytes = __m512i;
+    type Words = __m512i;
+    type Sums = __m512i;
+    type Spread = Spread;
+    const SIGNED_OFFSET: i32 = 128;
+
+    #[inline(always)]
+    fn bytes(self, from: &[u8; 64]) -> __m512i {
+        // SAFETY: `self` is the proof of AVX-512F; the array has 64 bytes.
+        unsafe { _mm512_loadu_si512(from.as_ptr().cast()) }
+    }
+
+    #[inline(always)]
+    fn flip(self, bytes: __m512i, pattern: u8) -> __m512i {
+        // SAFETY: `self` is the proof of AVX-512F.
+        unsafe { _mm512_xor_si512(bytes, _mm512_set1_epi8(pattern.cast_signed())) }
+    }
+
+    #[inline(always)]
+    fn field<const SHIFT: u32>(self, bytes: __m512i, mask: u8) -> __m512i {
+        // SAFETY: `self` is the proof of AVX-512BW.
+        unsafe {
+            let shifted = _mm512_srl_epi16(bytes, _mm_cvtsi32_si128(SHIFT.cast_signed()));
+            _mm512_and_si512(shifted, _mm512_set1_epi8(mask.cast_signed()))
+        }
+    }
+
+    #[inline(always)]
+    fn thirds(self, bytes: __m512i) -> [__m512i; 2] {
+        let order = self.bytes(&TWO_THREES);
+        // SAFETY: `self` is the proof of AVX-512 VBMI.
+        unsafe {
+            let pairs = _mm512_permutexvar_epi8(order, bytes);
+            let (first, second) = (_mm512_set1_epi64(FIRST), _mm512_set1_epi64(SECOND));
+            let mask = _mm512_set1_epi8(7);
+            [
+                _mm512_and_si512(_mm512_multishift_epi64_epi8(first, pairs), mask),
+                _mm512_and_si512(_mm512_multishift_epi64_epi8(second, pairs), mask),
+            ]
+        }
+    }
+
+    #[inline(always)]
+    fn zero(self) -> __m512i {
+        // SAFETY: `self` is the proof of AVX-512F.
+        unsafe { _mm512_setzero_si512() }
+    }
+
+    #[inline(always)]
+    fn dot(self, sums: __m512i, w: __m512i, x: __m512i) -> __m512i {
+        // SAFETY: `self` is the proof of AVX-512 VNNI.
+        unsafe { _mm512_dpbusd_epi32(sums, w, x) }
+    }
+
+    #[inline(always)]
+    fn dot_signed(self, sums: __m512i, w: __m512i, x: __m512i) -> __m512i {
+        // A flipped top bit adds 128: unsigned from then on.
+        self.dot(sums, self.flip(w, 0x80), x)
+    }
+
+    #[inline(always)]
+    fn total(self, sums: __m512i) -> i32 {
+        // SAFETY: `self` is the proof of AVX-512F.
+        unsafe { _mm512_reduce_add_epi32(sums) }
+    }
+
+    #[inline(always)]
+    fn pairs(self, w: __m512i, x: __m512i) -> __m512i {
+        // SAFETY: `self` is the proof of AVX-512BW.
+        unsafe { _mm512_maddubs_epi16(w, x) }
+    }
+
+    #[inline(always)]
+    fn add(self, a: __m512i, b: __m512i) -> __m512i {
+        // SAFETY: `self` is the proof of AVX-512BW.
+        unsafe { _mm512_add_epi16(a, b) }
+    }
+
+    #[inline(always)]
+    fn words(self, from: &[u8; 64]) -> __m512i {
+        self.bytes(from)
+    }
+
+    #[inline(always)]
+    fn store(self, words: __m512i, to: &mut [u8; 64]) {
+        // SAFETY: `self` is the proof of AVX-512F; the array has 64 bytes.
+        unsafe { _mm512_storeu_si512(to.as_mut_ptr().cast(), words) }
+    }
+
+    #[inline(always)]
+    fn scaled(self, sums: __m512i, a: __m512i, b: __m512i) -> __m512i {
+        // SAFETY: `self` is the proof of AVX-512 VNNI.
+        unsafe { _mm512_dpwssd_epi32(sums, a, b) }
+    }
+
+    #[inline(always)]
+    fn spread(self, log: u32) -> Spread {
+        Spread {
+            from: self.load_words(&words(|i| (i >> log) / 8)),
+            down: self.load_words(&words(|i| (i >> log) % 8 * 2)),
+            table: self.load_words(&words(|i| GROUP_FACTORS[usize::from(i % 4)].into())),
+        }
+    }
+
+    #[inline(always)]
+    fn factors(self, spread: Spread, fields: u64) -> __m512i {
+        // SAFETY: `self` is the proof of AVX-512BW.
+        unsafe {
+            let fields = _mm512_set1_epi64(fields.cast_signed());
+            let fields = _mm512_srlv_epi16(_mm512_permutexvar_epi16(spread.from, fields), spread.down);
+            // The bits above a field choose among equal entries.
+            _mm512_permutexvar_epi16(fields, spread.table)
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! Packed matrices times int8 vectors, exactly, in place: the product inside linear layers, for those who bring their own
+//! scales (language models, studies).
+//!
+//! A matrix of quantised weights stays packed, 2 to 8 bits a weight, as [`pack`](crate::pack) writes its rows. Its product
+//! with int8 activations is a sum of integers,
+//!
+//! ```text
+//! sum[n][row] = Σ_g m_g · Σ_i (2·level_i) · x[n][i]             m_g = 60/k of group g, 1 where k is fixed
+//! ```
+//!
+//! the same on every backend; the caller multiplies it with half the row's step (α·π/120 where k varies) and the
+//! activations' scale. Twice the level is an integer on both [grids](crate::Grid).
+//!
+//! Codes are taken apart in registers, and those of a row only once for up to eight vectors. On x86-64 with AVX2 or AVX-512
+//! VNNI and on AArch64 with dot products this is faster than reading the same matrix in f32 from memory; elsewhere plain
+//! loops do it. With `std` the processor is asked at run time.
+
+mod formats;
+mod kernel;
+mod product;
+mod rows;
+
+pub(crate) use product::Product;
+#[cfg(not(target_os = "none"))]
+pub(crate) use rows::Order;
+pub(crate) use rows::Rows;
+
+use crate::arch::Backend;
+use crate::error::{Error, Result, What};
+use crate::grid::{Grid, Levels};
+use crate::pack::packed_len;
+use product::LANES;
+
+/// The largest 60/k.
+const MAX_FACTOR: usize = 30;
+
+/// A matrix of packed weights, borrowed.
+///
+/// ```
+/// use qat_kernels::{Grid, Levels, matrix::PackedMatrix, pack};
+///
+/// // Two rows of three weights: levels −½, ½, 1½ and 1½, −1½, ½.
+/// let mut codes = [0; 2];
+/// pack::pack(2, &[-1, 0, 1], &mut codes[..1])?;
+/// pack::pack(2, &[1, -2, 0], &mut codes[1..])?;
+/// let matrix = PackedMatrix::new(Levels::new(2, Grid::MidRise)?, 2, 3, &codes)?;
+///
+/// // Two vectors of activations.
+/// let mut sums = [0; 4];
+/// matrix.multiply(&[10, 20, 30, 0, 0, -1], &mut sums)?;
+/// assert_eq!(sums, [100, 0, -3, -1]); // 2·(−5 + 10 + 45), 2·(15 − 30 + 15); −1·3, −1·1
+/// # Ok::<(), qat_kernels::Error>(())
+/// ```
+#[derive(Clone, Copy, Debug)]
+pub struct PackedMatrix<'a> {
+    count: usize,
+    rows: Rows<'a>,
+    levels: Levels,
+    backend: Backend,
+}
+
+impl<'a> PackedMatrix<'a> {
+    /// A matrix of `rows` × `columns` weights with one factor for all columns. `codes`: the rows one after the other,
+    /// [`packed_len`]`(columns, bits)` bytes each; the unused bits at the end of a row do not matter.
+    ///
+    /// # Errors
+    /// [`Error::Range`] of [`What::Columns`] for no columns, or so many that a sum could overflow;
+    /// [`Error::Length`] of [`What::Packed`].
+    pub fn new(levels: Levels, rows: usize, columns: usize, codes: &'a [u8]) -> Result<Self> {
+        check_columns(levels, columns, 1)?;
+        check_length(What::Packed, rows.saturating_mul(packed_len(columns, levels.bits())), codes.len())?;
+        let mid_rise = levels.grid() == Grid::MidRise;
+        Ok(Self {
+            count: rows,
+            rows: Rows::packed(levels.bits(), mid_rise, columns, codes),
+            levels,
+            backend: Backend::best(),
+        })
+    }
+
+    /// The same matrix with a divisor k for every `group` columns of a row (8, 16 or 32). `divisors`: k − 2 in two bits,
+    /// packed like codes of two bits, [`packed_len`]`(columns / group, 2)` bytes a row.
+    ///
+    /// # Errors
+    /// [`Error::Bits`] for weights of 8 bits; [`Error::NotDivisible`] of [`What::Columns`] by the group or, of
+    /// [`What::Group`], if the group is none of those sizes; [`Error::Range`] as [`Self::new`]; [`Error::Length`] of
+    /// [`What::Divisors`].
+    pub fn with_divisors(self, group: usize, divisors: &'a [u8]) -> Result<Self> {
+        if self.levels.bits() > 7 {
+            return Err(Error::Bits { bits: self.levels.bits() });
+        }
+        if !matches!(group, 8 | 16 | 32) {
+            return Err(Error::NotDivisible { what: What::Group, len: group, by: 8 });
+        }
+        let columns = self.rows.columns;
+        if !columns.is_multiple_of(group) {
+            return Err(Error::NotDivisible { what: What::Columns, len: columns, by: group });
+        }
+        check_columns(self.levels, columns, MAX_FACTOR)?;
+        check_length(
+            What::Divisors,
+            self.count.saturating_mul(packed_len(columns / group, 2)),
+            divisors.len(),
+        )?;
+        let none = Error::Empty { what: What::Group };
+        Ok(Self { rows: self.rows.with_divisors(group, divisors).ok_or(none)?, ..self })
+    }
+
+    /// The same matrix, multiplied on `backend` instead of [`Backend::best`].
+    #[must_use]
+    pub const fn on(self, backend: Backend) -> Self {
+        Self { backend, ..self }
+    }
+
+    /// Number of rows.
+    #[must_use]
+    pub const fn rows(&self) -> usize {
+        self.count
+    }
+
+    /// Number of columns.
+    #[must_use]
+    pub const fn columns(&self) -> usize {
+        self.rows.columns
+    }
+
+    /// Multiplies every row with every vector. `x`: any number of vectors of [`Self::columns`] activations, one after the
+    /// other. `sums`: [`Self::rows`] sums for each of them, in the same order.
+    ///
+    /// Uses some 24 KiB of stack and no heap.
+    ///
+    /// # Errors
+    /// [`Error::NotDivisible`] of [`What::Input`]; [`Error::Length`] of [`What::Output`].
+    pub fn multiply(&self, x: &[i8], sums: &mut [i32]) -> Result<()> {
+        let (rows, columns) = (self.count, self.rows.columns);
+        if !x.len().is_multiple_of(columns) {
+            return Err(Error::NotDivisible { what: What::Input, len: x.len(), by: columns });
+        }
+        let batch = x.len().checked_div(columns).unwrap_or(0);
+        check_length(What::Output, batch.saturating_mul(rows), sums.len())?;
+        let mut product = Product::new(self.backend);
+        let (mut x, mut sums) = (x, sums);
+        // Every length has been compared: the product has no reason left to stop early.
+        while !x.is_empty() && !sums.is_empty() {
+            let lanes = match x.len().checked_div(columns) {
+                Some(LANES..) => LANES,
+                Some(4..) => 4,
+                _ => 1,
+            };
+            let (now, later) = x.split_at_checked(lanes * columns).unwrap_or((x, &[]));
+            let (to, sums_later) = sums.split_at_mut_checked(lanes * rows).unwrap_or_default();
+            let done = match lanes {
+                LANES => self.lanes::<LANES>(&mut product, now, to),
+                4 => self.lanes::<4>(&mut product, now, to),
+                _ => self.lanes::<1>(&mut product, now, to),
+            };
+            debug_assert!(done.is_some());
+            (x, sums) = (later, sums_later);
+        }
+        Ok(())
+    }
+
+    /// `N` vectors.
+    fn lanes<const N: usize>(&self, product: &mut Product, x: &[i8], sums: &mut [i32]) -> Option<()> {
+        let mut vectors = x.chunks_exact(self.rows.columns.max(1));
+        let x = core::array::from_fn(|_| vectors.next().unwrap_or(&[]));
+        let count = self.count;
+        product.each_long_row::<N>(&self.rows, count, x, |row, of_row| {
+            for (to, &sum) in sums.iter_mut().skip(row).step_by(count.max(1)).zip(of_row) {
+                *to = sum;
+            }
+            Some(())
+        })
+    }
+}
+
+/// Whether no sum over so many columns can overflow.
+fn check_columns(levels: Levels, columns: usize, factor: usize) -> Result<()> {
+    let largest = factor * 128 * levels.max_twice_level().unsigned_abs() as usize;
+    let max = i32::MAX as usize / largest;
+    if (1..=max).contains(&columns) {
+        return Ok(());
+    }
+    Err(Error::Range { what: What::Columns, value: columns as f32, min: 1.0, max: max as f32 })
+}
+
+fn check_length(what: What, expected: usize, got: usize) -> Result<()> {
+    if expected == got { Ok(()) } else { Err(Error::Length { what, expected, got }) }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,297 @@
+//! The loops: activations into the order of the planes, then rows times up to eight vectors of them.
+
+use super::formats::{Bytes, Codes, Eights, Fours, Threes, Twos, Wide};
+use super::rows::{Order, Rows};
+use crate::arch::ints::{IntKernel, Ints};
+
+/// Calls a method that is generic over a format, its planes, and the vectors of activations to a step: one for each plane
+/// and, where groups have factors, one with their sums.
+macro_rules! with_format {
+    ($rows:expr, $v:expr, $object:ident . $method:ident) => {
+        match ($rows.order, $rows.bits, $rows.group) {
+            (Order::Unpacked, _, 0) => $object.$method::<V, LEN, Bytes, 1, 1>($v),
+            (Order::Unpacked, _, _) => $object.$method::<V, LEN, Bytes, 1, 2>($v),
+            (Order::Packed, 2, 0) => $object.$method::<V, LEN, Twos, 4, 4>($v),
+            (Order::Packed, 2, _) => $object.$method::<V, LEN, Twos, 4, 5>($v),
+            (Order::Packed, 3, 0) => $object.$method::<V, LEN, Threes, 2, 2>($v),
+            (Order::Packed, 3, _) => $object.$method::<V, LEN, Threes, 2, 3>($v),
+            (Order::Packed, 4, 0) => $object.$method::<V, LEN, Fours, 2, 2>($v),
+            (Order::Packed, 4, _) => $object.$method::<V, LEN, Fours, 2, 3>($v),
+            (Order::Packed, 5, 0) => $object.$method::<V, LEN, Wide<5>, 1, 1>($v),
+            (Order::Packed, 5, _) => $object.$method::<V, LEN, Wide<5>, 1, 2>($v),
+            (Order::Packed, 6, 0) => $object.$method::<V, LEN, Wide<6>, 1, 1>($v),
+            (Order::Packed, 6, _) => $object.$method::<V, LEN, Wide<6>, 1, 2>($v),
+            (Order::Packed, 7, 0) => $object.$method::<V, LEN, Wide<7>, 1, 1>($v),
+            (Order::Packed, 7, _) => $object.$method::<V, LEN, Wide<7>, 1, 2>($v),
+            (Order::Packed, _, _) => $object.$method::<V, LEN, Eights, 1, 1>($v),
+        }
+    };
+}
+
+/// Writes a vector of activations into its lane; returns their sum.
+pub(super) struct Load<'a> {
+    pub(super) rows: Rows<'a>,
+    pub(super) x: &'a [i8],
+    pub(super) lane: usize,
+    pub(super) lanes: usize,
+    pub(super) to: &'a mut [u8],
+}
+
+impl IntKernel for Load<'_> {
+    type Output = Option<i32>;
+
+    #[inline(always)]
+    fn run<V: Ints<LEN>, const LEN: usize>(self, v: V) -> Option<i32> {
+        with_format!(self.rows, v, self.load)
+    }
+}
+
+impl Load<'_> {
+    #[inline(always)]
+    fn load<V: Ints<LEN>, const LEN: usize, C: Codes<P>, const P: usize, const Q: usize>(
+        self,
+        v: V,
+    ) -> Option<i32> {
+        let steps = self.to.as_chunks_mut::<LEN>().0.as_chunks_mut::<Q>().0;
+        let mut steps = steps.chunks_exact_mut(self.lanes.max(1));
+        let whole = self.x.as_chunks::<P>().0.as_chunks::<LEN>().0;
+        let used = (whole.len() * LEN).checked_mul(P)?;
+        for x in whole {
+            one_step::<V, LEN, C, P, Q>(v, x, steps.next()?.get_mut(self.lane)?);
+        }
+        let rest = self.x.get(used..)?;
+        if !rest.is_empty() {
+            let mut x = [[0; P]; LEN];
+            x.as_flattened_mut().iter_mut().zip(rest).for_each(|(to, &from)| *to = from);
+            one_step::<V, LEN, C, P, Q>(v, &x, steps.next()?.get_mut(self.lane)?);
+        }
+        Some(self.x.iter().fold(0i32, |sum, &x| sum.wrapping_add(x.into())))
+    }
+}
+
+#[inline(always)]
+fn one_step<V: Ints<LEN>, const LEN: usize, C: Codes<P>, const P: usize, const Q: usize>(
+    v: V,
+    x: &[[i8; P]; LEN],
+    to: &mut [[u8; LEN]; Q],
+) {
+    let Some((planes, sums)) = to.split_first_chunk_mut::<P>() else { return };
+    C::spread(x, planes);
+    if let [sums] = sums {
+        let ones = v.bytes(&[1; LEN]);
+        let mut words = v.pairs(ones, v.bytes(&planes[0]));
+        for plane in planes.iter().skip(1) {
+            words = v.add(words, v.pairs(ones, v.bytes(plane)));
+        }
+        v.store(words, sums);
+    }
+}
+
+/// Adds `Σ_g m_g Σ (2·level)·x` to the accumulators, those of a row side by side.
+pub(super) struct Multiply<'a> {
+    pub(super) rows: Rows<'a>,
+    /// What [`Load`] has written.
+    pub(super) x: &'a [u8],
+    /// What it has returned.
+    pub(super) totals: &'a [i32],
+    pub(super) lanes: usize,
+    pub(super) acc: &'a mut [i32],
+}
+
+impl IntKernel for Multiply<'_> {
+    type Output = Option<()>;
+
+    #[inline(always)]
+    fn run<V: Ints<LEN>, const LEN: usize>(self, v: V) -> Option<()> {
+        with_format!(self.rows, v, self.multiply)
+    }
+}
+
+impl Multiply<'_> {
+    #[inline(always)]
+    fn multiply<V: Ints<LEN>, const LEN: usize, C: Codes<P>, const P: usize, const Q: usize>(
+        self,
+        v: V,
+    ) -> Option<()> {
+        match self.lanes {
+            // More rows where there are fewer vectors: enough sums to hide the latency of the products.
+            1 => self.lanes::<V, LEN, C, P, Q, 4, 1>(v),
+            4 => self.lanes::<V, LEN, C, P, Q, 2, 4>(v),
+            8 => self.lanes::<V, LEN, C, P, Q, 1, 8>(v),
+            _ => None,
+        }
+    }
+
+    /// `N` vectors times all rows, `R` rows at a time.
+    #[inline(always)]
+    fn lanes<
+        V: Ints<LEN>,
+        const LEN: usize,
+        C: Codes<P>,
+        const P: usize,
+        const Q: usize,
+        const R: usize,
+        const N: usize,
+    >(
+        self,
+        v: V,
+    ) -> Option<()> {
+        let x = self.x.as_chunks::<LEN>().0.as_chunks::<Q>().0.as_chunks::<N>().0;
+        let x = x.get(..self.rows.columns.div_ceil(P * LEN))?;
+        let totals: &[i32; N] = self.totals.first_chunk()?;
+        // Twice the sum of unpacked codes is Σ (2q + 2·offset)·x, to become Σ (2q + rise)·x.
+        let excess = 2 * C::offset::<V, LEN>(self.rows.bits) - i32::from(self.rows.mid_rise);
+        let acc = self.acc.as_chunks_mut::<N>().0;
+        if Q > P {
+            let group = Group::new(v, &self.rows, 2 * P)?;
+            for (row, acc) in acc.iter_mut().enumerate() {
+                group.row::<C, P, Q, N>(&self.rows, row, x, excess, acc)?;
+            }
+            return Some(());
+        }
+        let (blocks, rest) = acc.as_chunks_mut::<R>();
+        let first = blocks.len() * R;
+        for (block, acc) in blocks.iter_mut().enumerate() {
+            plain::<V, LEN, C, P, Q, R, N>(v, &self.rows, block * R, x, totals, excess, acc)?;
+        }
+        for (row, acc) in (first..).zip(rest) {
+            let acc = core::array::from_mut(acc);
+            plain::<V, LEN, C, P, Q, 1, N>(v, &self.rows, row, x, totals, excess, acc)?;
+        }
+        Some(())
+    }
+}
+
+/// The bytes from `at` on; what lies behind the last one counts as zero. A step may look beyond its row: activations are
+/// zero there.
+#[inline(always)]
+fn bytes_at<const LEN: usize>(bytes: &[u8], at: usize) -> [u8; LEN] {
+    let bytes = bytes.get(at..).unwrap_or(&[]);
+    match bytes.first_chunk() {
+        Some(whole) => *whole,
+        None => padded(bytes),
+    }
+}
+
+#[cold]
+fn padded<const LEN: usize>(bytes: &[u8]) -> [u8; LEN] {
+    let mut whole = [0; LEN];
+    whole.iter_mut().zip(bytes).for_each(|(to, &from)| *to = from);
+    whole
+}
+
+/// The first `P` of `Q` vectors. (A closure for `map` or `from_fn` would be compiled without the backend's instructions.)
+#[inline(always)]
+fn vectors<V: Ints<LEN>, const LEN: usize, const P: usize, const Q: usize>(
+    v: V,
+    x: &[[u8; LEN]; Q],
+) -> [V::Bytes; P] {
+    let mut vectors = [v.bytes(&x[0]); P];
+    for p in 1..P {
+        vectors[p] = v.bytes(&x[p]);
+    }
+    vectors
+}
+
+/// Rows of which all columns have one factor.
+#[inline(always)]
+fn plain<
+    V: Ints<LEN>,
+    const LEN: usize,
+    C: Codes<P>,
+    const P: usize,
+    const Q: usize,
+    const R: usize,
+    const N: usize,
+>(
+    v: V,
+    rows: &Rows<'_>,
+    first: usize,
+    x: &[[[[u8; LEN]; Q]; N]],
+    totals: &[i32; N],
+    excess: i32,
+    acc: &mut [[i32; N]; R],
+) -> Option<()> {
+    let mut packed = [[].as_slice(); R];
+    for (r, packed) in packed.iter_mut().enumerate() {
+        *packed = rows.codes.get((first + r).checked_mul(rows.code_stride)?..)?;
+    }
+    let mut sums = [[v.zero(); N]; R];
+    let mut at = 0;
+    for x in x {
+        for r in 0..R {
+            let w = C::unpack(v, &bytes_at(packed[r], at));
+            for n in 0..N {
+                sums[r][n] = C::dot(v, sums[r][n], w, vectors::<V, LEN, P, Q>(v, &x[n]));
+            }
+        }
+        at += C::step(LEN);
+    }
+    for r in 0..R {
+        for n in 0..N {
+            let offset = excess.wrapping_mul(totals[n]);
+            let sum = v.total(sums[r][n]).wrapping_mul(2).wrapping_sub(offset);
+            acc[r][n] = acc[r][n].wrapping_add(sum);
+        }
+    }
+    Some(())
+}
+
+/// Rows whose groups of columns have factors.
+struct Group<V: Ints<LEN>, const LEN: usize> {
+    v: V,
+    spread: V::Spread,
+    /// Columns of a step.
+    columns: usize,
+    /// The binary logarithm of the columns of a group.
+    log: u32,
+}
+
+impl<V: Ints<LEN>, const LEN: usize> Group<V, LEN> {
+    /// `columns`: those that meet in one word.
+    #[inline(always)]
+    fn new(v: V, rows: &Rows<'_>, columns: usize) -> Option<Self> {
+        let words = rows.group.checked_div(columns)?.checked_ilog2()?;
+        let log = rows.group.checked_ilog2()?;
+        Some(Self { v, spread: v.spread(words), columns: columns * (LEN / 2), log })
+    }
+
+    #[inline(always)]
+    fn row<C: Codes<P>, const P: usize, const Q: usize, const N: usize>(
+        &self,
+        rows: &Rows<'_>,
+        row: usize,
+        x: &[[[[u8; LEN]; Q]; N]],
+        excess: i32,
+        acc: &mut [i32; N],
+    ) -> Option<()> {
+        let v = self.v;
+        let packed = rows.codes.get(row.checked_mul(rows.code_stride)?..)?;
+        let divisors = rows.divisors.get(row.checked_mul(rows.divisor_stride)?..)?;
+        let mut sums = [[v.zero(); 2]; N];
+        let (mut at, mut column) = (0, 0usize);
+        for x in x {
+            let w = C::unpack(v, &bytes_at(packed, at));
+            // A step uses 64 bits at most, and begins within a byte only if it uses no more than four.
+            let bit = column.wrapping_shr(self.log) * 2;
+            let fields = u64::from_le_bytes(bytes_at(divisors, bit / 8)) >> (bit % 8);
+            let factors = v.factors(self.spread, fields);
+            for n in 0..N {
+                let [products, total] = sums[n];
+                let mut words = v.pairs(w[0], v.bytes(&x[n][0]));
+                for p in 1..P {
+                    words = v.add(words, v.pairs(w[p], v.bytes(&x[n][p])));
+                }
+                let all = v.words(&x[n][Q - 1]);
+                sums[n] = [v.scaled(products, words, factors), v.scaled(total, all, factors)];
+            }
+            at += C::step(LEN);
+            column += self.columns;
+        }
+        for (acc, [products, total]) in acc.iter_mut().zip(sums) {
+            let offset = excess.wrapping_mul(v.total(total));
+            *acc = acc.wrapping_add(v.total(products).wrapping_mul(2).wrapping_sub(offset));
+        }
+        Some(())
+    }
+}
