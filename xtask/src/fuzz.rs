@@ -2,7 +2,7 @@
 //! those of `cargo fuzz` without the address sanitiser, so that stable Rust is enough: what is fuzzed here is safe code.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
@@ -43,7 +43,7 @@ pub(crate) fn run(only: &[String], limit: Limit) -> Result<()> {
     for name in targets.iter().filter(|name| only.is_empty() || only.contains(name)) {
         println!("fuzzing {name}");
         let corpus = target_dir.join("corpus").join(name);
-        seed(&corpus)?;
+        seed(name, &corpus)?;
         let artifacts = root().join("fuzz/artifacts").join(name);
         fs::create_dir_all(&artifacts)?;
         let limit = match limit {
@@ -83,12 +83,31 @@ fn targets() -> Result<Vec<String>> {
     Ok(bins.filter_map(|target| target["name"].as_str().map(str::to_owned)).collect())
 }
 
-/// Puts valid models into the corpus: mutations of something valid get further than noise.
-fn seed(corpus: &Path) -> Result<()> {
+/// Puts valid files into the corpus of a parser: mutations of something valid get further than noise. Targets that make
+/// their input of a stream of bytes need none.
+fn seed(target: &str, corpus: &Path) -> Result<()> {
     fs::create_dir_all(corpus)?;
-    for probe in probes()? {
-        let path: PathBuf = corpus.join(format!("{}.piq", probe.name));
-        fs::write(&path, &probe.file).with_context(|| path.display().to_string())?;
+    let write = |name: &str, bytes: &[u8]| {
+        let path = corpus.join(name);
+        fs::write(&path, bytes).with_context(|| path.display().to_string())
+    };
+    match target {
+        "piq_parse" => {
+            for probe in probes()? {
+                write(&format!("{}.piq", probe.name), &probe.file)?;
+            }
+        }
+        "cal_parse" => {
+            let golden = root().join("qat-kernels/tests/golden");
+            for entry in fs::read_dir(&golden).with_context(|| golden.display().to_string())? {
+                let path = entry?.path();
+                let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+                if name.ends_with("-v1.cal") {
+                    write(name, &fs::read(&path).with_context(|| path.display().to_string())?)?;
+                }
+            }
+        }
+        _ => {}
     }
     Ok(())
 }

@@ -46,7 +46,7 @@ usage: cargo xtask <command> [options]
             --model FILE.piq    such as runs/letter/model.piq, which `demo letter` writes
   mcu-bench  count the instructions of the kernels on emulated cores and write benches/results/mcu.csv
             [CASE…]             only the cases whose names contain one of these
-  fuzz    fuzz the parsers
+  fuzz    fuzz parsers, engine and invariants
             [TARGET…]           only these
             [--seconds N]       for each target, 60 if not given
 
