@@ -39,8 +39,9 @@ pub fn run<E>(
     Ok(times)
 }
 
-/// What this process has used so far.
-fn processor_time() -> Duration {
+/// The processor time that this process has used so far.
+#[must_use]
+pub fn processor_time() -> Duration {
     let time = clock_gettime(ClockId::ProcessCPUTime);
     let nanoseconds = u32::try_from(time.tv_nsec).unwrap_or_default();
     Duration::new(time.tv_sec.cast_unsigned(), nanoseconds)

@@ -1,4 +1,6 @@
-//! The 8-bit affine code of activations: `x ≈ scale·(q − zero_point)`, q ∈ [−128, 127].
+//! The affine code of activations: `x ≈ scale·(q − zero_point)`, with 8 bits q ∈ [−128, 127].
+//!
+//! Codes of fewer bits are 8-bit codes that use the middle of the range alone: the integer engine runs them by clamping.
 
 use qat_kernels::calibration::{AffineParams, ClipRange, QuantScheme};
 
@@ -55,6 +57,27 @@ impl Affine {
         self.dequantize(self.quantize(x))
     }
 
+    /// Smallest and largest code of `bits`, 2 to 8: `[−2^(b−1), 2^(b−1) − 1]`.
+    #[must_use]
+    pub const fn codes(bits: u8) -> [i8; 2] {
+        let spare = 8_u8.saturating_sub(bits);
+        [i8::MIN >> spare, i8::MAX >> spare]
+    }
+
+    /// [`Self::fake_quantize`] with codes of `bits`.
+    ///
+    /// ```
+    /// use qat_trainer::affine::Affine;
+    /// let code = Affine { scale: 0.5, zero_point: -2 };
+    /// assert_eq!([-1.0, 0.3, 0.7, 9.0].map(|x| code.fake_quantize_to(2, x)), [0.0, 0.5, 0.5, 1.5]);
+    /// ```
+    #[must_use]
+    #[inline]
+    pub fn fake_quantize_to(self, bits: u8, x: f32) -> f32 {
+        let [lo, hi] = Self::codes(bits);
+        self.dequantize(self.quantize(x).clamp(lo, hi))
+    }
+
     /// Smallest and largest real value of the code.
     #[must_use]
     pub fn range(self) -> [f32; 2] {
@@ -93,6 +116,11 @@ mod tests {
         let a = Affine::from_range(-1.0, 1.0);
         assert_eq!((a.quantize(f32::INFINITY), a.quantize(f32::NEG_INFINITY)), (127, -128));
         assert_eq!(a.quantize(f32::NAN), -128);
+    }
+
+    #[test]
+    fn codes_of_every_width() {
+        assert_eq!([2, 3, 4, 8].map(Affine::codes), [[-2, 1], [-4, 3], [-8, 7], [-128, 127]]);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use crate::affine::Affine;
 use crate::data::Dataset;
 use crate::error::{Error, ErrorKind, Result};
-use crate::graph::Graph;
+use crate::graph::{Graph, Node};
 use crate::spec::{Calibration, Run};
 use qat_kernels::calibration::{
     AffineParams, Calibrated, CalibrationArtifact, CalibrationConfig, CalibrationEngine, ClipRange, Domains,
@@ -31,8 +31,9 @@ pub type Engines = Vec<Option<CalibrationEngine<BINS>>>;
 pub fn observe(graph: &Graph, input: Affine, features: &[f32], how: Calibration) -> Result<Engines> {
     let config = config(how);
     let start = || {
-        let engine = |has_range: bool| has_range.then(|| CalibrationEngine::<BINS>::new(config)).transpose();
-        graph.nodes.iter().map(|n| engine(n.op.has_range())).collect::<Result<Vec<_>, _>>()
+        let engine = |n: &Node| CalibrationEngine::<BINS>::new(config.with_bits(n.act_bits));
+        let engines = graph.nodes.iter().map(|n| n.op.has_range().then(|| engine(n)).transpose());
+        engines.collect::<Result<Vec<_>, _>>()
     };
     let width = graph.input.len();
     let examples = &features[..features.len().min(how.samples.saturating_mul(width))];
@@ -126,15 +127,20 @@ pub fn write(
     let [lo, hi] = data.input.range();
     let params = AffineParams { scale: data.input.scale, zero_point: data.input.zero_point };
     let input = Calibrated { range: ClipRange::new(lo, hi)?, params };
-    let all = [(INPUT, input)].into_iter().chain(
-        graph.nodes.iter().zip(ranges).filter_map(|(node, range)| Some((node.name.as_str(), (*range)?))),
+    let all = [(INPUT, 8, input)].into_iter().chain(
+        graph
+            .nodes
+            .iter()
+            .zip(ranges)
+            .filter_map(|(node, range)| Some((node.name.as_str(), node.act_bits, (*range)?))),
     );
-    let mut packed: Vec<_> = all.map(|(name, range)| (name, range, vec![0; Parts::packed_len(1)])).collect();
+    let mut packed: Vec<_> =
+        all.map(|(name, bits, range)| (name, bits, range, vec![0; Parts::packed_len(1)])).collect();
     let mut artifact: Box<CalibrationArtifact<'_, MAX_TENSORS>> =
         Box::new(CalibrationArtifact::new(Provenance::new(data.sha256, unix_time, how.method, &domains)));
-    for (name, range, bytes) in &mut packed {
+    for (name, bits, range, bytes) in &mut packed {
         let parts = Parts::pack(&[*range], bytes)?;
-        let tensor = TensorCalibration { name, config: config(how), parts };
+        let tensor = TensorCalibration { name, config: config(how).with_bits(*bits), parts };
         artifact.push(tensor).map_err(|e| Error::from(e).place(format!("layer `{name}`")))?;
     }
     let mut file = vec![0; artifact.file_len()?];
@@ -160,14 +166,14 @@ fn domains(run: &Run, data: &Dataset, samples: usize) -> Result<Domains> {
 ///
 /// # Errors
 /// [`ErrorKind::Model`] for a damaged file; [`ErrorKind::Checkpoint`] if it lacks a layer, or holds another kind of
-/// range than the integer engine's 8-bit codes.
+/// range than affine codes of the layers' bits.
 pub fn read(bytes: &[u8], graph: &Graph) -> Result<Ranges> {
     let artifact: Box<CalibrationArtifact<'_, MAX_TENSORS>> =
         Box::new(CalibrationArtifact::from_bytes(bytes).map_err(|e| {
             Error::new(ErrorKind::Model, format!("not a usable .cal file: {e}"))
                 .remedy("the file is damaged or something else; calibrate again")
         })?);
-    let range = |name: &str| -> Result<Affine> {
+    let range = |name: &str, bits: u8| -> Result<Affine> {
         let refuse = |problem: &str| {
             Error::new(ErrorKind::Checkpoint, problem)
                 .place(format!("tensor `{name}`"))
@@ -175,18 +181,18 @@ pub fn read(bytes: &[u8], graph: &Graph) -> Result<Ranges> {
         };
         let tensor = artifact.tensor(name).ok_or_else(|| refuse("this tensor is missing"))?;
         match (tensor.config.bits, tensor.config.scheme, tensor.parts.get(0), tensor.parts.len()) {
-            (8, QuantScheme::Affine, Some(part), 1) => Ok(part.params.into()),
-            _ => Err(refuse("its range is not one affine code of 8 bits")),
+            (b, QuantScheme::Affine, Some(part), 1) if b == bits => Ok(part.params.into()),
+            _ => Err(refuse(&format!("its range is not one affine code of {bits} bits"))),
         }
     };
     let layers = graph
         .nodes
         .iter()
-        .map(|node| node.op.has_range().then(|| range(&node.name)).transpose())
+        .map(|node| node.op.has_range().then(|| range(&node.name, node.act_bits)).transpose())
         .collect::<Result<_>>()?;
     let provenance = artifact.provenance();
     let samples = usize::try_from(provenance.samples).unwrap_or(usize::MAX);
-    Ok(Ranges { input: range(INPUT)?, layers, samples, method: provenance.method.name() })
+    Ok(Ranges { input: range(INPUT, 8)?, layers, samples, method: provenance.method.name() })
 }
 
 /// The smallest and largest value that an observer saw, 0 and 0 before the first.

@@ -10,19 +10,19 @@
 //! | `L.bn.weight`, `L.bn.bias`, `L.bn.running_mean`, `L.bn.running_var` | `[out]` | batch normalisation; absent once folded |
 //! | `L.alpha` | `[out]` | per channel: the step of a uniform quantiser, α of a Pi quantiser |
 //! | `L.divisors` | `[out * ceil(in*kh*kw / group)]` | k of each group of an adaptive Pi quantiser, row by row |
-//! | `L.act.scale`, `L.act.zero_point` | `[1]` | 8-bit range of the output, for layers that have one |
+//! | `L.act.scale`, `L.act.zero_point` | `[1]` | range of the output, for layers that have one |
 //! | `input.scale`, `input.zero_point` | `[1]` | 8-bit range of the model's input |
 //!
 //! A floating-point checkpoint has no quantisers and no ranges. An adaptive quantiser groups the weights of a channel in
-//! the order in which they lie in `L.weight`.
+//! the integer engine's order, see [`crate::graph::row_order`].
 
+pub use crate::atomic::write_atomically;
 use crate::error::{Error, ErrorKind, Result};
 use qat_kernels::quantizer::F16;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use std::collections::{BTreeMap, HashMap};
-use std::fs::{self, File};
-use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::fs;
+use std::path::Path;
 
 /// A tensor of f32 in row-major order.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -245,46 +245,6 @@ fn tensor_error(name: &str, problem: String) -> Error {
     Error::new(ErrorKind::Checkpoint, problem).place(format!("tensor `{name}`"))
 }
 
-/// Writes a file in one step: to a temporary name beside it, flushed to the disk, then renamed. A reader sees the old
-/// file or the new one; a failure leaves the old one and no other trace.
-///
-/// # Errors
-/// [`ErrorKind::Io`].
-pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
-    let name = path.file_name().ok_or_else(|| {
-        Error::new(ErrorKind::Io, "this is not the name of a file").file(path).remedy("give a file name")
-    })?;
-    let mut temporary = name.to_os_string();
-    // Two processes may write beside each other; each gets its own temporary.
-    temporary.push(format!(".{}.tmp", std::process::id()));
-    let temporary = path.with_file_name(temporary);
-    let write = || -> std::io::Result<()> {
-        let mut file = File::create(&temporary)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        drop(file);
-        fs::rename(&temporary, path)?;
-        sync_folder(path)
-    };
-    write().map_err(|e| {
-        // Best effort: the error worth reporting is the first one.
-        let _ = fs::remove_file(&temporary);
-        Error::io("write", path, &e)
-    })
-}
-
-/// Makes a rename durable: on Unix the folder itself has to reach the disk.
-fn sync_folder(path: &Path) -> std::io::Result<()> {
-    if cfg!(unix) {
-        let folder = match path.parent() {
-            Some(p) if !p.as_os_str().is_empty() => p.to_path_buf(),
-            _ => PathBuf::from("."),
-        };
-        File::open(folder)?.sync_all()?;
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -357,19 +317,5 @@ mod tests {
         for n in 0..file.len() {
             assert!(Checkpoint::import(&file[..n]).is_err(), "{n}");
         }
-    }
-
-    #[test]
-    fn a_failed_write_leaves_the_old_file_and_nothing_else() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("c.safetensors");
-        sample().save(&path).unwrap();
-        // A folder in the way of the rename.
-        let blocked = dir.path().join("blocked");
-        fs::create_dir_all(blocked.join("inside")).unwrap();
-        assert_eq!(write_atomically(&blocked, b"x").unwrap_err().kind(), ErrorKind::Io);
-        let mut names: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
-        names.sort();
-        assert_eq!(names, ["blocked", "c.safetensors"]);
     }
 }

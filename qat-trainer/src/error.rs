@@ -25,11 +25,14 @@ pub enum ErrorKind {
     Train,
     /// The program was built without what the command needs.
     Unsupported,
+    /// Somebody asked the work to stop, and it did.
+    Stopped,
 }
 
 impl ErrorKind {
     /// The exit code of `qat`: 2 for a mistake in the run description or the call, 3 for the data, 4 for a checkpoint
-    /// or model, 5 for training, 6 for a missing feature, 1 for everything else.
+    /// or model, 5 for training, 6 for a missing feature, 130 for a stop on request (as after Ctrl-C), 1 for everything
+    /// else.
     #[must_use]
     pub const fn exit_code(self) -> u8 {
         match self {
@@ -39,6 +42,7 @@ impl ErrorKind {
             ErrorKind::Checkpoint | ErrorKind::Model => 4,
             ErrorKind::Train => 5,
             ErrorKind::Unsupported => 6,
+            ErrorKind::Stopped => 130,
         }
     }
 }
@@ -78,6 +82,9 @@ impl Error {
         let remedy = match source.kind() {
             std::io::ErrorKind::NotFound => "check the path",
             std::io::ErrorKind::PermissionDenied => "check the permissions",
+            std::io::ErrorKind::StorageFull
+            | std::io::ErrorKind::QuotaExceeded
+            | std::io::ErrorKind::FileTooLarge => "free some space, or raise the limit, and continue",
             _ => "check the disk and try again",
         };
         Self::new(ErrorKind::Io, format!("cannot {doing} this file: {source}")).file(path).remedy(remedy)

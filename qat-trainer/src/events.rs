@@ -1,9 +1,9 @@
 //! What a training reports while it runs.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// The two phases of a training.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Phase {
     /// In floating point.
@@ -28,7 +28,8 @@ impl std::fmt::Display for Phase {
 ///
 /// ```
 /// use qat_trainer::events::{Phase, QatEvent};
-/// let e = QatEvent::EpochDone { phase: Phase::Float, epoch: 3, epochs: 30, loss: 0.25, test_accuracy: 0.975 };
+/// let (loss, test_accuracy, validation_loss) = (0.25, 0.975, None);
+/// let e = QatEvent::EpochDone { phase: Phase::Float, epoch: 3, epochs: 30, loss, validation_loss, test_accuracy };
 /// let json = serde_json::to_string(&e)?;
 /// assert_eq!(
 ///     json,
@@ -83,8 +84,23 @@ pub enum QatEvent {
         epochs: u32,
         /// Mean loss over its batches.
         loss: f64,
+        /// Mean loss of the examples held back, if there are any; left out of JSON if not.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        validation_loss: Option<f64>,
         /// Share of the test split classified correctly, 0 to 1. For information: nothing is selected by it.
         test_accuracy: f64,
+    },
+    /// A training goes on from a checkpoint. Not an event of the training itself, which reports the same events whether
+    /// it was interrupted or not.
+    Resumed {
+        /// The phase it is in.
+        phase: Phase,
+        /// Its passes over the training split.
+        epochs: u32,
+        /// Steps of the optimiser per epoch.
+        steps_per_epoch: usize,
+        /// Steps of the phase that are done.
+        steps: usize,
     },
     /// A phase is over.
     PhaseDone {

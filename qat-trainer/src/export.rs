@@ -239,6 +239,7 @@ fn operator(
         Act::Relu => output.relu(),
         Act::Relu6 => output.relu6(),
     };
+    let output = if node.op.has_range() { narrowed(output, node.act_bits) } else { output };
     let done = match (&node.op, &node.weights, node.op.quant(), steps) {
         (op, Some(weights), Some(quant), Some(steps)) => {
             let mut codes = codes(weights, quant, steps)?;
@@ -290,6 +291,12 @@ fn refused(e: qat_kernels::Error, layer: &str) -> Error {
         _ => "change the layer in the run description",
     };
     Error::new(ErrorKind::Model, e.to_string()).place(format!("layer `{layer}`")).remedy(remedy)
+}
+
+/// Codes of fewer than 8 bits: the middle of the range alone.
+fn narrowed(output: Output, bits: u8) -> Output {
+    let ([lo, hi], [a, b]) = (Affine::codes(bits), output.clamp);
+    Output { clamp: [a.clamp(lo, hi), b.clamp(lo, hi)], ..output }
 }
 
 fn transpose(codes: &[i8], rows: usize, columns: usize) -> Vec<i8> {

@@ -39,6 +39,8 @@ pub struct Node {
     pub op: Op,
     /// The shape of its output.
     pub shape: Shape,
+    /// Bits of its output's code, where it has a range of its own.
+    pub act_bits: u8,
     /// Its weights, where it has some.
     pub weights: Option<Weights>,
 }
@@ -87,6 +89,7 @@ impl Graph {
                 input_shape,
                 op: layer.op.clone(),
                 shape: shapes[i],
+                act_bits: layer.act_bits,
                 weights,
             });
         }

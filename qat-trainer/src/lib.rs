@@ -12,12 +12,15 @@
 
 pub mod affine;
 pub mod analysis;
+pub mod atomic;
 #[cfg(feature = "tch")]
 pub mod autograd;
 pub mod by_weight;
 pub mod calibrate;
 pub mod checkpoint;
 pub mod data;
+#[cfg(feature = "tch")]
+pub mod distill;
 pub mod error;
 pub mod eval;
 #[cfg(feature = "tch")]
@@ -25,6 +28,7 @@ pub mod events;
 pub mod export;
 pub mod graph;
 pub mod inspect;
+pub mod lock;
 #[cfg(feature = "tch")]
 mod nn;
 pub mod presets;
@@ -35,6 +39,7 @@ pub mod report;
 pub mod runs;
 pub mod seeded;
 pub mod spec;
+pub mod tensorboard;
 #[cfg(feature = "tch")]
 pub mod train;
 pub mod verify;

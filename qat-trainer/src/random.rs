@@ -20,6 +20,8 @@ pub(crate) enum Purpose {
         /// Index of the example.
         example: usize,
     },
+    /// Which examples are held back.
+    Validation,
 }
 
 /// A stream of random numbers.
@@ -33,6 +35,7 @@ impl Random {
             Purpose::Order(epoch) => (1, epoch, 0),
             Purpose::Generated(example) => (4, 0, example as u64),
             Purpose::Distortion { epoch, example } => (2, epoch, example as u64),
+            Purpose::Validation => (3, 0, 0),
         };
         let mut key = [0; 32];
         key[..8].copy_from_slice(&seed.to_le_bytes());
@@ -46,6 +49,17 @@ impl Random {
     /// Uniform in [−1, 1), on a grid of 2⁻²³.
     pub(crate) fn symmetric(&mut self) -> f32 {
         (self.0.next_u32() >> 8) as f32 * (1.0 / (1 << 23) as f32) - 1.0
+    }
+
+    /// Standard normal, by the polar method (Marsaglia and Bray 1964).
+    pub(crate) fn normal(&mut self) -> f32 {
+        loop {
+            let (x, y) = (self.symmetric(), self.symmetric());
+            let square = x * x + y * y;
+            if square > 0.0 && square < 1.0 {
+                return x * (-2.0 * square.ln() / square).sqrt();
+            }
+        }
     }
 
     /// Uniform in `0..n`; n must not be 0. The bias of the multiplication is below n/2⁶⁴.
@@ -69,8 +83,7 @@ impl Random {
 pub(crate) fn normal(seed: u64, shape: &[i64]) -> tch::Tensor {
     let mut random = Random::new(seed, Purpose::Weights(0));
     let n = shape.iter().product::<i64>();
-    // The sum of twelve uniform numbers of variance 1/3, halved.
-    let values: Vec<f32> = (0..n).map(|_| (0..12).map(|_| random.symmetric()).sum::<f32>() * 0.5).collect();
+    let values: Vec<f32> = (0..n).map(|_| random.normal()).collect();
     tch::Tensor::from_slice(&values).reshape(shape)
 }
 
@@ -93,6 +106,7 @@ mod tests {
             draw(1, Purpose::Generated(1)),
             draw(1, d(0, 1)),
             draw(1, d(1, 0)),
+            draw(1, Purpose::Validation),
             draw(1, d(1, 1)),
         ];
         for (i, a) in all.iter().enumerate() {

@@ -1,6 +1,6 @@
 //! The run description: one TOML file that says which data, which network, how to train and how to quantise.
 //!
-//! Every key is documented at the field it fills: [`DataSpec`], [`ModelSpec`], [`TrainSpec`], [`QatSpec`]. Unknown keys
+//! Every key is documented at the field it fills: [`DataSpec`], [`ModelSpec`], [`TrainSpec`], [`QatSpec`], [`DistillSpec`]. Unknown keys
 //! are errors. Paths are relative to the TOML file, or to the folder that a key `base` at its top names.
 //!
 //! ```
@@ -29,19 +29,25 @@
 //! # Ok::<(), qat_trainer::Error>(())
 //! ```
 
+mod augment;
 mod data;
+mod distill;
 mod layered;
 mod layers;
 mod model;
 mod origins;
+mod qat;
 mod store;
 mod train;
 
+pub use augment::Augment;
 pub use data::{Column, DataSpec, Files, Layout, SplitRule, TestHalf};
+pub use distill::{DistillSpec, Divergence, Feature, FeatureLoss, TeacherSource};
 pub use layered::Layers;
 pub use model::{Act, LayerSpec, ModelSpec, Op, Padding, Shape, Task, Value, WeightQuant, Window};
+pub use qat::{ActivationQuant, Calibration, Importance, QatSpec};
 pub use qat_kernels::calibration::CalibrationMethod;
-pub use train::{ActivationQuant, Augment, Calibration, QatSpec, Schedule, TrainSpec};
+pub use train::{Balanced, ClassWeights, Keep, Optimizer, Schedule, Sgd, TrainSpec};
 
 use crate::error::{Error, ErrorKind, Result};
 use origins::Origins;
@@ -69,6 +75,8 @@ pub struct Run {
     pub train: TrainSpec,
     /// `[qat]`.
     pub qat: QatSpec,
+    /// `[distill]`, if it is there.
+    pub distill: Option<DistillSpec>,
 }
 
 #[derive(Deserialize)]
@@ -81,7 +89,8 @@ struct RawRun {
     #[serde(default)]
     train: TrainSpec,
     #[serde(default)]
-    qat: train::RawQat,
+    qat: qat::RawQat,
+    distill: Option<distill::RawDistill>,
 }
 
 impl Run {
@@ -123,13 +132,17 @@ impl Run {
         let base = raw.base.map_or_else(|| folder.clone(), |base| folder.join(base));
         let parts = || -> Result<_> {
             let data = DataSpec::from_raw(raw.data, &base, source)?;
-            raw.train.validate(source)?;
-            let qat = QatSpec::from_raw(raw.qat, source)?;
-            let model = ModelSpec::from_raw(raw.model, &qat.config, source)?;
-            Ok((data, model, raw.train, qat))
+            let mut train = raw.train;
+            train.validate(source)?;
+            let activation_bits = raw.qat.activation_bits(source)?;
+            let qat = QatSpec::from_raw(raw.qat, &mut train, source)?;
+            let defaults = model::Defaults { config: qat.config, activation_bits };
+            let model = ModelSpec::from_raw(raw.model, defaults, source)?;
+            let distill = raw.distill.map(|d| DistillSpec::from_raw(d, &model, &base, source)).transpose()?;
+            Ok((data, model, train, qat, distill))
         };
-        let (data, model, train, qat) = parts().map_err(|e| e.file(path))?;
-        Ok(Self { name, file: path.into(), text: source.text.into(), base, data, model, train, qat })
+        let (data, model, train, qat, distill) = parts().map_err(|e| e.file(path))?;
+        Ok(Self { name, file: path.into(), text: source.text.into(), base, data, model, train, qat, distill })
     }
 }
 

@@ -411,12 +411,25 @@ mod train {
 
     #[test]
     fn a_run_folder_is_complete_and_agrees_with_itself() {
-        for config in [CSV, IDX] {
+        let adaptive =
+            CSV.replace("bits = 4 }", "bits = 4, step = { pi-adaptive = { group = 8 } }, act_bits = 6 }");
+        for config in [CSV, IDX, &adaptive] {
             let f = Fixture::new(config);
-            let summary =
-                json(&success(&f.qat(&["train", "run.toml", "--out", "new/run", "--json", "--seed", "5"])));
+            let summary = json(&success(&f.qat(&[
+                "train",
+                "run.toml",
+                "--out",
+                "new/run",
+                "--json",
+                "--seed",
+                "5",
+                "--tensorboard",
+                "curves",
+            ])));
             assert_eq!(summary, json(&String::from_utf8(f.read("new/run/summary.json")).unwrap()));
             assert_eq!(summary["seed"], 5);
+            let curves = f.files().into_iter().filter(|p| p.starts_with(f.path("curves")));
+            assert!(curves.into_iter().any(|p| std::fs::metadata(p).unwrap().len() > 500));
             for (file, key) in [("model.piq", "int_accuracy"), ("ptq.piq", "ptq_accuracy")] {
                 let path = format!("new/run/{file}");
                 success(&f.qat(&["verify", &path]));
@@ -446,12 +459,8 @@ mod train {
         f.write("wide.toml", config);
         f.write("hot.toml", CSV.replace("batch = 8", "batch = 8\nlr = 1e30"));
         f.write("bad.toml", CSV.replace("train.csv", "missing.csv"));
-        f.write(
-            "groups.toml",
-            CSV.replace("bits = 4 }", "bits = 4, step = { pi-adaptive = { group = 8 } } }"),
-        );
         let before = f.files();
-        for (config, code) in [("wide.toml", 2), ("groups.toml", 2), ("hot.toml", 5), ("bad.toml", 1)] {
+        for (config, code) in [("wide.toml", 2), ("hot.toml", 5), ("bad.toml", 1)] {
             let output = f.qat(&["train", config, "--out", "new"]);
             let error = String::from_utf8_lossy(&output.stderr);
             assert_eq!(output.status.code(), Some(code), "{config}: {error}");

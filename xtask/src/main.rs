@@ -8,6 +8,7 @@ mod bare_metal;
 mod cmd;
 mod demo;
 mod emulator;
+mod faults;
 mod fuzz;
 mod libtorch;
 mod mcu;
@@ -46,6 +47,9 @@ usage: cargo xtask <command> [options]
             --model FILE.piq    such as runs/letter/model.piq, which `demo letter` writes
   mcu-bench  count the instructions of the kernels on emulated cores and write benches/results/mcu.csv
             [CASE…]             only the cases whose names contain one of these
+  faults  kill trainings at random moments, resume them, and compare with one that ran through; writes
+          benches/results/faults.csv
+            [--moments N]       20 if not given
   fuzz    fuzz parsers, engine and invariants
             [TARGET…]           only these
             [--seconds N]       for each target, 60 if not given
@@ -106,6 +110,12 @@ fn run() -> Result<()> {
         Some("mcu-bench") => {
             let yes = args.flag("--yes");
             mcu_bench::run(&args.rest()?, yes)
+        }
+        Some("faults") => {
+            let yes = args.flag("--yes");
+            let moments = args.number("--moments")?.unwrap_or(20);
+            args.finish()?;
+            faults::command(moments, yes)
         }
         Some("fuzz") => {
             let seconds = args.number("--seconds")?.unwrap_or(60);

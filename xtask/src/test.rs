@@ -16,7 +16,7 @@ use crate::panic_free::panic_paths;
 use crate::probe::probes;
 use crate::samples::Samples;
 use crate::tools::{Tool, ensure};
-use crate::{adapt, demo, fuzz, libtorch, mcu_bench, softfloat};
+use crate::{adapt, demo, faults, fuzz, libtorch, mcu_bench, softfloat};
 
 /// What the user asked for.
 pub(crate) struct Options {
@@ -183,6 +183,7 @@ fn steps() -> Result<Vec<Step>> {
         );
     }
     add("letter: from data to device, twice the same; learns on the device".into(), Box::new(letter));
+    add(format!("training: killed at {KILL_MOMENTS} random moments, resumed, nothing lost"), once(killed));
     add(
         format!("fuzz: {FUZZ_RUNS} executions of each target"),
         once(|| fuzz::run(&[], fuzz::Limit::Executions(FUZZ_RUNS))),
@@ -192,6 +193,7 @@ fn steps() -> Result<Vec<Step>> {
 
 const PASSED: Tally = Tally { passed: 1, failed: 0 };
 const FUZZ_RUNS: usize = 10_000;
+const KILL_MOMENTS: usize = 4;
 
 /// A step that is one check.
 fn once(check: impl Fn() -> Result<()> + 'static) -> Check {
@@ -360,6 +362,14 @@ fn letter(context: &Context) -> Result<Tally> {
         bail!("{before} of {} letters right before adaptation, {after} after", adapted.held_out);
     }
     Ok(Tally { passed: 2, failed: 0 })
+}
+
+/// Trainings that are killed and resumed end with the bytes of one that ran through.
+fn killed() -> Result<()> {
+    match faults::killed_trainings(KILL_MOMENTS)? {
+        0 => Ok(()),
+        lost => bail!("{lost} of {KILL_MOMENTS} killed trainings ended with other bytes"),
+    }
 }
 
 #[cfg(test)]

@@ -27,7 +27,7 @@ use std::process::ExitCode;
 /// folder from it; the model in that folder, model.piq, computes the same integers here and on a microcontroller.
 ///
 /// Exit codes: 0 success, 1 a file cannot be read or written, 2 wrong call or run description, 3 wrong data, 4 wrong
-/// checkpoint or model, 5 training failed, 6 built without what is needed.
+/// checkpoint or model, 5 training failed, 6 built without what is needed, 130 stopped on request.
 #[derive(Parser)]
 #[command(name = "qat", version, max_term_width = 100)]
 struct Arguments {
@@ -82,7 +82,8 @@ pub(crate) fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
-            output::complain(&format!("qat: error: {e}"));
+            let mistake = if e.kind() == ErrorKind::Stopped { "" } else { "error: " };
+            output::complain(&format!("qat: {mistake}{e}"));
             ExitCode::from(e.kind().exit_code())
         }
     }

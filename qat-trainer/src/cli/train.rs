@@ -6,16 +6,22 @@ use qat_trainer::Result;
 use std::path::PathBuf;
 
 #[cfg(feature = "tch")]
+mod curves;
+#[cfg(feature = "tch")]
 mod folder;
 #[cfg(feature = "tch")]
+mod metrics;
+#[cfg(feature = "tch")]
 mod progress;
+#[cfg(feature = "tch")]
+mod watch;
 #[cfg(feature = "tch")]
 mod work;
 
 /// Arguments of `qat train`.
 #[derive(clap::Args)]
 pub(super) struct Arguments {
-    /// The run description; may be left out with --preset.
+    /// The run description; may be left out with --preset or --resume.
     #[arg(value_name = "CONFIG.toml")]
     config: Option<PathBuf>,
     #[command(flatten)]
@@ -24,6 +30,19 @@ pub(super) struct Arguments {
     /// ptq.piq (the same network quantised without training), summary.json. Files of an earlier run are replaced.
     #[arg(long, value_name = "RUN")]
     out: PathBuf,
+    /// Go on with the training that was interrupted in the run folder; start it if it has not begun, do nothing if it is
+    /// complete. The result is the same, byte for byte, as without an interruption.
+    #[arg(long)]
+    resume: bool,
+    /// Take a checkpoint, to resume from, after this many steps.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    checkpoint_steps: Option<u64>,
+    /// Take a checkpoint, to resume from, after this many minutes.
+    #[arg(long, value_name = "M", default_value_t = 5.0, value_parser = positive)]
+    checkpoint_minutes: f64,
+    /// Write the curves of losses, accuracies and learning rate into this folder, for TensorBoard.
+    #[arg(long, value_name = "DIR")]
+    tensorboard: Option<PathBuf>,
     /// Seed of everything random, instead of the one in the run description.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(..=i64::MAX as u64))]
     seed: Option<u64>,
@@ -32,6 +51,13 @@ pub(super) struct Arguments {
     json: bool,
     #[command(flatten)]
     timestamp: Timestamp,
+}
+
+/// A positive number.
+fn positive(text: &str) -> std::result::Result<f64, String> {
+    let number: f64 = text.parse().map_err(|_| "not a number".to_string())?;
+    // A year, so that it stays a time that a computer can wait for.
+    if number > 0.0 && number <= 525_600.0 { Ok(number) } else { Err("not between 0 and 525600".into()) }
 }
 
 #[cfg(not(feature = "tch"))]
@@ -47,5 +73,10 @@ impl Arguments {
 impl Arguments {
     pub(super) fn run(self) -> Result<()> {
         work::train(&self)
+    }
+
+    fn cadence(&self) -> watch::Cadence {
+        let time = std::time::Duration::from_secs_f64(60.0 * self.checkpoint_minutes);
+        watch::Cadence { steps: self.checkpoint_steps, time }
     }
 }

@@ -188,8 +188,10 @@ impl Quantised {
     pub fn forward(&self, dequantised: &Graph, example: &[f32]) -> Vec<f32> {
         let x: Vec<f32> = example.iter().map(|&x| self.input.fake_quantize(x)).collect();
         dequantised.forward(&x, |i, out| {
+            // The other operators cannot leave the range that their input was clamped to.
+            let bits = if self.graph.nodes[i].op.has_range() { self.graph.nodes[i].act_bits } else { 8 };
             let code = self.outputs[i];
-            out.iter_mut().for_each(|y| *y = code.fake_quantize(*y));
+            out.iter_mut().for_each(|y| *y = code.fake_quantize_to(bits, *y));
         })
     }
 }

@@ -76,8 +76,15 @@ pub(crate) fn linear_graph(weights: Weights, quant: WeightQuant) -> Graph {
     let input = Shape::flat(weights.fan_in);
     let op = Op::Linear { out: weights.channels, bn: false, act: Act::None, quant };
     let shape = Shape::flat(weights.channels);
-    let node =
-        Node { name: "l".into(), input: Value::Input, input_shape: input, op, shape, weights: Some(weights) };
+    let node = Node {
+        name: "l".into(),
+        input: Value::Input,
+        input_shape: input,
+        op,
+        shape,
+        act_bits: 8,
+        weights: Some(weights),
+    };
     Graph { input, nodes: vec![node] }
 }
 

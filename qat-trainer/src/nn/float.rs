@@ -3,7 +3,7 @@
 use super::graph::{activate, unweighted, walk, weighted};
 use super::param::Param;
 use super::weights::Rates;
-use super::{Network, one_gradient};
+use super::{Network, See, one_gradient};
 use crate::autograd::slice;
 use crate::checkpoint::Checkpoint;
 use crate::error::Result;
@@ -89,11 +89,27 @@ impl FloatNet {
         Ok(net)
     }
 
+    /// The layers.
+    pub(crate) fn spec(&self) -> &ModelSpec {
+        &self.spec
+    }
+
     fn params(&self) -> impl Iterator<Item = &Param> {
-        self.layers.iter().flatten().flat_map(|w| {
-            let norm = w.norm.iter().flat_map(|n| [&n.weight, &n.bias]);
-            std::iter::once(&w.weight).chain(&w.bias).chain(norm)
-        })
+        self.named_params().map(|(_, p)| p)
+    }
+
+    /// The parameters with the names of their values in a checkpoint, in the order of [`Self::params_mut`].
+    fn named_params(&self) -> impl Iterator<Item = (String, &Param)> {
+        self.spec.layers.iter().zip(&self.layers).filter_map(|(l, w)| Some((l, w.as_ref()?))).flat_map(
+            |(l, w)| {
+                let name = |part: &str| format!("{}.{part}", l.name);
+                let bias = w.bias.iter().map(move |b| (name("bias"), b));
+                let norm = w.norm.iter().flat_map(move |n| {
+                    [(format!("{}.bn.weight", l.name), &n.weight), (format!("{}.bn.bias", l.name), &n.bias)]
+                });
+                std::iter::once((format!("{}.weight", l.name), &w.weight)).chain(bias).chain(norm)
+            },
+        )
     }
 
     fn params_mut(&mut self) -> impl Iterator<Item = &mut Param> {
@@ -111,7 +127,7 @@ pub(crate) fn weight_shapes(spec: &ModelSpec, input: Shape) -> Result<Vec<Option
 }
 
 impl Network for FloatNet {
-    fn forward(&self, x: &Tensor, train: bool) -> Result<Tensor> {
+    fn forward_seen(&self, x: &Tensor, train: bool, see: See<'_>) -> Result<Tensor> {
         walk(&self.spec, x, |i, l, inputs| {
             let y = match &self.layers[i] {
                 Some(w) => {
@@ -132,7 +148,9 @@ impl Network for FloatNet {
                 }
                 None => unweighted(l, &inputs)?,
             };
-            activate(l.op.act(), y)
+            let y = activate(l.op.act(), y)?;
+            see(i, &y);
+            Ok(y)
         })
     }
 
@@ -144,7 +162,7 @@ impl Network for FloatNet {
         let mut grads = grads.iter();
         for p in self.params_mut() {
             let g = one_gradient(grads.next())?.f_contiguous()?;
-            p.update(slice(&g)?, rates.factor, &rates.weights)?;
+            p.update(slice(&g)?, rates.factor, rates.weights)?;
         }
         Ok(())
     }
@@ -153,8 +171,8 @@ impl Network for FloatNet {
         self.params_mut().try_for_each(|p| p.average(decay))
     }
 
-    fn take_average(&mut self) -> Result<()> {
-        self.params_mut().try_for_each(Param::take_average)
+    fn swap_average(&mut self) -> Result<()> {
+        self.params_mut().try_for_each(Param::swap_average)
     }
 
     fn save(&self) -> Result<Checkpoint> {
@@ -177,5 +195,14 @@ impl Network for FloatNet {
             }
         }
         Ok(c)
+    }
+
+    fn save_state(&self, to: &mut Checkpoint) -> Result<()> {
+        self.named_params().try_for_each(|(name, p)| p.save_state(&name, to))
+    }
+
+    fn load_state(&mut self, from: &Checkpoint) -> Result<()> {
+        let names: Vec<String> = self.named_params().map(|(name, _)| name).collect();
+        self.params_mut().zip(names).try_for_each(|(p, name)| p.load_state(&name, from))
     }
 }

@@ -5,14 +5,17 @@
 mod float;
 mod fold;
 mod graph;
+mod optimiser;
 mod parallel;
 mod param;
 mod quant;
 mod range;
+mod state;
 mod weights;
 
 pub(crate) use float::{FloatNet, weight_shapes};
 pub(crate) use fold::fold;
+pub(crate) use optimiser::{Rule, Sgd};
 pub(crate) use parallel::{UNIT, in_units};
 pub(crate) use quant::{Learning, QuantNet};
 pub(crate) use range::fake_quantize_slice;
@@ -22,11 +25,30 @@ use crate::checkpoint::Checkpoint;
 use crate::error::{Error, ErrorKind, Result};
 use tch::Tensor;
 
+/// Gets the output of every layer, in order, with its index.
+pub(crate) type See<'a> = &'a mut dyn FnMut(usize, &Tensor);
+
 /// What the training loop needs of a network.
 pub(crate) trait Network {
     /// Logits, `[batch, classes]`, for a batch of examples. `train`: batch normalisation uses (and learns) the
     /// statistics of the batch.
-    fn forward(&self, x: &Tensor, train: bool) -> Result<Tensor>;
+    fn forward(&self, x: &Tensor, train: bool) -> Result<Tensor> {
+        self.forward_seen(x, train, &mut |_, _| ())
+    }
+
+    /// As [`Self::forward`], showing the outputs of the layers on the way.
+    fn forward_seen(&self, x: &Tensor, train: bool, see: See<'_>) -> Result<Tensor>;
+
+    /// Called before each epoch (from 0) of a phase of `epochs`. Returns whether the network became another one, with
+    /// which nothing measured before can be compared.
+    fn start_epoch(&mut self, _epoch: u32, _epochs: u32) -> Result<bool> {
+        Ok(false)
+    }
+
+    /// Called after each step (from 1) of the phase.
+    fn finish_step(&mut self, _step: usize) -> Result<()> {
+        Ok(())
+    }
 
     /// Everything that gets a gradient, in a fixed order.
     fn leaves(&self) -> Vec<&Tensor>;
@@ -37,11 +59,17 @@ pub(crate) trait Network {
     /// Moves the running averages of everything that is learned.
     fn average(&mut self, decay: f32) -> Result<()>;
 
-    /// Replaces what is learned by its running average, if there is one.
-    fn take_average(&mut self) -> Result<()>;
+    /// Exchanges what is learned and its running average, if there is one.
+    fn swap_average(&mut self) -> Result<()>;
 
     /// All numbers, under the names of [`crate::checkpoint`].
     fn save(&self) -> Result<Checkpoint>;
+
+    /// Adds all that the training needs beside them to go on as if it had never stopped, under names of its own.
+    fn save_state(&self, to: &mut Checkpoint) -> Result<()>;
+
+    /// Takes out what [`Self::save_state`] added; the network is the one that [`Self::save`] saved.
+    fn load_state(&mut self, from: &Checkpoint) -> Result<()>;
 }
 
 fn one_gradient(grad: Option<&Tensor>) -> Result<&Tensor> {

@@ -1,8 +1,10 @@
 //! Parameters that are trained as they are: biases, batch normalisation, scales, weights in floating point.
 
+use super::optimiser::{Moments, Rule};
+use super::state;
 use crate::autograd::{slice, slice_mut};
+use crate::checkpoint::Checkpoint;
 use crate::error::{Error, ErrorKind, Result};
-use qat_kernels::ste_simd::AdamW;
 use tch::{Device, Kind, Tensor};
 
 /// A leaf tensor with the moments of its optimiser.
@@ -31,10 +33,9 @@ impl Param {
         slice(&self.leaf)
     }
 
-    /// One step of AdamW with the gradient times `factor`.
-    pub(crate) fn update(&mut self, grad: &[f32], factor: f32, adamw: &AdamW) -> Result<()> {
-        let adamw = AdamW { weight_decay: if self.decays { adamw.weight_decay } else { 0.0 }, ..*adamw };
-        self.moments.step(slice_mut(&mut self.leaf)?, grad, factor, &adamw)
+    /// One step of the optimiser with the gradient times `factor`.
+    pub(crate) fn update(&mut self, grad: &[f32], factor: f32, rule: Rule) -> Result<()> {
+        self.moments.step(slice_mut(&mut self.leaf)?, grad, factor, &rule.decaying(self.decays))
     }
 
     /// Moves the running average: `a ← d·a + (1 − d)·p`, starting from p.
@@ -43,11 +44,24 @@ impl Param {
         Ok(())
     }
 
-    /// Replaces the values by their running average, if there is one.
-    pub(crate) fn take_average(&mut self) -> Result<()> {
-        if let Some(average) = self.average.take() {
-            slice_mut(&mut self.leaf)?.copy_from_slice(&average);
+    /// Exchanges the values and their running average, if there is one.
+    pub(crate) fn swap_average(&mut self) -> Result<()> {
+        if let Some(average) = &mut self.average {
+            slice_mut(&mut self.leaf)?.swap_with_slice(average);
         }
+        Ok(())
+    }
+
+    /// Puts moments and average into the state of a training; `name` is that of the values in it.
+    pub(crate) fn save_state(&self, name: &str, to: &mut Checkpoint) -> Result<()> {
+        self.moments.save(name, to)?;
+        state::put_average(to, name, self.average.as_deref())
+    }
+
+    /// Takes them out again.
+    pub(crate) fn load_state(&mut self, name: &str, from: &Checkpoint) -> Result<()> {
+        self.moments.load(name, from)?;
+        self.average = state::get_average(from, name, self.leaf.numel())?;
         Ok(())
     }
 }
@@ -80,99 +94,26 @@ pub(crate) fn average(average: &mut Option<Vec<f32>>, values: &[f32], decay: f32
     }
 }
 
-/// First and second moments of AdamW.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Moments {
-    m: Vec<f32>,
-    v: Vec<f32>,
-}
-
-impl Moments {
-    /// Zero moments of `n` numbers.
-    pub(crate) fn new(n: usize) -> Self {
-        Self { m: vec![0.0; n], v: vec![0.0; n] }
-    }
-
-    /// Both moments, to write to.
-    pub(crate) fn split(&mut self) -> (&mut [f32], &mut [f32]) {
-        (&mut self.m, &mut self.v)
-    }
-
-    /// The step of [`AdamW`] on numbers that are not quantised; the same formula as the fused kernel of qat-kernels.
-    pub(crate) fn step(&mut self, p: &mut [f32], grad: &[f32], factor: f32, adamw: &AdamW) -> Result<()> {
-        if grad.len() != p.len() || self.m.len() != p.len() {
-            let (got, want) = (grad.len(), p.len());
-            return Err(Error::new(ErrorKind::Train, format!("{got} gradients for {want} parameters")));
-        }
-        adamw
-            .validate()
-            .map_err(|e| Error::new(ErrorKind::Train, e.to_string()).remedy("lower the learning rate"))?;
-        let f = Update::new(adamw);
-        for (((p, &g), m), v) in p.iter_mut().zip(grad).zip(&mut self.m).zip(&mut self.v) {
-            *p = *p * f.decay - f.step(g * factor, m, v);
-        }
-        Ok(())
-    }
-}
-
-/// The factors of AdamW's formula, formed in f64 and rounded once.
-#[derive(Clone, Copy)]
-pub(crate) struct Update {
-    decay: f32,
-    beta1: f32,
-    rest1: f32,
-    beta2: f32,
-    rest2: f32,
-    rate: f32,
-    scale: f32,
-    eps: f32,
-}
-
-impl Update {
-    /// The factors of this update.
-    pub(crate) fn new(a: &AdamW) -> Self {
-        let (lr, b1, b2) = (f64::from(a.lr), f64::from(a.beta1), f64::from(a.beta2));
-        let power = |b: f64| b.powi(i32::try_from(a.step).unwrap_or(i32::MAX));
-        Self {
-            decay: (1.0 - lr * f64::from(a.weight_decay)) as f32,
-            beta1: a.beta1,
-            rest1: (1.0 - b1) as f32,
-            beta2: a.beta2,
-            rest2: (1.0 - b2) as f32,
-            rate: (lr / (1.0 - power(b1))) as f32,
-            scale: (1.0 / (1.0 - power(b2)).sqrt()) as f32,
-            eps: a.eps,
-        }
-    }
-
-    /// What to subtract from a parameter with gradient `g`, without the decay.
-    #[inline(always)]
-    pub(crate) fn step(self, g: f32, m: &mut f32, v: &mut f32) -> f32 {
-        *m = self.beta1 * *m + self.rest1 * g;
-        *v = self.beta2 * *v + (self.rest2 * g) * g;
-        self.rate * *m / (v.sqrt() * self.scale + self.eps)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tch::nn::OptimizerConfig;
+    use crate::nn::optimiser::Sgd;
+    use qat_kernels::ste_simd::AdamW;
+    use tch::nn::{OptimizerConfig, VarStore};
 
-    #[test]
-    fn equals_torchs_adamw() {
+    /// 50 steps of `rule` (given the number of the step) beside one of torch's optimisers.
+    fn beside_torch<C: OptimizerConfig>(config: C, rule: impl Fn(u32) -> Rule) {
         let start: Vec<f32> = (0..37).map(|i| (i as f32 * 0.7).sin()).collect();
         let mut ours = Param::new(&start, &[37], true).unwrap();
-        let vs = tch::nn::VarStore::new(Device::Cpu);
+        let vs = VarStore::new(Device::Cpu);
         let torch = vs.root().var_copy("p", &Tensor::from_slice(&start));
-        let mut optimizer = tch::nn::AdamW { wd: 0.1, ..Default::default() }.build(&vs, 1e-2).unwrap();
+        let mut optimizer = config.build(&vs, 1e-2).unwrap();
         for t in 1..=50 {
             let target = Tensor::from_slice(&start).roll([t], [0]);
             let loss = |p: &Tensor| (p - &target).pow_tensor_scalar(2).sum(Kind::Float);
             optimizer.backward_step(&loss(&torch));
             let g = Tensor::f_run_backward(&[loss(ours.leaf())], &[ours.leaf()], false, false).unwrap();
-            let adamw = AdamW { lr: 1e-2, weight_decay: 0.1, step: t as u32, ..AdamW::default() };
-            ours.update(slice(&g[0]).unwrap(), 1.0, &adamw).unwrap();
+            ours.update(slice(&g[0]).unwrap(), 1.0, rule(t as u32)).unwrap();
         }
         let torch = torch.detach();
         for (a, b) in ours.values().unwrap().iter().zip(slice(&torch).unwrap()) {
@@ -182,12 +123,55 @@ mod tests {
     }
 
     #[test]
-    fn the_average_starts_at_the_first_value_and_follows() {
+    fn equals_torchs_adamw() {
+        let config = tch::nn::AdamW { wd: 0.1, ..Default::default() };
+        beside_torch(config, |step| {
+            Rule::AdamW(AdamW { lr: 1e-2, weight_decay: 0.1, step, ..AdamW::default() })
+        });
+    }
+
+    #[test]
+    fn equals_torchs_sgd() {
+        for nesterov in [false, true] {
+            let config = tch::nn::Sgd { momentum: 0.8, dampening: 0.0, wd: 0.1, nesterov };
+            let sgd = Sgd { lr: 1e-2, momentum: 0.8, nesterov, weight_decay: 0.1 };
+            beside_torch(config, |_| Rule::Sgd(sgd));
+        }
+    }
+
+    #[test]
+    fn the_average_starts_at_the_first_value_follows_and_changes_places() {
         let mut p = Param::new(&[1.0], &[1], false).unwrap();
         p.average(0.9).unwrap();
-        p.update(&[-1.0], 1.0, &AdamW { lr: 1.0, ..AdamW::default() }).unwrap();
+        p.update(&[-1.0], 1.0, Rule::AdamW(AdamW { lr: 1.0, ..AdamW::default() })).unwrap();
         p.average(0.9).unwrap();
-        p.take_average().unwrap();
+        let now = p.values().unwrap()[0];
+        p.swap_average().unwrap();
         assert!((p.values().unwrap()[0] - 1.1).abs() < 1e-5);
+        p.swap_average().unwrap();
+        assert_eq!(p.values().unwrap()[0], now);
+    }
+
+    #[test]
+    fn a_restored_parameter_goes_on_bit_for_bit() {
+        let rule = |step| Rule::AdamW(AdamW { lr: 0.1, step, ..AdamW::default() });
+        let step = |p: &mut Param, t: u32| {
+            p.update(&[0.3 * t as f32, -1.0 / t as f32], 0.7, rule(t)).unwrap();
+            p.average(0.9).unwrap();
+        };
+        let mut p = Param::new(&[1.0, -2.0], &[2], true).unwrap();
+        (1..=3).for_each(|t| step(&mut p, t));
+        let mut c = Checkpoint::default();
+        p.save_state("p", &mut c).unwrap();
+        let mut q = Param::new(p.values().unwrap(), &[2], true).unwrap();
+        q.load_state("p", &c).unwrap();
+        for p in [&mut p, &mut q] {
+            (4..=6).for_each(|t| step(p, t));
+        }
+        assert_eq!(p.values().unwrap(), q.values().unwrap());
+        for p in [&mut p, &mut q] {
+            p.swap_average().unwrap();
+        }
+        assert_eq!(p.values().unwrap(), q.values().unwrap());
     }
 }

@@ -1,7 +1,7 @@
 //! The quantised network during training: what the integer engine computes, on floats.
 //!
 //! Batch normalisation is folded before anything is quantised and does not come back. Every value between two layers
-//! passes an 8-bit affine quantiser where the engine rounds: after each layer with weights and each sum (there the
+//! passes an affine quantiser of at most 8 bits where the engine rounds: after each layer with weights and each sum (there the
 //! quantiser's lower bound is the ReLU), and after each average, on the range of its input. Biases stay in floating
 //! point: the engine's 32-bit biases are finer than f32 sums of this size.
 
@@ -9,14 +9,17 @@ use super::float::weight_shapes;
 use super::graph::{activate, reads, unweighted, walk, weighted};
 use super::param::Param;
 use super::range::Range;
-use super::weights::{QuantWeights, Rates};
-use super::{Network, one_gradient};
+use super::weights::{Kind, QuantWeights, Rates};
+use super::{Network, See, one_gradient};
 use crate::affine::Affine;
 use crate::autograd::slice;
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, ErrorKind, Result};
-use crate::spec::{Act, ModelSpec, Op, Shape, Value};
+use crate::graph::row_order;
+use crate::spec::{Act, LayerSpec, ModelSpec, Op, Shape, Value};
 use qat_kernels::SteVariant;
+use qat_kernels::config::StepRule;
+use qat_kernels::quantizer::StepInit;
 use tch::Tensor;
 
 /// A quantised network in training.
@@ -28,45 +31,74 @@ pub(crate) struct QuantNet {
     ranges: Vec<Option<Range>>,
     /// Whose range the output of each layer is rounded to.
     rounds_to: Vec<Option<Value>>,
+    learning: Learning,
 }
 
 /// How the network is to learn.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Learning {
     /// The estimator of the weights.
     pub(crate) ste: SteVariant,
+    /// How the weights' steps are found before they are learned.
+    pub(crate) init: StepInit,
     /// Whether the scales of activations are learned.
     pub(crate) ranges: bool,
+    /// Bits of the weights in the stages of the phase before the last, in which every layer has its own. Each stage has
+    /// an equal share of the epochs; layers that have more bits keep theirs.
+    pub(crate) stages: Vec<u8>,
+    /// Steps after which adaptive quantisers choose their k anew.
+    pub(crate) choose_every: usize,
 }
 
 impl QuantNet {
-    /// The quantised form of a folded floating-point checkpoint. `ranges` holds the 8-bit code of the output of every
-    /// layer that has one of its own.
+    /// The quantised form of a folded floating-point checkpoint. `ranges` holds the code of the output of every layer
+    /// that has one of its own. Where `importance` has a tensor under the name of a layer's weights, it weights the
+    /// errors of the steps' fit.
     pub(crate) fn new(
         spec: &ModelSpec,
         shape: Shape,
         folded: &Checkpoint,
         input: Affine,
         ranges: &[Option<Affine>],
+        importance: &Checkpoint,
         learning: Learning,
+    ) -> Result<Self> {
+        Self::build(
+            spec,
+            shape,
+            input,
+            ranges,
+            learning,
+            |l, kind| {
+                let name = format!("{}.weight", l.name);
+                let weight = importance.has(&name).then(|| importance.get(&name, kind.shape)).transpose()?;
+                QuantWeights::new(folded.get(&name, kind.shape)?, kind, weight)
+            },
+            folded,
+        )
+    }
+
+    fn build(
+        spec: &ModelSpec,
+        shape: Shape,
+        input: Affine,
+        ranges: &[Option<Affine>],
+        learning: Learning,
+        weights_of: impl Fn(&LayerSpec, Kind<'_>) -> Result<QuantWeights>,
+        biases: &Checkpoint,
     ) -> Result<Self> {
         let shapes = spec.shapes(shape)?;
         let mut weights = Vec::new();
-        for (l, shape) in spec.layers.iter().zip(weight_shapes(spec, shape)?) {
-            weights.push(match (shape, l.op.quant()) {
-                (Some(shape), Some(quant)) => {
-                    let get = |part: &str, shape: &[usize]| folded.get(&format!("{}.{part}", l.name), shape);
-                    let w = get("weight", &shape)?;
-                    let alpha = format!("{}.alpha", l.name);
-                    let w = if folded.has(&alpha) {
-                        let alpha = folded.get(&alpha, &shape[..1])?;
-                        QuantWeights::with_alpha(w, &shape, quant, learning.ste, alpha)
-                    } else {
-                        QuantWeights::new(w, &shape, quant, learning.ste)
-                    };
-                    let w = w.map_err(|e| e.place(format!("layer `{}`", l.name)))?;
-                    let bias = Param::new(get("bias", &shape[..1])?, &shape[..1], false)?;
-                    Some((shape, w, bias))
+        for (i, (l, of_weights)) in spec.layers.iter().zip(weight_shapes(spec, shape)?).enumerate() {
+            weights.push(match (of_weights, l.op.quant()) {
+                (Some(of_weights), Some(quant)) => {
+                    let order = row_order(spec, i, shape, &shapes);
+                    let (ste, init) = (learning.ste, learning.init);
+                    let kind = Kind { shape: &of_weights, quant, ste, init, order: &order };
+                    let w = weights_of(l, kind).map_err(|e| e.place(format!("layer `{}`", l.name)))?;
+                    let out = &of_weights[..1];
+                    let bias = Param::new(biases.get(&format!("{}.bias", l.name), out)?, out, false)?;
+                    Some((of_weights, w, bias))
                 }
                 _ => None,
             });
@@ -74,13 +106,13 @@ impl QuantNet {
         let mut own = Vec::new();
         for ((l, shape), affine) in spec.layers.iter().zip(&shapes).zip(ranges) {
             own.push(match (l.op.has_range(), affine) {
-                (true, Some(affine)) => Some(Range::new(*affine, shape.len(), learning.ranges)?),
-                (true, None) => return Err(l.error("its output has no 8-bit range")),
+                (true, Some(affine)) => Some(Range::new(*affine, l.act_bits, shape.len(), learning.ranges)?),
+                (true, None) => return Err(l.error("its output has no range")),
                 (false, _) => None,
             });
         }
-        let input = Range::new(input, shape.len(), false)?;
-        Ok(Self { spec: spec.clone(), weights, input, ranges: own, rounds_to: rounds_to(spec) })
+        let input = Range::new(input, 8, shape.len(), false)?;
+        Ok(Self { spec: spec.clone(), weights, input, ranges: own, rounds_to: rounds_to(spec), learning })
     }
 
     /// The network of a quantised checkpoint.
@@ -108,7 +140,20 @@ impl QuantNet {
             false => Ok(None),
         };
         let ranges = spec.layers.iter().map(range).collect::<Result<Vec<_>>>()?;
-        Self::new(spec, shape, from, affine("input")?, &ranges, learning)
+        let weights_of = |l: &LayerSpec, kind: Kind<'_>| {
+            let name = |part: &str| format!("{}.{part}", l.name);
+            let (w, channels) = (from.get(&name("weight"), kind.shape)?, kind.shape[0]);
+            let alpha = from.get(&name("alpha"), &[channels])?;
+            let divisors: Vec<u8> = match kind.quant.step {
+                StepRule::PiAdaptive { group } => {
+                    let divisors = from.get(&name("divisors"), &[w.len() / group])?;
+                    divisors.iter().map(|&k| k as u8).collect()
+                }
+                StepRule::Uniform | StepRule::Pi { .. } => Vec::new(),
+            };
+            QuantWeights::with_steps(w, kind, alpha, &divisors)
+        };
+        Self::build(spec, shape, affine("input")?, &ranges, learning, weights_of, from)
     }
 
     fn range(&self, of: Value) -> Option<&Range> {
@@ -145,7 +190,7 @@ fn rounds_to(spec: &ModelSpec) -> Vec<Option<Value>> {
 
 impl Network for QuantNet {
     /// `x` must be rounded to the code of the input already. There is nothing that depends on `train`.
-    fn forward(&self, x: &Tensor, _train: bool) -> Result<Tensor> {
+    fn forward_seen(&self, x: &Tensor, _train: bool, see: See<'_>) -> Result<Tensor> {
         walk(&self.spec, x, |i, l, inputs| {
             let y = match &self.weights[i] {
                 Some((_, w, bias)) => weighted(&l.op, inputs.x, w.leaf(), Some(bias.leaf()))?,
@@ -154,13 +199,34 @@ impl Network for QuantNet {
             let range = self.rounds_to[i].and_then(|of| self.range(of));
             // Where the code starts at 0, its lower bound is the ReLU.
             let own = self.ranges[i].as_ref();
-            let clamps = l.op.act() == Act::Relu && own.is_some_and(|r| r.affine().zero_point == i8::MIN);
+            let clamps = l.op.act() == Act::Relu && own.is_some_and(Range::starts_at_zero);
             let y = if clamps { y } else { activate(l.op.act(), y)? };
-            match range {
-                Some(range) => range.forward(&y),
-                None => Ok(y),
-            }
+            let y = match range {
+                Some(range) => range.forward(&y)?,
+                None => y,
+            };
+            see(i, &y);
+            Ok(y)
         })
+    }
+
+    fn start_epoch(&mut self, epoch: u32, epochs: u32) -> Result<bool> {
+        let stage = epoch as usize * (self.learning.stages.len() + 1) / epochs.max(1) as usize;
+        let least = self.learning.stages.get(stage).copied().unwrap_or(0);
+        let mut changed = false;
+        for (l, w) in self.spec.layers.iter().zip(&mut self.weights) {
+            if let (Some(own), Some((_, w, _))) = (l.op.quant(), w) {
+                changed |= w.set_bits(own.levels.bits().max(least))?;
+            }
+        }
+        Ok(changed)
+    }
+
+    fn finish_step(&mut self, step: usize) -> Result<()> {
+        if step.is_multiple_of(self.learning.choose_every.max(1)) {
+            self.weights.iter_mut().flatten().try_for_each(|(_, w, _)| w.choose_divisors())?;
+        }
+        Ok(())
     }
 
     fn leaves(&self) -> Vec<&Tensor> {
@@ -173,7 +239,7 @@ impl Network for QuantNet {
         for (_, w, bias) in self.weights.iter_mut().flatten() {
             let g = one_gradient(grads.next())?.f_contiguous()?;
             w.update(slice(&g)?, rates)?;
-            bias.update(slice(one_gradient(grads.next())?)?, rates.factor, &rates.weights)?;
+            bias.update(slice(one_gradient(grads.next())?)?, rates.factor, rates.weights)?;
         }
         for range in self.ranges.iter_mut().flatten().filter(|r| r.leaf().is_some()) {
             range.update(slice(one_gradient(grads.next())?)?[0] * rates.factor, &rates.scales)?;
@@ -190,12 +256,12 @@ impl Network for QuantNet {
         Ok(())
     }
 
-    fn take_average(&mut self) -> Result<()> {
+    fn swap_average(&mut self) -> Result<()> {
         for (_, w, bias) in self.weights.iter_mut().flatten() {
-            w.take_average()?;
-            bias.take_average()?;
+            w.swap_average()?;
+            bias.swap_average()?;
         }
-        self.ranges.iter_mut().flatten().try_for_each(Range::take_average)
+        self.ranges.iter_mut().flatten().try_for_each(Range::swap_average)
     }
 
     fn save(&self) -> Result<Checkpoint> {
@@ -213,12 +279,42 @@ impl Network for QuantNet {
         }
         for (l, weights) in self.spec.layers.iter().zip(&self.weights) {
             if let Some((shape, w, bias)) = weights {
-                c.insert(&format!("{}.weight", l.name), shape, w.weights().to_vec())?;
+                c.insert(&format!("{}.weight", l.name), shape, w.weights())?;
                 c.insert(&format!("{}.alpha", l.name), &shape[..1], w.alpha().to_vec())?;
                 c.insert(&format!("{}.bias", l.name), &shape[..1], bias.values()?.to_vec())?;
+                if !w.divisors().is_empty() {
+                    let k: Vec<f32> = w.divisors().iter().map(|&k| k.into()).collect();
+                    c.insert(&format!("{}.divisors", l.name), &[k.len()], k)?;
+                }
             }
         }
         Ok(c)
+    }
+
+    fn save_state(&self, to: &mut Checkpoint) -> Result<()> {
+        for (l, (weights, range)) in self.spec.layers.iter().zip(self.weights.iter().zip(&self.ranges)) {
+            if let Some((_, w, bias)) = weights {
+                w.save_state(&l.name, to)?;
+                bias.save_state(&format!("{}.bias", l.name), to)?;
+            }
+            if let Some(range) = range {
+                range.save_state(&format!("{}.act.scale", l.name), to)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn load_state(&mut self, from: &Checkpoint) -> Result<()> {
+        for (i, l) in self.spec.layers.iter().enumerate() {
+            if let Some((_, w, bias)) = &mut self.weights[i] {
+                w.load_state(&l.name, from)?;
+                bias.load_state(&format!("{}.bias", l.name), from)?;
+            }
+            if let Some(range) = &mut self.ranges[i] {
+                range.load_state(&format!("{}.act.scale", l.name), from)?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -231,7 +327,10 @@ mod tests {
     use crate::spec::Calibration;
     use crate::train::tests::{quarters, small_cnn};
 
-    const LEARNING: Learning = Learning { ste: SteVariant::LearnedStepSize, ranges: true };
+    fn learning() -> Learning {
+        let (ste, init) = (SteVariant::LearnedStepSize, StepInit::Mse);
+        Learning { ste, init, ranges: true, stages: Vec::new(), choose_every: 100 }
+    }
 
     fn batch(data: &[f32]) -> Tensor {
         Tensor::from_slice(data).view([-1, 8, 8, 1]).permute([0, 3, 1, 2])
@@ -242,7 +341,7 @@ mod tests {
         let run = small_cnn(4);
         let data = quarters();
         let trainer = crate::train::QatTrainer::new(&run, &data).unwrap();
-        let trained = trainer.train_float(&mut |_| ()).unwrap();
+        let trained = trainer.train_float(&mut |_: &crate::events::QatEvent| ()).unwrap();
         (run, trained.checkpoint)
     }
 
@@ -276,7 +375,16 @@ mod tests {
         let ranges =
             ptq::calibrate(&graph, data.input, &data.train.features, Calibration::default()).unwrap();
         let folded = fold(&run.model, &weight_shapes(&run.model, data.shape).unwrap(), &float).unwrap();
-        let net = QuantNet::new(&run.model, data.shape, &folded, data.input, &ranges, LEARNING).unwrap();
+        let net = QuantNet::new(
+            &run.model,
+            data.shape,
+            &folded,
+            data.input,
+            &ranges,
+            &Checkpoint::default(),
+            learning(),
+        )
+        .unwrap();
         let saved = net.save().unwrap();
         let exported = Graph::from_checkpoint(&run.model, data.shape, classes, &saved).unwrap();
         let exported = Quantised::from_checkpoint(exported, &saved).unwrap();
@@ -304,9 +412,18 @@ mod tests {
         let folded = fold(&run.model, &weight_shapes(&run.model, data.shape).unwrap(), &float).unwrap();
         let range = Affine::from_range(-3.0, 5.0);
         let ranges: Vec<_> = run.model.layers.iter().map(|l| l.op.has_range().then_some(range)).collect();
-        let net = QuantNet::new(&run.model, data.shape, &folded, data.input, &ranges, LEARNING).unwrap();
+        let net = QuantNet::new(
+            &run.model,
+            data.shape,
+            &folded,
+            data.input,
+            &ranges,
+            &Checkpoint::default(),
+            learning(),
+        )
+        .unwrap();
         let saved = net.save().unwrap();
-        let again = QuantNet::load(&run.model, data.shape, &saved, LEARNING).unwrap();
+        let again = QuantNet::load(&run.model, data.shape, &saved, learning()).unwrap();
         assert_eq!(again.save().unwrap(), saved);
         let x = batch(&data.test.features);
         assert!(net.forward(&x, false).unwrap().equal(&again.forward(&x, false).unwrap()));

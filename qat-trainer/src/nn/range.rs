@@ -1,17 +1,20 @@
-//! 8-bit activations during training: the affine quantiser of the integer engine, on floats.
+//! Activations of 2 to 8 bits during training: the affine quantiser of the integer engine, on floats.
 //!
 //! ```text
-//! q = clamp(round_ties_even(x/s) + z, −128, 127)      x̂ = (q − z)·s
+//! q = clamp(round_ties_even(x/s) + z, lo, hi)      x̂ = (q − z)·s      lo = −2^(b−1), hi = 2^(b−1) − 1
 //! ```
 //!
 //! The zero point z is fixed by calibration; the scale s may be learned. Its gradient is that of LSQ (Esser et al. 2020,
-//! equation 3) with the bounds −128 − z and 127 − z, and its optimiser works on log s: relative steps suit ranges of any
+//! equation 3) with the bounds lo − z and hi − z, and its optimiser works on log s: relative steps suit ranges of any
 //! size, and the scale cannot leave the positive numbers (INV-2).
 
+use super::optimiser::{Moments, Update};
 use super::parallel::{UNIT, in_units};
-use super::param::{Moments, Update, average, leaf};
+use super::param::{average, leaf};
+use super::state;
 use crate::affine::Affine;
 use crate::autograd::{closure_node, memory, memory_mut, slice_mut};
+use crate::checkpoint::Checkpoint;
 use crate::error::{Error, ErrorKind, Result};
 use qat_kernels::ste_simd::AdamW;
 use tch::Tensor;
@@ -25,21 +28,22 @@ struct Grid {
 }
 
 impl Grid {
-    fn of(a: Affine) -> Self {
+    fn of(a: Affine, bits: u8) -> Self {
+        let [lo, hi] = Affine::codes(bits).map(f32::from);
         let z = f32::from(a.zero_point);
-        Self { scale: a.scale, lo: -128.0 - z, hi: 127.0 - z }
+        Self { scale: a.scale, lo: lo - z, hi: hi - z }
     }
 
-    /// [`Affine::fake_quantize`], vectorisable; NaN stays NaN, so that a diverged training shows.
+    /// [`Affine::fake_quantize_to`], vectorisable; NaN stays NaN, so that a diverged training shows.
     #[inline(always)]
     fn fake_quantize(self, x: f32) -> f32 {
         round(clamp(x / self.scale, self.lo, self.hi)) * self.scale
     }
 }
 
-/// x̂ of all numbers, in place.
+/// x̂ of all numbers with 8 bits, in place.
 pub(crate) fn fake_quantize_slice(affine: Affine, x: &mut [f32]) {
-    let grid = Grid::of(affine);
+    let grid = Grid::of(affine, 8);
     for x in x {
         *x = grid.fake_quantize(*x);
     }
@@ -68,9 +72,8 @@ fn like(t: &Tensor, pattern: &Tensor) -> Result<Tensor> {
     Ok(copy)
 }
 
-/// x̂ as a node of the graph. `scale` is the leaf that holds `affine.scale`; it gets LSQ's gradient times `factor`.
-pub(crate) fn fake_quantize(x: &Tensor, affine: Affine, scale: &Tensor, factor: f32) -> Result<Tensor> {
-    let grid = Grid::of(affine);
+/// x̂ as a node of the graph. `scale` is the leaf that holds the grid's scale; it gets LSQ's gradient times `factor`.
+fn fake_quantize(x: &Tensor, grid: Grid, scale: &Tensor, factor: f32) -> Result<Tensor> {
     let mut y = tch::no_grad(|| x.f_empty_like())?;
     let x = &like(x, &y)?;
     let units = memory_mut(&mut y)?.chunks_mut(UNIT).zip(memory(x)?.chunks(UNIT)).collect();
@@ -126,6 +129,7 @@ fn backward(grid: Grid, x: &[f32], g: &[f32], grad_x: &mut [f32]) -> f32 {
 #[derive(Debug)]
 pub(crate) struct Range {
     affine: Affine,
+    bits: u8,
     leaf: Tensor,
     moments: Moments,
     average: Option<Vec<f32>>,
@@ -133,11 +137,11 @@ pub(crate) struct Range {
 }
 
 impl Range {
-    /// A quantiser that starts from `affine`, for activations of `elements` numbers per example. Its scale is `learned`
-    /// or stays.
-    pub(crate) fn new(affine: Affine, elements: usize, learned: bool) -> Result<Self> {
+    /// A quantiser of `bits` that starts from `affine`, for activations of `elements` numbers per example. Its scale is
+    /// `learned` or stays.
+    pub(crate) fn new(affine: Affine, bits: u8, elements: usize, learned: bool) -> Result<Self> {
         let leaf = leaf(&[affine.scale], &[1])?.f_set_requires_grad(learned)?;
-        Ok(Self { affine, leaf, moments: Moments::new(1), average: None, elements })
+        Ok(Self { affine, bits, leaf, moments: Moments::new(1), average: None, elements })
     }
 
     /// Scale and zero point.
@@ -145,11 +149,16 @@ impl Range {
         self.affine
     }
 
+    /// Whether its smallest code stands for 0, so that rounding to it is a ReLU.
+    pub(crate) fn starts_at_zero(&self) -> bool {
+        self.affine.zero_point == Affine::codes(self.bits)[0]
+    }
+
     /// x̂.
     pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
         // LSQ's factor, with N counted per example so that it does not depend on the batch.
-        let factor = 1.0 / (self.elements as f32 * 127.0).sqrt();
-        fake_quantize(x, self.affine, &self.leaf, factor)
+        let factor = 1.0 / (self.elements as f32 * f32::from(Affine::codes(self.bits)[1])).sqrt();
+        fake_quantize(x, Grid::of(self.affine, self.bits), &self.leaf, factor)
     }
 
     /// The leaf of a learned scale.
@@ -169,11 +178,28 @@ impl Range {
         average(&mut self.average, &[self.affine.scale], decay);
     }
 
-    /// Replaces the scale by its average, if there is one.
-    pub(crate) fn take_average(&mut self) -> Result<()> {
-        if let Some(average) = self.average.take() {
-            self.set(average[0])?;
+    /// Exchanges the scale and its average, if there is one.
+    pub(crate) fn swap_average(&mut self) -> Result<()> {
+        let now = self.affine.scale;
+        match self.average.as_mut().and_then(|a| a.first_mut()) {
+            Some(average) => {
+                let scale = std::mem::replace(average, now);
+                self.set(scale)
+            }
+            None => Ok(()),
         }
+    }
+
+    /// Puts moments and average into the state of a training; `name` is that of the scale in it.
+    pub(crate) fn save_state(&self, name: &str, to: &mut Checkpoint) -> Result<()> {
+        self.moments.save(name, to)?;
+        state::put_average(to, name, self.average.as_deref())
+    }
+
+    /// Takes them out again.
+    pub(crate) fn load_state(&mut self, name: &str, from: &Checkpoint) -> Result<()> {
+        self.moments.load(name, from)?;
+        self.average = state::get_average(from, name, 1)?;
         Ok(())
     }
 
@@ -196,18 +222,22 @@ mod tests {
     use tch::{Device, Kind};
 
     /// The same function from torch's operators, with the detach trick.
-    fn reference(x: &Tensor, a: Affine, scale: &Tensor) -> Tensor {
+    fn reference(x: &Tensor, a: Affine, bits: u8, scale: &Tensor) -> Tensor {
         let z = f64::from(a.zero_point);
-        let v = (x / scale).clamp(-128.0 - z, 127.0 - z);
+        let [lo, hi] = Affine::codes(bits).map(f64::from);
+        let v = (x / scale).clamp(lo - z, hi - z);
         (v.round() - &v).detach().f_add(&v).unwrap() * scale
     }
 
     #[test]
     fn forward_and_gradients_equal_torchs_operators() {
-        for (affine, n) in [
-            (Affine { scale: 0.013, zero_point: -128 }, 50_000i64), // several units and a tail
-            (Affine { scale: 0.02, zero_point: 31 }, 1003),
+        for (affine, bits, n) in [
+            (Affine { scale: 0.013, zero_point: -128 }, 8, 50_000i64), // several units and a tail
+            (Affine { scale: 0.02, zero_point: 31 }, 8, 1003),
+            (Affine { scale: 0.2, zero_point: -8 }, 4, 1003),
+            (Affine { scale: 0.7, zero_point: 0 }, 2, 1003),
         ] {
+            let grid = Grid::of(affine, bits);
             let x = normal(4, &[n]).set_requires_grad(true);
             let g = normal(5, &[n]);
             let scale = leaf(&[affine.scale], &[1]).unwrap();
@@ -216,8 +246,8 @@ mod tests {
                     Tensor::f_run_backward(&[(&y * &g).sum(Kind::Float)], &[&x, &scale], false, false);
                 (y.detach(), grads.unwrap())
             };
-            let (ours, grads) = run(fake_quantize(&x, affine, &scale, 0.5).unwrap());
-            let (torch, wanted) = run(reference(&x, affine, &scale));
+            let (ours, grads) = run(fake_quantize(&x, grid, &scale, 0.5).unwrap());
+            let (torch, wanted) = run(reference(&x, affine, bits, &scale));
             assert!(ours.equal(&torch));
             assert!(grads[0].allclose(&wanted[0], 1e-6, 1e-7, false));
             let (a, b) = (grads[1].double_value(&[0]), 0.5 * wanted[1].double_value(&[0]));
@@ -225,13 +255,13 @@ mod tests {
             // The same numbers in another order in memory.
             if n == 50_000 {
                 let permuted = |t: &Tensor| t.view([10, 20, 250]).permute([0, 2, 1]);
-                let y = fake_quantize(&permuted(&x), affine, &scale, 0.5).unwrap();
+                let y = fake_quantize(&permuted(&x), grid, &scale, 0.5).unwrap();
                 assert!(y.equal(&permuted(&torch)));
                 // The gradient of a sum lies in memory like nothing at all: it is one number.
                 let loss = (&y * permuted(&g).contiguous()).sum(Kind::Float);
                 let again = Tensor::f_run_backward(&[loss], &[&x, &scale], false, false).unwrap();
                 assert!(again[0].equal(&grads[0]) && again[1].equal(&grads[1]));
-                let loss = fake_quantize(&x, affine, &scale, 0.5).unwrap().sum(Kind::Float);
+                let loss = fake_quantize(&x, grid, &scale, 0.5).unwrap().sum(Kind::Float);
                 Tensor::f_run_backward(&[loss], &[&x], false, false).unwrap();
             }
             assert!(grads[0].eq(0.0).any().int64_value(&[]) == 1, "nothing was clamped");
@@ -249,13 +279,21 @@ mod tests {
             for (x, y) in x.iter().zip(y) {
                 assert_eq!(y, affine.fake_quantize(*x), "{x}");
             }
+            let (narrow, grid) = (Affine { zero_point: -3, ..affine }, |bits| {
+                Grid::of(Affine { zero_point: -3, ..affine }, bits)
+            });
+            for bits in 3..=8 {
+                for x in &x {
+                    assert_eq!(grid(bits).fake_quantize(*x), narrow.fake_quantize_to(bits, *x), "{bits} {x}");
+                }
+            }
         }
     }
 
     #[test]
     fn a_learned_scale_moves_towards_less_error_and_stays_positive() {
         let x = Tensor::arange(1000, (Kind::Float, Device::Cpu)) / 1000.0;
-        let mut range = Range::new(Affine { scale: 1e-3, zero_point: -128 }, 1000, true).unwrap();
+        let mut range = Range::new(Affine { scale: 1e-3, zero_point: -128 }, 8, 1000, true).unwrap();
         for step in 1..=300 {
             let loss = (range.forward(&x).unwrap() - &x).pow_tensor_scalar(2).sum(Kind::Float);
             let g = Tensor::f_run_backward(&[loss], &[range.leaf().unwrap()], false, false).unwrap();

@@ -1,69 +1,84 @@
 //! Quantised weights as leaves of the graph.
 //!
 //! The network sees ŵ, a persistent leaf tensor; the weights w themselves never enter torch. After the backward pass
-//! torch holds ∂L/∂ŵ, and one pass over each row makes of it the estimator's gradient of w, the step of AdamW, and the
-//! next ŵ. Compared with a fake-quantiser node, this saves a node in both directions, two tensors of the weights' size
-//! and three passes over memory.
+//! torch holds ∂L/∂ŵ, and one pass over each row makes of it the estimator's gradient of w, the step of the optimiser,
+//! and the next ŵ. Compared with a fake-quantiser node, this saves a node in both directions, two tensors of the
+//! weights' size and three passes over memory.
 //!
-//! Every output channel has a step of its own, learned as in LSQ (Esser et al. 2020): Δ = s, or Δ = α·π/k for Pi. The
-//! optimiser of α (or s) works on its logarithm, α ← α·exp(−δ): its steps are relative, as LSQ's balance of step and
-//! weight updates asks for, and α > 0 holds by construction (INV-2).
+//! Every output channel has a step of its own, learned as in LSQ (Esser et al. 2020): Δ = s, or Δ = α·π/k for Pi, with
+//! one k or with a k for each group of weights. The optimiser of α (or s) works on its logarithm, α ← α·exp(−δ): its
+//! steps are relative, as LSQ's balance of step and weight updates asks for, and α > 0 holds by construction (INV-2). No
+//! gradient can move k: it is chosen anew at intervals, for the least squared error ([`QuantWeights::choose_divisors`]).
 
+mod fit;
+mod order;
+mod update;
+
+use super::optimiser::{Moments, Rule, Update};
 use super::parallel::{UNIT, in_units};
-use super::param::{Moments, Update, average, leaf};
+use super::param::{average, leaf};
+use super::state;
 use crate::autograd::slice_mut;
+use crate::checkpoint::Checkpoint;
 use crate::error::{Error, ErrorKind, Result};
 use crate::spec::WeightQuant;
+use fit::{fit, steps, steps_per_channel};
+use order::Order;
 use qat_kernels::config::StepRule;
-use qat_kernels::quantizer::fit_step;
+use qat_kernels::quantizer::{StepInit, choose_divisors};
 use qat_kernels::ste::lsq_gradient_scale;
 use qat_kernels::ste_simd::{self, AdamW};
-use qat_kernels::{Levels, LsqMask, SteVariant, What, pi_step};
+use qat_kernels::{Levels, SteVariant};
 use rayon::prelude::*;
 use tch::Tensor;
+use update::{Row, Scratch, Shared};
+
+/// Parts of the state of a training, beside those of [`state`].
+const BITS: &str = "bits";
+const IMPORTANCE: &str = "importance";
 
 /// Weights with one learned step per output channel.
 #[derive(Debug)]
 pub(crate) struct QuantWeights {
-    levels: Levels,
-    rule: FixedRule,
+    quant: WeightQuant,
     ste: SteVariant,
+    init: StepInit,
     w_hat: Tensor,
+    /// How `w` and all that goes with it lies, if not as torch has it.
+    order: Option<Order>,
     w: Vec<f32>,
     moments: Moments,
     alpha: Vec<f32>,
     alpha_moments: Moments,
+    /// k of each group; empty unless there are groups.
+    divisors: Vec<u8>,
+    /// Δ of each channel, or of each group.
     steps: Vec<f32>,
+    importance: Option<Vec<f32>>,
     average: Option<Vec<f32>>,
     average_alpha: Option<Vec<f32>>,
 }
 
-/// The step rules with one step per channel.
+/// What [`QuantWeights`] are made of, beside the weights.
 #[derive(Clone, Copy, Debug)]
-enum FixedRule {
-    Uniform,
-    Pi { k: u8 },
-}
-
-impl FixedRule {
-    fn of(rule: StepRule) -> Result<Self> {
-        match rule {
-            StepRule::Uniform => Ok(Self::Uniform),
-            StepRule::Pi { k } => Ok(Self::Pi { k }),
-            StepRule::PiAdaptive { .. } => Err(Error::new(
-                ErrorKind::Unsupported,
-                "training with one k per group of weights is not possible",
-            )
-            .remedy("use step = \"uniform\" or step = { pi = { k = 3 } }")),
-        }
-    }
+pub(crate) struct Kind<'a> {
+    /// Shape of the weights, the first dimension being the channels.
+    pub(crate) shape: &'a [usize],
+    /// Bits, grid and step rule.
+    pub(crate) quant: WeightQuant,
+    /// The estimator of the gradients.
+    pub(crate) ste: SteVariant,
+    /// How steps are found before they are learned.
+    pub(crate) init: StepInit,
+    /// The engine's order of a row, see [`crate::graph::row_order`].
+    pub(crate) order: &'a [usize],
 }
 
 /// Hyperparameters of one update.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Rates {
     /// For the weights.
-    pub(crate) weights: AdamW,
+    pub(crate) weights: Rule,
     /// For log α and the logarithms of the activations' scales.
     pub(crate) scales: AdamW,
     /// Factor of all gradients (clipping).
@@ -71,35 +86,40 @@ pub(crate) struct Rates {
 }
 
 impl QuantWeights {
-    /// Weights `w` of this shape, the first dimension being the channels, with the steps of least squared error.
-    pub(crate) fn new(w: &[f32], shape: &[usize], quant: WeightQuant, ste: SteVariant) -> Result<Self> {
-        let channels = shape.first().copied().unwrap_or(0).max(1);
-        let unit = step(FixedRule::of(quant.step)?, 1.0)?;
-        let per_channel = (w.len() / channels).max(1);
-        let alpha = |row| fit_step(quant.levels, row, None).map(|step| step / unit);
-        let alpha: Vec<f32> = w.par_chunks(per_channel).map(alpha).collect::<Result<_, _>>()?;
-        Self::with_alpha(w, shape, quant, ste, &alpha)
+    /// Weights `w`, as torch has them, with fitted steps. `importance` weights the errors of the fit, one number ≥ 0
+    /// per weight.
+    pub(crate) fn new(w: &[f32], kind: Kind<'_>, importance: Option<&[f32]>) -> Result<Self> {
+        // Steps of 1 until they are fitted.
+        let channels = kind.shape.first().copied().unwrap_or(0);
+        let per_channel = w.len() / channels.max(1);
+        let groups = match kind.quant.step {
+            StepRule::PiAdaptive { .. } => channels * steps_per_channel(kind.quant.step, per_channel),
+            StepRule::Uniform | StepRule::Pi { .. } => 0,
+        };
+        let mut this = Self::with_steps(w, kind, &vec![1.0; channels], &vec![2; groups])?;
+        this.importance = importance.map(|i| this.order.as_ref().map_or_else(|| i.to_vec(), |o| o.gather(i)));
+        this.fit_steps()?;
+        Ok(this)
     }
 
-    /// As [`Self::new`], with α (or s) given.
-    pub(crate) fn with_alpha(
-        w: &[f32],
-        shape: &[usize],
-        quant: WeightQuant,
-        ste: SteVariant,
-        alpha: &[f32],
-    ) -> Result<Self> {
-        let rule = FixedRule::of(quant.step)?;
+    /// As [`Self::new`], with α (or s) of each channel and k of each group given.
+    pub(crate) fn with_steps(w: &[f32], kind: Kind<'_>, alpha: &[f32], divisors: &[u8]) -> Result<Self> {
+        let adaptive = matches!(kind.quant.step, StepRule::PiAdaptive { .. });
+        let order = Order::new(kind.order).filter(|_| adaptive);
+        let per_channel = w.len() / alpha.len().max(1);
         let mut this = Self {
-            levels: quant.levels,
-            rule,
-            ste,
-            w_hat: leaf(w, shape)?,
-            w: w.to_vec(),
+            quant: kind.quant,
+            ste: kind.ste,
+            init: kind.init,
+            w_hat: leaf(w, kind.shape)?,
+            w: order.as_ref().map_or_else(|| w.to_vec(), |o| o.gather(w)),
+            order,
             moments: Moments::new(w.len()),
             alpha_moments: Moments::new(alpha.len()),
-            steps: alpha.iter().map(|&a| step(rule, a)).collect::<Result<_, _>>()?,
+            steps: vec![0.0; alpha.len() * steps_per_channel(kind.quant.step, per_channel)],
             alpha: alpha.to_vec(),
+            divisors: divisors.to_vec(),
+            importance: None,
             average: None,
             average_alpha: None,
         };
@@ -112,14 +132,24 @@ impl QuantWeights {
         &self.w_hat
     }
 
-    /// w.
-    pub(crate) fn weights(&self) -> &[f32] {
-        &self.w
+    /// w, as torch has it.
+    pub(crate) fn weights(&self) -> Vec<f32> {
+        self.as_torch_has_it(&self.w)
     }
 
     /// α of each channel (s for uniform steps).
     pub(crate) fn alpha(&self) -> &[f32] {
         &self.alpha
+    }
+
+    /// k of each group, row by row in the engine's order; none without groups.
+    pub(crate) fn divisors(&self) -> &[u8] {
+        &self.divisors
+    }
+
+    /// Bits of the codes now.
+    pub(crate) fn bits(&self) -> u8 {
+        self.quant.levels.bits()
     }
 
     /// One step of everything, given ∂L/∂ŵ.
@@ -131,68 +161,96 @@ impl QuantWeights {
             return Err(Error::new(ErrorKind::Train, format!("{got} gradients for {want} weights")));
         }
         rates.scales.validate().map_err(|e| diverged(&e))?;
-        let per_channel = self.w.len() / self.steps.len();
-        let (ste, levels, rule) = (self.ste, self.levels, self.rule);
-        let alpha_update = Update::new(&rates.scales);
-        let learned = matches!(ste, SteVariant::LearnedStepSize | SteVariant::Ewgs { .. });
-        let lsq_scale = lsq_gradient_scale(per_channel, levels);
+        let per_channel = self.per_channel();
+        let per_step = self.steps.len() / self.alpha.len();
+        let shared = Shared {
+            levels: self.quant.levels,
+            rule: self.quant.step,
+            ste: self.ste,
+            weights: rates.weights,
+            scales: Update::new(&rates.scales),
+            lsq_scale: lsq_gradient_scale(per_channel, self.quant.levels),
+            factor: rates.factor,
+        };
+        let gathered = self.order.as_ref().map(|o| o.gather(grad));
+        let grad = gathered.as_deref().unwrap_or(grad);
+        // Where the orders differ, ŵ is made in the engine's first.
+        let mut quantised = vec![0.0; if self.order.is_some() { self.w.len() } else { 0 }];
+        let w_hat = match self.order {
+            Some(_) => &mut quantised[..],
+            None => slice_mut(&mut self.w_hat)?,
+        };
         let ((m, v), (alpha_m, alpha_v)) = (self.moments.split(), self.alpha_moments.split());
         let moments = m.chunks_mut(per_channel).zip(v.chunks_mut(per_channel));
-        let scales = self.alpha.iter_mut().zip(&mut self.steps).zip(alpha_m.iter_mut().zip(alpha_v));
-        let rows = self.w.chunks_mut(per_channel).zip(slice_mut(&mut self.w_hat)?.chunks_mut(per_channel));
-        let rows: Vec<_> = rows.zip(moments).zip(grad.chunks(per_channel)).zip(scales).collect();
+        let alpha = self.alpha.iter_mut().zip(alpha_m.iter_mut().zip(alpha_v));
+        let divisors = (0..).map(|c| self.divisors.get(c * per_step..(c + 1) * per_step).unwrap_or(&[]));
+        let rows = self.w.chunks_mut(per_channel).zip(w_hat.chunks_mut(per_channel));
+        let rows = rows.zip(moments).zip(grad.chunks(per_channel)).zip(alpha);
+        let rows = rows.zip(self.steps.chunks_mut(per_step).zip(divisors));
         // Several channels to a unit: small ones are not worth a unit each.
-        let mut units: Vec<Vec<_>> = Vec::new();
-        for (i, row) in rows.into_iter().enumerate() {
+        let mut units: Vec<Vec<Row<'_>>> = Vec::new();
+        for (i, (row, (steps, divisors))) in rows.enumerate() {
+            let ((((w, w_hat), (m, v)), g), (alpha, (alpha_m, alpha_v))) = row;
             if i % UNIT.div_ceil(per_channel) == 0 {
                 units.push(Vec::new());
             }
             if let Some(unit) = units.last_mut() {
-                unit.push(row);
+                unit.push(Row { w, w_hat, g, m, v, alpha, alpha_m, alpha_v, steps, divisors });
             }
         }
-        in_units(units, |rows| -> Result<(), qat_kernels::Error> {
-            for ((((w, w_hat), (m, v)), g), ((alpha, step_now), (alpha_m, alpha_v))) in rows {
-                let now = [*step_now];
-                let mut sum = [0.0];
-                let clipped: Vec<f32>;
-                let g = if rates.factor == 1.0 {
-                    g
-                } else {
-                    clipped = g.iter().map(|g| g * rates.factor).collect();
-                    &clipped
-                };
-                // The step's gradient first, while the row is on its way into the cache: the next step has to be known
-                // before anything is requantised with it.
-                if learned {
-                    ste_simd::step_gradient(levels, LsqMask::Exact, &now, w, g, &mut sum)?;
-                    // ∂L/∂log α = α·(∂L/∂Δ·∂Δ/∂α) = Δ·∂L/∂Δ on both rules.
-                    let g = sum[0] * lsq_scale * now[0];
-                    *alpha = scaled(*alpha, alpha_update.step(g, alpha_m, alpha_v));
-                    *step_now = step(rule, *alpha)?;
-                }
-                let next = [*step_now];
-                let a = &rates.weights;
-                ste_simd::fused_adamw(
-                    ste,
-                    levels,
-                    LsqMask::Exact,
-                    &now,
-                    &next,
-                    a,
-                    w,
-                    g,
-                    m,
-                    v,
-                    w_hat,
-                    &mut sum,
-                )?;
-            }
-            Ok(())
+        in_units(units, |rows| {
+            let mut scratch = Scratch::default();
+            rows.into_iter().try_for_each(|row| shared.update(row, &mut scratch))
         })
         .into_iter()
         .collect::<Result<(), _>>()
-        .map_err(|e| diverged(&e))
+        .map_err(|e| diverged(&e))?;
+        match &self.order {
+            Some(order) => {
+                order.scatter(&quantised, slice_mut(&mut self.w_hat)?);
+                Ok(())
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Chooses k of every group anew, for the least squared error with α as it is. Nothing happens without groups.
+    pub(crate) fn choose_divisors(&mut self) -> Result<()> {
+        let StepRule::PiAdaptive { group } = self.quant.step else { return Ok(()) };
+        let (per_channel, levels) = (self.per_channel(), self.quant.levels);
+        let per_step = self.steps.len() / self.alpha.len();
+        let importance = self.importance.as_deref();
+        self.divisors
+            .par_chunks_mut(per_step)
+            .zip(self.w.par_chunks(per_channel))
+            .zip(&self.alpha)
+            .enumerate()
+            .try_for_each(|(channel, ((divisors, row), &alpha))| {
+                let importance = importance.map(|i| &i[channel * per_channel..][..per_channel]);
+                choose_divisors(levels, group, alpha, row, importance, divisors)
+            })
+            .map_err(|e| diverged(&e))?;
+        self.requantise()
+    }
+
+    /// Goes on with codes of this many bits, on steps fitted anew. What was averaged so far belonged to other codes, and
+    /// is forgotten. Returns whether anything changed.
+    pub(crate) fn set_bits(&mut self, bits: u8) -> Result<bool> {
+        if bits == self.bits() {
+            return Ok(false);
+        }
+        self.quant.levels = Levels::new(bits, self.quant.levels.grid())?;
+        self.fit_steps()?;
+        Ok(true)
+    }
+
+    fn fit_steps(&mut self) -> Result<()> {
+        let importance = self.importance.as_deref();
+        let fitted = fit(self.quant, self.init, &self.w, self.per_channel(), importance);
+        (self.alpha, self.divisors) = fitted.map_err(|e| diverged(&e))?;
+        self.alpha_moments = Moments::new(self.alpha.len());
+        (self.average, self.average_alpha) = (None, None);
+        self.requantise()
     }
 
     /// Moves the running averages of w and α.
@@ -201,166 +259,81 @@ impl QuantWeights {
         average(&mut self.average_alpha, &self.alpha, decay);
     }
 
-    /// Replaces w and α by their averages, if there are any, and requantises.
-    pub(crate) fn take_average(&mut self) -> Result<()> {
-        if let (Some(w), Some(alpha)) = (self.average.take(), self.average_alpha.take()) {
-            self.w = w;
-            for (s, &a) in self.steps.iter_mut().zip(&alpha) {
-                *s = step(self.rule, a)?;
-            }
-            self.alpha = alpha;
+    /// Exchanges w and α and their averages, if there are any, and requantises.
+    pub(crate) fn swap_average(&mut self) -> Result<()> {
+        if let (Some(w), Some(alpha)) = (&mut self.average, &mut self.average_alpha) {
+            std::mem::swap(w, &mut self.w);
+            std::mem::swap(alpha, &mut self.alpha);
             self.requantise()?;
         }
         Ok(())
     }
 
-    fn requantise(&mut self) -> Result<()> {
-        let w_hat = slice_mut(&mut self.w_hat)?;
-        ste_simd::fake_quantize(self.levels, &self.steps, &self.w, w_hat).map_err(|e| diverged(&e))
+    /// Puts all that the training needs beside weights, α and k into its state; `name` is that of the layer.
+    pub(crate) fn save_state(&self, name: &str, to: &mut Checkpoint) -> Result<()> {
+        let (weight, alpha) = (format!("{name}.weight"), format!("{name}.alpha"));
+        self.moments.save(&weight, to)?;
+        self.alpha_moments.save(&alpha, to)?;
+        state::put_average(to, &weight, self.average.as_deref())?;
+        state::put_average(to, &alpha, self.average_alpha.as_deref())?;
+        state::put(to, &weight, BITS, &[f32::from(self.bits())])?;
+        self.importance.as_deref().map_or(Ok(()), |i| state::put(to, &weight, IMPORTANCE, i))
     }
-}
 
-/// `alpha·exp(−delta)`, kept far from where a step would leave the normal numbers.
-fn scaled(alpha: f32, delta: f32) -> f32 {
-    (alpha * (-delta).exp()).clamp(1e-20, 1e20)
+    /// Takes it out again.
+    pub(crate) fn load_state(&mut self, name: &str, from: &Checkpoint) -> Result<()> {
+        let (weight, alpha) = (format!("{name}.weight"), format!("{name}.alpha"));
+        let (n, channels) = (self.w.len(), self.alpha.len());
+        self.moments.load(&weight, from)?;
+        self.alpha_moments.load(&alpha, from)?;
+        self.average = state::get_average(from, &weight, n)?;
+        self.average_alpha = state::get_average(from, &alpha, channels)?;
+        let bits = state::get(from, &weight, BITS, 1)?;
+        self.quant.levels = Levels::new(bits[0] as u8, self.quant.levels.grid()).map_err(|e| {
+            Error::new(ErrorKind::Checkpoint, e.to_string()).place(format!("tensor `{weight}.{BITS}`"))
+        })?;
+        let importance = from.has(&format!("{weight}.{IMPORTANCE}"));
+        self.importance = importance.then(|| state::get(from, &weight, IMPORTANCE, n)).transpose()?;
+        self.requantise()
+    }
+
+    /// Steps and ŵ from w, α and k.
+    fn requantise(&mut self) -> Result<()> {
+        let per_step = self.steps.len() / self.alpha.len().max(1);
+        for (c, (out, &alpha)) in self.steps.chunks_mut(per_step.max(1)).zip(&self.alpha).enumerate() {
+            let divisors = self.divisors.get(c * per_step..(c + 1) * per_step).unwrap_or(&[]);
+            steps(self.quant.step, alpha, divisors, out).map_err(|e| diverged(&e))?;
+        }
+        let quantise = |out: &mut [f32]| {
+            ste_simd::fake_quantize(self.quant.levels, &self.steps, &self.w, out).map_err(|e| diverged(&e))
+        };
+        match &self.order {
+            None => quantise(slice_mut(&mut self.w_hat)?),
+            Some(order) => {
+                let mut quantised = vec![0.0; self.w.len()];
+                quantise(&mut quantised)?;
+                order.scatter(&quantised, slice_mut(&mut self.w_hat)?);
+                Ok(())
+            }
+        }
+    }
+
+    fn per_channel(&self) -> usize {
+        (self.w.len() / self.alpha.len().max(1)).max(1)
+    }
+
+    fn as_torch_has_it(&self, engine: &[f32]) -> Vec<f32> {
+        let mut torch = engine.to_vec();
+        if let Some(order) = &self.order {
+            order.scatter(engine, &mut torch);
+        }
+        torch
+    }
 }
 
 fn diverged(e: &qat_kernels::Error) -> Error {
     Error::new(ErrorKind::Train, format!("the training diverged: {e}")).remedy("lower the learning rate")
 }
 
-/// The step for α (or s).
-fn step(rule: FixedRule, alpha: f32) -> Result<f32, qat_kernels::Error> {
-    match rule {
-        FixedRule::Pi { k } => pi_step(alpha, k),
-        FixedRule::Uniform if alpha > 0.0 && alpha.is_normal() => Ok(alpha),
-        FixedRule::Uniform => {
-            Err(qat_kernels::Error::NotPositive { what: What::Steps, index: 0, value: alpha })
-        }
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::autograd::slice;
-    use crate::nn::param::Param;
-    use crate::random::normal;
-    use qat_kernels::Grid;
-
-    fn quant(bits: u8, grid: Grid, step: StepRule) -> WeightQuant {
-        WeightQuant { levels: Levels::new(bits, grid).unwrap(), step }
-    }
-
-    /// Q(w) by torch's operators: the detach trick for w, LSQ's gradient for α by autograd.
-    fn reference(w: &Tensor, alpha: &Tensor, q: WeightQuant, scale: f64) -> Tensor {
-        let (lo, hi) = (f64::from(q.levels.lo()), f64::from(q.levels.hi()));
-        let offset = f64::from(q.levels.grid().offset());
-        // The value of α with its gradient times `scale`.
-        let alpha = (alpha.detach() + (alpha - alpha.detach()) * scale).unsqueeze(1);
-        // The same operations in the same order as `pi_step`: a step that differs in its last bit rounds differently.
-        let step = match q.step {
-            StepRule::Pi { k } => alpha * std::f64::consts::PI / i64::from(k),
-            _ => alpha,
-        };
-        let v = (w / &step - offset).clamp(lo, hi);
-        ((v.round() - &v).detach() + &v + offset) * step
-    }
-
-    /// The fused pass against torch's autograd through the detach trick and AdamW, over 20 updates of a linear
-    /// regression: w and α within 1e-5, relative to values of the order of 1. The difference is that of f32 sums in
-    /// another order.
-    #[test]
-    fn equals_the_detach_trick_with_adamw() {
-        for (bits, grid, rule) in [
-            (2, Grid::MidRise, StepRule::Pi { k: 3 }),
-            (3, Grid::MidTread, StepRule::Uniform),
-            (8, Grid::MidTread, StepRule::Pi { k: 4 }),
-        ] {
-            let q = quant(bits, grid, rule);
-            let (x, target) = (normal(11, &[64, 24]), normal(12, &[64, 6]));
-            let start = normal(13, &[6, 24]);
-            let ste = SteVariant::LearnedStepSize;
-            let fitted = QuantWeights::new(slice(&start).unwrap(), &[6, 24], q, ste).unwrap();
-            // Off the fit, which likes to put a weight exactly on the end of the grid: there the last bit of a division
-            // decides about its gradient.
-            let off: Vec<f32> = fitted.alpha().iter().map(|a| a * 0.97).collect();
-            let mut ours = QuantWeights::with_alpha(slice(&start).unwrap(), &[6, 24], q, ste, &off).unwrap();
-            let mut w = Param::new(slice(&start).unwrap(), &[6, 24], true).unwrap();
-            let mut alpha = ours.alpha().to_vec();
-            let mut moments = Moments::new(6);
-            let scale = f64::from(lsq_gradient_scale(24, q.levels));
-            let loss =
-                |w_hat: &Tensor| x.linear(w_hat, None::<&Tensor>).mse_loss(&target, tch::Reduction::Mean);
-            for t in 1..=20 {
-                let weights = AdamW { lr: 0.02, weight_decay: 0.05, step: t, ..AdamW::default() };
-                let scales = AdamW { lr: 0.01, weight_decay: 0.0, ..weights };
-
-                let g = Tensor::f_run_backward(&[loss(ours.leaf())], &[ours.leaf()], false, false).unwrap();
-                ours.update(slice(&g[0]).unwrap(), &Rates { weights, scales, factor: 1.0 }).unwrap();
-
-                let a = leaf(&alpha, &[6]).unwrap();
-                let l = loss(&reference(w.leaf(), &a, q, scale));
-                let g = Tensor::f_run_backward(&[l], &[w.leaf(), &a], false, false).unwrap();
-                w.update(slice(&g[0]).unwrap(), 1.0, &weights).unwrap();
-                let log_grad: Vec<f32> =
-                    slice(&g[1]).unwrap().iter().zip(&alpha).map(|(g, a)| g * a).collect();
-                let mut log_alpha: Vec<f32> = alpha.iter().map(|a| a.ln()).collect();
-                moments.step(&mut log_alpha, &log_grad, 1.0, &scales).unwrap();
-                alpha = log_alpha.iter().map(|a| a.exp()).collect();
-            }
-            let near = |a: &[f32], b: &[f32]| a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-5);
-            assert!(near(ours.alpha(), &alpha), "{bits}: {:?} {alpha:?}", ours.alpha());
-            assert!(near(ours.weights(), w.values().unwrap()), "{bits}");
-            assert!(!near(ours.weights(), slice(&start).unwrap()));
-        }
-    }
-
-    #[test]
-    fn w_hat_is_the_quantised_weight_after_every_update() {
-        let q = quant(2, Grid::MidRise, StepRule::Pi { k: 3 });
-        let start = normal(5, &[3, 50]);
-        let mut w =
-            QuantWeights::new(slice(&start).unwrap(), &[3, 50], q, SteVariant::LearnedStepSize).unwrap();
-        for t in 1..5_u32 {
-            let weights = AdamW { lr: 0.05, step: t, ..AdamW::default() };
-            let rates = Rates { weights, scales: AdamW { weight_decay: 0.0, ..weights }, factor: 0.5 };
-            w.update(slice(&normal(t.into(), &[3, 50])).unwrap(), &rates).unwrap();
-            for (c, &alpha) in w.alpha().iter().enumerate() {
-                let s = pi_step(alpha, 3).unwrap();
-                for i in c * 50..(c + 1) * 50 {
-                    assert_eq!(slice(w.leaf()).unwrap()[i], q.levels.fake_quantize(w.weights()[i], s));
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn results_do_not_depend_on_the_number_of_threads() {
-        let run = |threads| {
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-            pool.install(|| {
-                let q = quant(3, Grid::MidTread, StepRule::Uniform);
-                let start = normal(5, &[140, 900]);
-                let shape = [140, 900];
-                let mut w = QuantWeights::new(slice(&start).unwrap(), &shape, q, SteVariant::LearnedStepSize)
-                    .unwrap();
-                let rates = Rates { weights: AdamW::default(), scales: AdamW::default(), factor: 1.0 };
-                w.update(slice(&normal(6, &[140, 900])).unwrap(), &rates).unwrap();
-                (w.weights().to_vec(), w.alpha().to_vec())
-            })
-        };
-        assert_eq!(run(1), run(7));
-    }
-
-    #[test]
-    fn a_gradient_that_is_not_a_number_is_an_error() {
-        let q = quant(2, Grid::MidRise, StepRule::Uniform);
-        let mut w = QuantWeights::new(&[0.5; 8], &[2, 4], q, SteVariant::LearnedStepSize).unwrap();
-        let rates = Rates { weights: AdamW::default(), scales: AdamW::default(), factor: 1.0 };
-        assert!(w.update(&[f32::NAN; 8], &rates).unwrap_err().to_string().contains("diverged"));
-        assert!(w.update(&[0.0; 7], &rates).unwrap_err().to_string().contains("7 gradients"));
-        let adaptive = quant(2, Grid::MidRise, StepRule::PiAdaptive { group: 16 });
-        assert!(QuantWeights::new(&[0.5; 8], &[2, 4], adaptive, SteVariant::Standard).is_err());
-    }
-}
+mod tests;

@@ -1,10 +1,12 @@
 //! `[model]` as TOML has it: one flat table per layer, checked key by key.
 
-use super::model::{Act, LayerSpec, MAX_DIM, ModelSpec, Op, Padding, Task, Value, WeightQuant, Window};
-use super::{Source, train::check_layer_config};
+use super::model::{
+    Act, Defaults, LayerSpec, MAX_DIM, ModelSpec, Op, Padding, Task, Value, WeightQuant, Window,
+};
+use super::{Source, qat::check_layer_config};
 use crate::error::{Error, ErrorKind, Result};
 use qat_kernels::config::StepRule;
-use qat_kernels::{Grid, QatConfig};
+use qat_kernels::{Grid, MAX_BITS, MIN_BITS, QatConfig};
 use serde::Deserialize;
 
 #[derive(Clone, Copy, Deserialize)]
@@ -90,18 +92,23 @@ struct RawLayer {
     bits: Option<u8>,
     grid: Option<Grid>,
     step: Option<StepRule>,
+    act_bits: Option<u8>,
     from: Option<String>,
 }
 
 impl ModelSpec {
-    pub(super) fn from_raw(raw: RawModel, defaults: &QatConfig, source: Source<'_>) -> Result<Self> {
+    pub(super) fn from_raw(raw: RawModel, defaults: Defaults, source: Source<'_>) -> Result<Self> {
         if raw.layers.is_empty() {
             return Err(source.error("model", "layers", "the network has no layer").remedy("add layers"));
         }
-        let mut layers: Vec<LayerSpec> = Vec::with_capacity(raw.layers.len());
+        let count = raw.layers.len();
+        let mut layers: Vec<LayerSpec> = Vec::with_capacity(count);
         for (i, raw) in raw.layers.into_iter().enumerate() {
             let line = source.place(raw.span().start);
-            let layer = raw.into_inner().resolve(i, &layers, defaults, &line).map_err(|e| e.place(line))?;
+            // Logits are compared with each other: few codes would make ties.
+            let activation_bits = if i + 1 == count { MAX_BITS } else { defaults.activation_bits };
+            let defaults = Defaults { activation_bits, ..defaults };
+            let layer = raw.into_inner().resolve(i, &layers, &defaults, &line).map_err(|e| e.place(line))?;
             layers.push(layer);
         }
         Ok(Self { layers, task: raw.task })
@@ -113,7 +120,7 @@ impl RawLayer {
         self,
         index: usize,
         before: &[LayerSpec],
-        defaults: &QatConfig,
+        defaults: &Defaults,
         line: &str,
     ) -> Result<LayerSpec> {
         let kind = match self.op {
@@ -159,12 +166,12 @@ impl RawLayer {
                 window: self.window(false)?,
                 bn,
                 act,
-                quant: self.quant(defaults)?,
+                quant: self.quant(&defaults.config)?,
             },
             OpName::Depthwise => {
-                Op::Depthwise { window: self.window(false)?, bn, act, quant: self.quant(defaults)? }
+                Op::Depthwise { window: self.window(false)?, bn, act, quant: self.quant(&defaults.config)? }
             }
-            OpName::Linear => Op::Linear { out: self.out()?, bn, act, quant: self.quant(defaults)? },
+            OpName::Linear => Op::Linear { out: self.out()?, bn, act, quant: self.quant(&defaults.config)? },
             OpName::MaxPool => Op::MaxPool(self.window(true)?),
             OpName::AvgPool => Op::AvgPool(self.window(true)?),
             OpName::GlobalAvgPool => Op::GlobalAvgPool,
@@ -176,7 +183,11 @@ impl RawLayer {
                 Op::Add { from: find(from)?, act }
             }
         };
-        Ok(LayerSpec { name, input, op, line: line.into() })
+        let act_bits = self.act_bits.unwrap_or(defaults.activation_bits);
+        if !(MIN_BITS..=MAX_BITS).contains(&act_bits) {
+            return Err(spec(format!("`act_bits` is {act_bits}")).remedy("2 to 8 are possible"));
+        }
+        Ok(LayerSpec { name, input, op, act_bits, line: line.into() })
     }
 
     fn refuse_foreign_keys(&self, kind: &str) -> Result<()> {
@@ -194,6 +205,7 @@ impl RawLayer {
             ("bits", self.bits.is_some(), weighted),
             ("grid", self.grid.is_some(), weighted),
             ("step", self.step.is_some(), weighted),
+            ("act_bits", self.act_bits.is_some(), weighted || matches!(self.op, O::Add)),
             ("from", self.from.is_some(), matches!(self.op, O::Add)),
         ];
         for (key, given, meant) in keys {
@@ -260,6 +272,8 @@ mod tests {
             (r#"{ op = "max-pool", kernel = 3, pad = "same" }"#, "`pad` has no meaning"),
             (r#"{ op = "max-pool", kernel = 0 }"#, "`kernel` is 0"),
             (r#"{ op = "add" }"#, "`from` is missing"),
+            (r#"{ op = "linear", out = 3, act_bits = 1 }"#, "`act_bits` is 1"),
+            (r#"{ op = "flatten", act_bits = 4 }"#, "`act_bits` has no meaning"),
             (r#"{ op = "flatten", name = "a b" }"#, "cannot be the name"),
             (r#"{ op = "flatten", name = "a" }, { op = "flatten", name = "a" }"#, "two layers"),
             ("", "no layer"),

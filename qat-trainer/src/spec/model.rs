@@ -1,8 +1,8 @@
 //! `[model]`: the layers, and the shape of every value between them.
 
 use crate::error::{Error, ErrorKind, Result};
-use qat_kernels::Levels;
 use qat_kernels::config::StepRule;
+use qat_kernels::{Levels, QatConfig};
 use serde::Deserialize;
 
 /// The network: layers in the order in which they run.
@@ -38,6 +38,9 @@ pub struct LayerSpec {
     pub input: Value,
     /// What it does.
     pub op: Op,
+    /// Bits of its output's code, 2 to 8, where it has a range of its own ([`Op::has_range`]); elsewhere the output keeps
+    /// the code of the input. TOML: `act_bits`; default: `activation_bits` of `[qat]`, in the last layer 8.
+    pub act_bits: u8,
     /// Line of the run description, for errors.
     pub line: String,
 }
@@ -274,6 +277,15 @@ pub struct WeightQuant {
     pub levels: Levels,
     /// Uniform or Pi steps.
     pub step: StepRule,
+}
+
+/// What layers have that do not say otherwise.
+#[derive(Clone, Copy)]
+pub(super) struct Defaults {
+    /// Bits, grid and step.
+    pub(super) config: QatConfig,
+    /// Bits of activations.
+    pub(super) activation_bits: u8,
 }
 
 /// Height, width and channels of a value. A flat value of n features is 1×1×n.

@@ -28,6 +28,25 @@ impl Run {
         }
         Ok(document.to_string())
     }
+
+    /// All of this run description that decides how a training goes, in one canonical form: with the seed that holds,
+    /// without the name and without the data, which is better known by what is in it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Spec`] if the text is not TOML, which a `Run` has made sure of.
+    #[cfg(feature = "tch")]
+    pub(crate) fn text_of_training(&self) -> Result<String> {
+        let wrong = |e: String| Error::new(ErrorKind::Spec, e).file(&self.file);
+        let mut table: toml::Table = self.text.parse().map_err(|e: toml::de::Error| wrong(e.to_string()))?;
+        for key in ["name", "base", "data"] {
+            table.remove(key);
+        }
+        let train = table.entry("train").or_insert_with(|| toml::Table::new().into());
+        if let Some(train) = train.as_table_mut() {
+            train.insert("seed".into(), self.train.seed.to_string().into());
+        }
+        serde_json::to_string(&table).map_err(|e| wrong(e.to_string()))
+    }
 }
 
 /// The way from the folder `start` to the folder `target`, both of which must exist.

@@ -1,30 +1,35 @@
-//! `[train]` and `[qat]`: the two phases of training.
+//! `[train]`: the floating-point phase, and what both phases share.
 
 use super::Source;
-use crate::error::{Error, ErrorKind, Result};
-use qat_kernels::calibration::CalibrationMethod;
-use qat_kernels::config::StepRule;
-use qat_kernels::{Grid, QatConfig, SteVariant};
+use super::augment::Augment;
+use crate::error::Result;
 use serde::Deserialize;
 
-/// `[train]`: the floating-point training that comes first. Batch size, weight decay, label smoothing, clipping, averaging,
-/// augmentation and seed hold for the quantised phase too.
+/// `[train]`: the floating-point training that comes first. All but `epochs`, `lr` and `warm_up` holds for the quantised
+/// phase too.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct TrainSpec {
     /// Passes over the training split before quantisation; at least 1, default 30.
     pub epochs: u32,
-    /// Examples per step; at least 2 (batch normalisation needs two), default 128.
+    /// Examples per batch; at least 2 (batch normalisation needs two), default 128.
     pub batch: usize,
-    /// Peak learning rate of AdamW; positive, default 2e-3.
+    /// Batches per step of the optimiser, whose gradients are averaged (gradient accumulation); at least 1, the default.
+    pub accumulate: usize,
+    /// What moves the parameters; default `"adamw"`.
+    pub optimizer: Optimizer,
+    /// Peak learning rate; positive, default 2e-3.
     pub lr: f32,
     /// How the learning rate moves, in both phases; default `cosine`.
     pub schedule: Schedule,
     /// Epochs over which the learning rate rises from 0 at the start of the floating-point phase; may be a fraction,
     /// default 1.
     pub warm_up: f32,
-    /// Decoupled weight decay of AdamW; default 1e-4.
+    /// Weight decay, decoupled from the gradient by AdamW, part of it for SGD; default 1e-4.
     pub weight_decay: f32,
+    /// Weight of each class in the loss: `"balanced"` for the inverse of its share of the training split, or one positive
+    /// number per class in the order of the labels; default: all alike.
+    pub class_weights: Option<ClassWeights>,
     /// Share of the target probability spread over all classes, 0 ≤ share < 1; default 0.
     pub label_smoothing: f32,
     /// Largest norm of all gradients together, beyond which they are scaled down; 0 for no limit, the default.
@@ -32,8 +37,17 @@ pub struct TrainSpec {
     /// Decay per step of a running average of all parameters, which replaces them at the end of each phase; 0 ≤ decay
     /// < 1, 0 for none, the default.
     pub ema: f32,
-    /// Random distortions of training images; default none.
+    /// Random distortions of training examples; default none.
     pub augment: Augment,
+    /// Share of the training split that is held back, drawn with the seed, to judge the state after each epoch; 0 ≤ share
+    /// < 1, default 0.
+    pub validation: f32,
+    /// The state that a phase ends with: after its last epoch, `"last"`, the default; or `"best"`, that of the epoch with
+    /// the smallest loss on the examples held back, which needs `validation`.
+    pub keep: Keep,
+    /// Epochs without a smaller loss on the examples held back after which a phase ends early; needs `validation`. 0 for
+    /// never, the default.
+    pub patience: u32,
     /// Seed of everything random: initial weights, order, augmentation; default 1.
     pub seed: u64,
 }
@@ -47,27 +61,66 @@ pub enum Schedule {
     /// It falls to 0 along half a cosine.
     #[default]
     Cosine,
+    /// It falls to 0 along a line.
+    Linear,
 }
 
-/// `[train] augment = { shift, rotate, scale }`: each image is distorted anew in every epoch, uniformly within these
-/// bounds. Images only.
+/// The optimiser. TOML: `"adamw"`, or `{ sgd = { momentum = 0.9, nesterov = true } }`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Augment {
-    /// Largest shift along each axis, in pixels.
-    pub shift: f32,
-    /// Largest rotation to either side, in degrees.
-    pub rotate: f32,
-    /// Largest relative change of size, 0 ≤ scale < 1.
-    pub scale: f32,
+#[serde(rename_all = "kebab-case")]
+pub enum Optimizer {
+    /// AdamW (Loshchilov & Hutter 2019) with β = (0.9, 0.999).
+    #[default]
+    #[serde(rename = "adamw")]
+    AdamW,
+    /// Stochastic gradient descent. The steps of quantisers keep AdamW: their gradients depend on the unit of the
+    /// weights, and only relative steps suit all layers.
+    Sgd(Sgd),
 }
 
-impl Augment {
-    /// Whether nothing is to be distorted.
-    #[must_use]
-    pub fn is_none(self) -> bool {
-        self == Self::default()
+/// Stochastic gradient descent with momentum.
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Sgd {
+    /// Share of the velocity that a step keeps, 0 ≤ share < 1; default 0.9.
+    pub momentum: f32,
+    /// Whether the gradient is taken where the velocity leads (Nesterov); default false.
+    pub nesterov: bool,
+}
+
+impl Default for Sgd {
+    fn default() -> Self {
+        Self { momentum: 0.9, nesterov: false }
     }
+}
+
+/// Weights of the classes in the loss.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(untagged, expecting = "expected \"balanced\" or one number per class")]
+pub enum ClassWeights {
+    /// Such that every class counts the same in sum.
+    Named(Balanced),
+    /// As given.
+    Given(Vec<f32>),
+}
+
+/// The one name among [`ClassWeights`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Balanced {
+    /// `"balanced"`.
+    Balanced,
+}
+
+/// Which state a phase ends with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Keep {
+    /// The last.
+    #[default]
+    Last,
+    /// The best.
+    Best,
 }
 
 impl Default for TrainSpec {
@@ -75,14 +128,20 @@ impl Default for TrainSpec {
         Self {
             epochs: 30,
             batch: 128,
+            accumulate: 1,
+            optimizer: Optimizer::default(),
             lr: 2e-3,
             schedule: Schedule::default(),
             warm_up: 1.0,
             weight_decay: 1e-4,
+            class_weights: None,
             label_smoothing: 0.0,
             clip_norm: 0.0,
             ema: 0.0,
             augment: Augment::default(),
+            validation: 0.0,
+            keep: Keep::default(),
+            patience: 0,
             seed: 1,
         }
     }
@@ -119,104 +178,27 @@ impl TrainSpec {
         )?;
         within("clip_norm", self.clip_norm, self.clip_norm >= 0.0, "0 or more")?;
         within("ema", self.ema, (0.0..1.0).contains(&self.ema), "0 up to, not including, 1")?;
-        let Augment { shift, rotate, scale } = self.augment;
-        within("augment", shift, shift >= 0.0, "shift of 0 or more pixels")?;
-        within("augment", rotate, (0.0..=180.0).contains(&rotate), "rotate of 0 to 180 degrees")?;
-        within("augment", scale, (0.0..1.0).contains(&scale), "scale from 0 up to, not including, 1")
-    }
-}
-
-/// `[qat]`: the quantised training.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct QatSpec {
-    /// Keys `bits`, `grid`, `step` (which the layers may override one by one), `ste`, `epochs` and `learning_rate`;
-    /// defaults as [`QatConfig::default`]. One step per output channel.
-    pub config: QatConfig,
-    /// Where the ranges of the activations come from. TOML: `activations = "learned"` (default) or `"calibrated"`.
-    pub activations: ActivationQuant,
-    /// How ranges are first measured. TOML: `calibration = { method = "mse", samples = 512 }`.
-    pub calibration: Calibration,
-}
-
-/// Where the ranges of the activations come from.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum ActivationQuant {
-    /// Measured before the quantised phase, then learned with the weights.
-    #[default]
-    Learned,
-    /// Measured before the quantised phase and kept.
-    Calibrated,
-}
-
-/// How the ranges of the activations are measured.
-#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Calibration {
-    /// What makes the range: `"mse"` (the default: the least squared error after rounding), `"min-max"`, `"entropy"`,
-    /// `{ percentile = { share = 0.9999 } }` or `{ moving-average = { momentum = 0.9 } }`.
-    pub method: CalibrationMethod,
-    /// Training examples looked at, from the first; at least 1, default 512.
-    pub samples: usize,
-}
-
-impl Default for Calibration {
-    fn default() -> Self {
-        Self { method: CalibrationMethod::Mse, samples: 512 }
-    }
-}
-
-#[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub(super) struct RawQat {
-    bits: Option<u8>,
-    grid: Option<Grid>,
-    step: Option<StepRule>,
-    ste: Option<SteVariant>,
-    epochs: Option<u32>,
-    learning_rate: Option<f32>,
-    activations: ActivationQuant,
-    calibration: Calibration,
-}
-
-impl QatSpec {
-    pub(super) fn from_raw(raw: RawQat, source: Source<'_>) -> Result<Self> {
-        let d = QatConfig::default();
-        let config = d
-            .with_bits(raw.bits.unwrap_or(d.bits))
-            .with_grid(raw.grid.unwrap_or(d.grid))
-            .with_step(raw.step.unwrap_or(d.step))
-            .with_ste(raw.ste.unwrap_or(d.ste))
-            .with_epochs(raw.epochs.unwrap_or(d.epochs))
-            .with_learning_rate(raw.learning_rate.unwrap_or(d.learning_rate));
-        config
-            .validate()
-            .map_err(|e| source.error("qat", key_of(&e), e.to_string()).remedy("correct the value"))?;
-        raw.calibration.method.validate().map_err(|e| {
-            source.error("qat", "calibration", e.to_string()).remedy("correct the method's number")
-        })?;
-        if raw.calibration.samples == 0 {
-            return Err(source
-                .error("qat", "calibration", "samples = 0 measures nothing")
-                .remedy("take at least 1, better some hundred"));
+        at_least("accumulate", self.accumulate as u64, 1)?;
+        within(
+            "validation",
+            self.validation,
+            (0.0..1.0).contains(&self.validation),
+            "0 up to, not including, 1",
+        )?;
+        if let Optimizer::Sgd(Sgd { momentum, .. }) = self.optimizer {
+            let allowed = "momentum from 0 up to, not including, 1";
+            within("optimizer", momentum, (0.0..1.0).contains(&momentum), allowed)?;
         }
-        Ok(Self { config, activations: raw.activations, calibration: raw.calibration })
+        if let Some(ClassWeights::Given(weights)) = &self.class_weights {
+            weights.iter().try_for_each(|&w| within("class_weights", w, w > 0.0, "positive numbers"))?;
+        }
+        for (key, wanted) in [("keep", self.keep == Keep::Best), ("patience", self.patience > 0)] {
+            if wanted && self.validation == 0.0 {
+                return Err(source
+                    .error("train", key, "no examples are held back to judge by")
+                    .remedy("set validation = 0.1, or remove this key"));
+            }
+        }
+        self.augment.validate(source)
     }
-}
-
-/// The key of `[qat]` that an error of [`QatConfig::validate`] is about.
-fn key_of(e: &qat_kernels::Error) -> &'static str {
-    use qat_kernels::{Error as E, What};
-    match e {
-        E::Bits { .. } => "bits",
-        E::Divisor { .. } | E::Range { what: What::Group, .. } => "step",
-        E::Range { what: What::Epochs, .. } => "epochs",
-        E::NotPositive { what: What::LearningRate, .. } => "learning_rate",
-        _ => "ste",
-    }
-}
-
-/// The same check for the quantiser of one layer.
-pub(super) fn check_layer_config(config: &QatConfig) -> Result<()> {
-    config.validate().map_err(|e| Error::new(ErrorKind::Spec, e.to_string()).remedy("correct the value"))
 }

@@ -1,22 +1,58 @@
-//! Random distortion of images: shift, rotation, change of size, in one affine map with bilinear sampling.
+//! Random distortion of examples. Images: shift, rotation, change of size, in one affine map with bilinear sampling.
+//! Series: shift and masking along time. Everything: gain and noise.
 
 use crate::random::Random;
 use crate::spec::{Augment, Shape};
 
-/// Draws a distortion and writes the distorted `image` (height × width × channels, `shape`) to `out`. What moves in
-/// from outside is `background`.
+/// Draws a distortion and writes the distorted `example` (height × width × channels, `shape`) to `out`. What moves in
+/// from outside, or is masked, is `background`.
 pub(super) fn distort(
-    image: &[f32],
+    example: &[f32],
     out: &mut [f32],
     shape: Shape,
     bounds: Augment,
     background: f32,
     random: &mut Random,
 ) {
-    let shift = [random.symmetric() * bounds.shift, random.symmetric() * bounds.shift];
-    let angle = random.symmetric() * bounds.rotate.to_radians();
-    let size = 1.0 + random.symmetric() * bounds.scale;
-    affine(image, out, shape, shift, angle, size, background);
+    if bounds.bends() {
+        let shift = [random.symmetric() * bounds.shift, random.symmetric() * bounds.shift];
+        let angle = random.symmetric() * bounds.rotate.to_radians();
+        let size = 1.0 + random.symmetric() * bounds.scale;
+        affine(example, out, shape, shift, angle, size, background);
+    } else {
+        out.copy_from_slice(example);
+    }
+    let step = shape.w * shape.c;
+    if bounds.time_shift > 0 {
+        let by = random.below(2 * bounds.time_shift as usize + 1) as isize - bounds.time_shift as isize;
+        move_in_time(out, step, by, background);
+    }
+    if bounds.time_mask > 0 {
+        let longest = (bounds.time_mask as usize).min(shape.h);
+        let length = random.below(longest + 1);
+        let start = random.below(shape.h - length + 1);
+        out[start * step..(start + length) * step].fill(background);
+    }
+    if bounds.gain > 0.0 {
+        let gain = 1.0 + random.symmetric() * bounds.gain;
+        out.iter_mut().for_each(|x| *x *= gain);
+    }
+    if bounds.noise > 0.0 {
+        out.iter_mut().for_each(|x| *x += bounds.noise * random.normal());
+    }
+}
+
+/// Moves a series of steps of `step` features `by` steps later (earlier if negative).
+fn move_in_time(series: &mut [f32], step: usize, by: isize, background: f32) {
+    let distance = by.unsigned_abs().saturating_mul(step).min(series.len());
+    let kept = series.len() - distance;
+    if by >= 0 {
+        series.copy_within(..kept, distance);
+        series[..distance].fill(background);
+    } else {
+        series.copy_within(distance.., 0);
+        series[kept..].fill(background);
+    }
 }
 
 /// Rotates by `angle` and resizes by `size` about the middle, then shifts by `shift` (down, right), in pixels.
@@ -109,5 +145,50 @@ mod tests {
         assert_eq!(at(2, 3), old(2, 3));
         assert_eq!(at(4, 5), old(3, 4));
         assert_eq!(at(2, 4), 0.5 * (old(2, 3) + old(2, 4)));
+    }
+
+    #[test]
+    fn series_move_and_are_masked_along_time() {
+        let series: Vec<f32> = (1..=12).map(|i| i as f32).collect();
+        let moved = |by| {
+            let mut out = series.clone();
+            move_in_time(&mut out, 3, by, -1.0);
+            out
+        };
+        assert_eq!(moved(1), [&[-1.0; 3], &series[..9]].concat());
+        assert_eq!(moved(-2), [&series[6..], &[-1.0; 6]].concat());
+        assert_eq!((moved(0), moved(9), moved(-9)), (series.clone(), vec![-1.0; 12], vec![-1.0; 12]));
+
+        let bounds = Augment { time_mask: 2, ..Augment::default() };
+        let (shape, mut lengths) = (Shape { h: 4, w: 1, c: 3 }, [0; 3]);
+        let mut random = Random::new(1, Purpose::Order(0));
+        for _ in 0..60 {
+            let mut out = vec![0.0; 12];
+            distort(&series, &mut out, shape, bounds, -1.0, &mut random);
+            let masked: Vec<usize> = (0..12).filter(|&i| out[i] != series[i]).collect();
+            assert!(masked.iter().all(|&i| out[i] == -1.0) && masked.len().is_multiple_of(3));
+            assert!(masked.windows(2).all(|w| w[1] == w[0] + 1), "one run: {masked:?}");
+            lengths[masked.len() / 3] += 1;
+        }
+        assert!(lengths.iter().all(|&n| n > 5), "{lengths:?}");
+    }
+
+    #[test]
+    fn gain_is_one_factor_and_noise_has_its_deviation() {
+        let mut random = Random::new(4, Purpose::Order(0));
+        let ones = vec![1.0; 70];
+        let mut out = ones.clone();
+        distort(&ones, &mut out, SHAPE, Augment { gain: 0.5, ..Augment::default() }, 0.0, &mut random);
+        assert!(out.iter().all(|x| *x == out[0]) && out[0] != 1.0 && (0.5..1.5).contains(&out[0]));
+
+        let noise = Augment { noise: 0.3, ..Augment::default() };
+        let mut all = Vec::new();
+        for _ in 0..200 {
+            distort(&ones, &mut out, SHAPE, noise, 0.0, &mut random);
+            all.extend(out.iter().map(|x| f64::from(x - 1.0)));
+        }
+        let n = all.len() as f64;
+        let (mean, square) = (all.iter().sum::<f64>() / n, all.iter().map(|x| x * x).sum::<f64>() / n);
+        assert!(mean.abs() < 0.01 && (square.sqrt() - 0.3).abs() < 0.01, "{mean} {square}");
     }
 }

@@ -32,9 +32,9 @@ impl<'a> Batches<'a> {
         Self { split, shape: data.shape, background: data.background(), rounding }
     }
 
-    /// Number of examples.
-    pub(super) fn len(&self) -> usize {
-        self.split.len()
+    /// Every example, in order.
+    pub(super) fn all(&self) -> Vec<usize> {
+        (0..self.split.len()).collect()
     }
 
     /// The examples of these indices, undistorted.
@@ -50,7 +50,7 @@ impl<'a> Batches<'a> {
         seed: u64,
         epoch: u32,
     ) -> Result<Batch> {
-        if bounds.is_none() || self.shape.is_flat() {
+        if bounds.is_none() {
             return self.plain(indices);
         }
         self.make(indices, |example, from, to| {
@@ -87,5 +87,59 @@ impl<'a> Batches<'a> {
         };
         let labels: Vec<i64> = indices.iter().map(|&i| i64::from(self.split.labels[i])).collect();
         Ok(Batch { x, labels: Tensor::f_from_slice(&labels)? })
+    }
+}
+
+/// The examples of a training: those to learn from, those held back, and those to judge by.
+pub(super) struct Examples<'a> {
+    /// The training split.
+    pub(super) train: Batches<'a>,
+    /// Those of `train` to learn from.
+    pub(super) learn: Vec<usize>,
+    /// Those of `train` that are held back.
+    pub(super) held_back: Vec<usize>,
+    /// The test split.
+    pub(super) test: Batches<'a>,
+}
+
+impl<'a> Examples<'a> {
+    /// The examples of `data`, `share` of the training split held back.
+    pub(super) fn new(data: &'a Dataset, share: f32, seed: u64, rounded: bool) -> Self {
+        let train = Batches::new(data, &data.train, rounded);
+        let test = Batches::new(data, &data.test, rounded);
+        let mut learn = train.all();
+        let mut held_back = Vec::new();
+        if share > 0.0 {
+            learn = Random::new(seed, Purpose::Validation).order(learn.len());
+            // At least one to judge by, and two to learn from.
+            let most = learn.len().saturating_sub(2);
+            let count = ((learn.len() as f64 * f64::from(share)).round() as usize).clamp(1.min(most), most);
+            held_back = learn.split_off(learn.len() - count);
+            learn.sort_unstable();
+            held_back.sort_unstable();
+        }
+        Self { train, learn, held_back, test }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::train::tests::quarters;
+
+    #[test]
+    fn a_share_is_held_back_once_and_for_all() {
+        let data = quarters();
+        let of = |share, seed| {
+            let e = Examples::new(&data, share, seed, false);
+            (e.learn, e.held_back)
+        };
+        assert_eq!(of(0.0, 1), ((0..200).collect(), vec![]));
+        let (learn, held_back) = of(0.1, 1);
+        assert_eq!((learn.len(), held_back.len()), (180, 20));
+        assert!(held_back.iter().all(|i| !learn.contains(i)));
+        assert_eq!(of(0.1, 1), (learn, held_back.clone()));
+        assert_ne!(of(0.1, 2).1, held_back);
+        assert_eq!((of(1e-6, 1).1.len(), of(0.999, 1).0.len()), (1, 2));
     }
 }

@@ -2,9 +2,18 @@
 
 mod augment;
 mod batches;
+mod checkpoint;
+mod fisher;
 mod fit;
+mod loader;
+mod loss;
 mod schedule;
+mod session;
+mod teacher;
 mod threads;
+
+pub use checkpoint::TrainingCheckpoint;
+pub use session::Listener;
 
 use crate::checkpoint::Checkpoint;
 use crate::data::Dataset;
@@ -13,9 +22,14 @@ use crate::events::{Phase, QatEvent};
 use crate::graph::Graph;
 use crate::nn::{FloatNet, Learning, Network, QuantNet, fold, weight_shapes};
 use crate::ptq;
-use crate::spec::{ActivationQuant, Run, Task};
-use batches::Batches;
+use crate::spec::{ActivationQuant, Importance, Run, Task, TeacherSource};
+use batches::{Batches, Examples};
+use checkpoint::fingerprint;
+use fisher::fisher;
 use fit::{Plan, evaluate, fit};
+use loss::Objective;
+use session::Session;
+use teacher::Teacher;
 use threads::Threads;
 
 /// The result of a phase.
@@ -38,9 +52,10 @@ pub struct Outcome {
 
 /// Trains the network of a run description on a data set.
 ///
-/// On the CPU, the same run description, data, machine and number of cores give the same bits. Torch gets as many
-/// threads as a step is worth, one for small networks. Nothing is selected by
-/// the test split: what counts is the state after the last epoch.
+/// On the CPU, the same run description, data, machine and number of cores give the same bits, whether the training runs
+/// through or is stopped and resumed. Torch gets as many threads as a step is worth, one for small networks. Nothing is
+/// selected by the test split: what counts is the state after the last epoch, or that with the smallest loss on examples
+/// held back from the training split.
 #[derive(Clone, Copy, Debug)]
 pub struct QatTrainer<'a> {
     run: &'a Run,
@@ -51,21 +66,39 @@ impl<'a> QatTrainer<'a> {
     /// A trainer.
     ///
     /// # Errors
-    /// [`ErrorKind::Spec`] if the network does not fit the data, [`ErrorKind::Data`] if a split is empty.
+    /// [`ErrorKind::Spec`] if the network or the way of training does not fit the data, [`ErrorKind::Data`] if a split
+    /// has too few examples.
     pub fn new(run: &'a Run, data: &'a Dataset) -> Result<Self> {
-        run.model.check(data.shape, data.classes.len()).map_err(|e| e.file(&run.file))?;
+        let in_run = |e: Error| e.file(&run.file);
+        run.model.check(data.shape, data.classes.len()).map_err(in_run)?;
         if run.model.task != Task::Classify {
-            return Err(Error::new(
-                ErrorKind::Spec,
-                "there is no loss yet for a network that reconstructs its input",
-            )
-            .place("`task` of [model]")
-            .file(&run.file)
-            .remedy("train a classifier, or export this network untrained with `qat seeded`"));
+            return Err(in_run(
+                Error::new(ErrorKind::Spec, "there is no loss yet for a network that reconstructs its input")
+                    .place("`task` of [model]")
+                    .remedy("train a classifier, or export this network untrained with `qat seeded`"),
+            ));
         }
-        if data.train.len() < 2 || data.test.is_empty() {
+        let least = if run.train.validation > 0.0 { 3 } else { 2 };
+        if data.train.len() < least || data.test.is_empty() {
             return Err(Error::new(ErrorKind::Data, "too few examples to train on or to judge by")
-                .remedy("give at least two for training and one for testing"));
+                .remedy(format!("give at least {least} for training and one for testing")));
+        }
+        if run.train.augment.needs_a_map() && data.shape.is_flat() {
+            return Err(in_run(
+                Error::new(
+                    ErrorKind::Spec,
+                    "the examples are neither images nor series, but rows of features",
+                )
+                .place("`augment` of [train]")
+                .remedy("keep gain and noise alone"),
+            ));
+        }
+        Objective::new(&run.train, data.classes.len(), &data.train).map_err(in_run)?;
+        if let Some(spec) = &run.distill
+            && spec.teacher != TeacherSource::Own
+        {
+            // Nobody wants to hear of a missing teacher after the first phase.
+            Teacher::new(run, data, spec, &Checkpoint::default())?;
         }
         Ok(Self { run, data })
     }
@@ -73,65 +106,127 @@ impl<'a> QatTrainer<'a> {
     /// Both phases.
     ///
     /// # Errors
-    /// [`ErrorKind::Train`] if torch fails or the training diverges, [`ErrorKind::Unsupported`] for a quantiser that
-    /// cannot be trained.
-    pub fn train(&self, on_event: &mut dyn FnMut(&QatEvent)) -> Result<Outcome> {
-        let float = self.train_float(on_event)?;
-        let quantised = self.train_quantised(&float.checkpoint, on_event)?;
+    /// [`ErrorKind::Train`] if torch fails or the training diverges, [`ErrorKind::Stopped`] if the listener asks for it,
+    /// and what the listener fails with.
+    pub fn train(&self, listener: &mut dyn Listener) -> Result<Outcome> {
+        self.run(None, listener)
+    }
+
+    /// The rest of a training, from a checkpoint that a listener got. The result is the same, bit for bit, as if it had
+    /// never been interrupted.
+    ///
+    /// # Errors
+    /// As [`Self::train`], and [`ErrorKind::Checkpoint`] if the checkpoint is not one of this training.
+    pub fn resume(&self, from: &TrainingCheckpoint, listener: &mut dyn Listener) -> Result<Outcome> {
+        self.run(Some(from), listener)
+    }
+
+    fn run(&self, from: Option<&TrainingCheckpoint>, listener: &mut dyn Listener) -> Result<Outcome> {
+        let fingerprint = fingerprint(self.run, self.data)?;
+        if let Some(from) = from {
+            from.belongs_to(&fingerprint)?;
+        }
+        let mut session = Session::new(listener, fingerprint, from.map_or(0, |c| c.text.events));
+        let in_quantised = from.filter(|c| c.text.phase == Phase::Quantised);
+        let float = match in_quantised.and_then(|c| c.float.clone()) {
+            Some(float) => float,
+            None => self.float_phase(from, &mut session)?,
+        };
+        session.float = Some(float.clone());
+        let quantised = self.quantised_phase(&float.checkpoint, in_quantised, &mut session)?;
         Ok(Outcome { float, quantised })
     }
 
-    /// The first phase: training in floating point.
+    /// The first phase alone: training in floating point.
     ///
     /// # Errors
     /// As [`Self::train`].
-    pub fn train_float(&self, on_event: &mut dyn FnMut(&QatEvent)) -> Result<Trained> {
-        let spec = &self.run.train;
-        let _threads = Threads::worth(&self.run.model, self.data.shape, spec.batch)?;
-        let mut net = FloatNet::new(&self.run.model, self.data.shape, spec.seed)?;
+    pub fn train_float(&self, listener: &mut dyn Listener) -> Result<Trained> {
+        self.float_phase(None, &mut Session::new(listener, fingerprint(self.run, self.data)?, 0))
+    }
+
+    /// The second phase alone: calibration on a floating-point network, then training with quantisation in the loop.
+    ///
+    /// # Errors
+    /// As [`Self::train`]; besides [`ErrorKind::Checkpoint`] if `float` is not a checkpoint of this network.
+    pub fn train_quantised(&self, float: &Trained, listener: &mut dyn Listener) -> Result<Trained> {
+        let mut session = Session::new(listener, fingerprint(self.run, self.data)?, 0);
+        session.float = Some(float.clone());
+        self.quantised_phase(&float.checkpoint, None, &mut session)
+    }
+
+    fn float_phase(&self, from: Option<&TrainingCheckpoint>, session: &mut Session<'_>) -> Result<Trained> {
+        let (model, shape, spec) = (&self.run.model, self.data.shape, &self.run.train);
+        let _threads = Threads::worth(model, shape, spec.batch)?;
+        let mut net = match from {
+            None => FloatNet::new(model, shape, spec.seed)?,
+            Some(state) => {
+                let mut net = FloatNet::load(model, shape, &state.network)?;
+                net.load_state(&state.network)?;
+                net
+            }
+        };
         let plan = Plan {
             phase: Phase::Float,
             epochs: spec.epochs,
             epochs_before: 0,
             peak_rate: spec.lr,
+            peak_scale_rate: spec.lr,
             warm_up: spec.warm_up,
             spec,
         };
-        let test_accuracy = fit(&mut net, &self.batches(false), &self.test(false), &plan, on_event)?;
-        Ok(Trained { checkpoint: net.save()?, test_accuracy })
+        fit(&mut net, &self.examples(false), &self.objective()?, &plan, from, session)
     }
 
-    /// The second phase: calibration on the floating-point network, then training with quantisation in the loop.
-    ///
-    /// # Errors
-    /// As [`Self::train`]; besides [`ErrorKind::Checkpoint`] if `float` is not a checkpoint of this network.
-    pub fn train_quantised(
+    fn quantised_phase(
         &self,
         float: &Checkpoint,
-        on_event: &mut dyn FnMut(&QatEvent),
+        from: Option<&TrainingCheckpoint>,
+        session: &mut Session<'_>,
     ) -> Result<Trained> {
         let (model, shape, qat) = (&self.run.model, self.data.shape, &self.run.qat);
         let _threads = Threads::worth(model, shape, self.run.train.batch)?;
-        let graph = Graph::from_checkpoint(model, shape, self.data.classes.len(), float)?;
-        let ranges = ptq::calibrate(&graph, self.data.input, &self.data.train.features, qat.calibration)?;
-        for (layer, range) in model.layers.iter().zip(&ranges) {
-            if let Some(a) = range {
-                let (layer, scale, zero_point) = (layer.name.clone(), a.scale, a.zero_point);
-                on_event(&QatEvent::Calibrated { layer, scale, zero_point });
+        let mut net = match from {
+            None => self.quantise(float, session)?,
+            Some(state) => {
+                let mut net = QuantNet::load(model, shape, &state.network, self.learning())?;
+                net.load_state(&state.network)?;
+                net
             }
-        }
-        let folded = fold(model, &weight_shapes(model, shape)?, float)?;
-        let mut net = QuantNet::new(model, shape, &folded, self.data.input, &ranges, self.learning())?;
+        };
         let plan = Plan {
             phase: Phase::Quantised,
             epochs: qat.config.epochs,
             epochs_before: self.run.train.epochs,
             peak_rate: qat.config.learning_rate,
+            peak_scale_rate: qat.scale_learning_rate,
             warm_up: 0.0,
             spec: &self.run.train,
         };
-        let test_accuracy = fit(&mut net, &self.batches(true), &self.test(true), &plan, on_event)?;
-        Ok(Trained { checkpoint: net.save()?, test_accuracy })
+        let mut objective = self.objective()?;
+        if let Some(spec) = &self.run.distill {
+            objective.teacher = Some(Teacher::new(self.run, self.data, spec, float)?);
+        }
+        fit(&mut net, &self.examples(true), &objective, &plan, from, session)
+    }
+
+    /// The start of the second phase.
+    fn quantise(&self, float: &Checkpoint, session: &mut Session<'_>) -> Result<QuantNet> {
+        let (model, shape, qat) = (&self.run.model, self.data.shape, &self.run.qat);
+        let graph = Graph::from_checkpoint(model, shape, self.data.classes.len(), float)?;
+        let ranges = ptq::calibrate(&graph, self.data.input, &self.data.train.features, qat.calibration)?;
+        for (layer, range) in model.layers.iter().zip(&ranges) {
+            if let Some(a) = range {
+                let (layer, scale, zero_point) = (layer.name.clone(), a.scale, a.zero_point);
+                session.tell(&QatEvent::Calibrated { layer, scale, zero_point });
+            }
+        }
+        let folded = fold(model, &weight_shapes(model, shape)?, float)?;
+        let importance = match qat.importance {
+            Importance::None => Checkpoint::default(),
+            Importance::Fisher => fisher(model, self.data, &folded, qat.calibration.samples)?,
+        };
+        QuantNet::new(model, shape, &folded, self.data.input, &ranges, &importance, self.learning())
     }
 
     /// Share of the test split that a floating-point checkpoint classifies correctly, 0 to 1.
@@ -154,11 +249,21 @@ impl<'a> QatTrainer<'a> {
 
     fn learning(&self) -> Learning {
         let qat = &self.run.qat;
-        Learning { ste: qat.config.ste, ranges: qat.activations == ActivationQuant::Learned }
+        Learning {
+            ste: qat.config.ste,
+            init: qat.init,
+            ranges: qat.activations == ActivationQuant::Learned,
+            stages: qat.progressive.clone(),
+            choose_every: qat.choose_k_every,
+        }
     }
 
-    fn batches(&self, rounded: bool) -> Batches<'_> {
-        Batches::new(self.data, &self.data.train, rounded)
+    fn objective(&self) -> Result<Objective> {
+        Objective::new(&self.run.train, self.data.classes.len(), &self.data.train)
+    }
+
+    fn examples(&self, rounded: bool) -> Examples<'_> {
+        Examples::new(self.data, self.run.train.validation, self.run.train.seed, rounded)
     }
 
     fn test(&self, rounded: bool) -> Batches<'_> {
@@ -167,146 +272,4 @@ impl<'a> QatTrainer<'a> {
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
-    use super::*;
-    use crate::affine::Affine;
-    use crate::data::{Split, Standardisation};
-    use crate::random::{Purpose, Random};
-    use crate::spec::{Op, Shape};
-
-    /// Every operator, 8×8 grey images, 3 classes.
-    pub(crate) fn small_cnn(seed: u64) -> Run {
-        let text = format!(
-            r#"
-[data]
-format = "idx"
-train_images = "-"
-train_labels = "-"
-test_images = "-"
-test_labels = "-"
-[model]
-layers = [
-  {{ op = "conv", name = "stem", out = 4, kernel = 3, pad = 1, bn = true, act = "relu", bits = 8 }},
-  {{ op = "max-pool", name = "pool", kernel = 2 }},
-  {{ op = "depthwise", kernel = 3, pad = 1, bn = true, act = "relu6", bits = 4 }},
-  {{ op = "conv", out = 4, kernel = 3, pad = 1, bn = true }},
-  {{ op = "add", from = "pool", act = "relu" }},
-  {{ op = "avg-pool", kernel = 2 }},
-  {{ op = "global-avg-pool" }},
-  {{ op = "linear", out = 3, bits = 8 }},
-]
-[train]
-epochs = 6
-batch = 16
-lr = 0.02
-clip_norm = 5.0
-ema = 0.5
-label_smoothing = 0.05
-augment = {{ shift = 0.5, rotate = 5, scale = 0.05 }}
-seed = {seed}
-[qat]
-bits = 3
-grid = "mid-rise"
-step = {{ pi = {{ k = 4 }} }}
-epochs = 4
-learning_rate = 0.01
-"#
-        );
-        Run::parse(&text, "run.toml".as_ref()).unwrap()
-    }
-
-    /// Images whose brightest quarter is the class, with noise.
-    pub(crate) fn quarters() -> Dataset {
-        let mut random = Random::new(99, Purpose::Order(7));
-        let mut split = |n: usize| {
-            let mut split = Split::default();
-            for _ in 0..n {
-                let class = random.below(3);
-                for i in 0..64 {
-                    let quarter = (i / 32) * 2 + (i % 8) / 4;
-                    let signal = if quarter == class { 1.0 } else { 0.0 };
-                    split.features.push((signal + 0.4 * random.symmetric()).clamp(-1.0, 1.5));
-                }
-                split.labels.push(class as u32);
-            }
-            split
-        };
-        Dataset {
-            train: split(200),
-            test: split(100),
-            classes: ["a", "b", "c"].map(String::from).to_vec(),
-            shape: Shape { h: 8, w: 8, c: 1 },
-            standardisation: Standardisation::none(),
-            input: Affine::from_range(-1.0, 1.5),
-            sha256: [0; 32],
-        }
-    }
-
-    fn train(seed: u64) -> (Outcome, Vec<QatEvent>) {
-        let (run, data) = (small_cnn(seed), quarters());
-        let mut events = Vec::new();
-        let outcome = QatTrainer::new(&run, &data).unwrap().train(&mut |e| events.push(e.clone())).unwrap();
-        (outcome, events)
-    }
-
-    #[test]
-    fn learns_and_reports() {
-        let (outcome, events) = train(3);
-        assert!(outcome.float.test_accuracy > 0.95, "{}", outcome.float.test_accuracy);
-        assert!(outcome.quantised.test_accuracy > 0.95, "{}", outcome.quantised.test_accuracy);
-        let count = |f: fn(&QatEvent) -> bool| events.iter().filter(|e| f(e)).count();
-        assert_eq!(count(|e| matches!(e, QatEvent::PhaseStarted { .. })), 2);
-        assert_eq!(count(|e| matches!(e, QatEvent::StepDone { .. })), 10 * (200 / 16));
-        assert_eq!(count(|e| matches!(e, QatEvent::EpochDone { .. })), 10);
-        assert_eq!(count(|e| matches!(e, QatEvent::Calibrated { .. })), 5);
-        assert!(matches!(events.last(), Some(QatEvent::PhaseDone { phase: Phase::Quantised, .. })));
-    }
-
-    #[test]
-    fn one_seed_gives_one_result_bit_for_bit_and_another_another() {
-        let (a, events_a) = train(5);
-        let (b, events_b) = train(5);
-        assert_eq!(a.float.checkpoint.to_bytes().unwrap(), b.float.checkpoint.to_bytes().unwrap());
-        assert_eq!(a.quantised.checkpoint.to_bytes().unwrap(), b.quantised.checkpoint.to_bytes().unwrap());
-        assert_eq!(events_a, events_b);
-        let (c, _) = train(6);
-        assert_ne!(a.float.checkpoint, c.float.checkpoint);
-    }
-
-    #[test]
-    fn checkpoints_bring_their_accuracy_back() {
-        let (run, data) = (small_cnn(2), quarters());
-        let trainer = QatTrainer::new(&run, &data).unwrap();
-        let outcome = trainer.train(&mut |_| ()).unwrap();
-        let (float, quantised) = (outcome.float, outcome.quantised);
-        assert_eq!(trainer.evaluate_float(&float.checkpoint).unwrap(), float.test_accuracy);
-        assert_eq!(trainer.evaluate_quantised(&quantised.checkpoint).unwrap(), quantised.test_accuracy);
-        let e = trainer.evaluate_quantised(&float.checkpoint).unwrap_err();
-        assert_eq!(e.kind(), ErrorKind::Checkpoint);
-    }
-
-    #[test]
-    fn misfits_are_refused_before_anything_runs() {
-        let (run, mut data) = (small_cnn(1), quarters());
-        data.classes.push("d".into());
-        assert_eq!(QatTrainer::new(&run, &data).unwrap_err().kind(), ErrorKind::Spec);
-        let mut data = quarters();
-        data.test = Split::default();
-        assert_eq!(QatTrainer::new(&run, &data).unwrap_err().kind(), ErrorKind::Data);
-    }
-
-    #[test]
-    fn divergence_is_an_error_that_says_where() {
-        let (mut run, data) = (small_cnn(1), quarters());
-        (run.train.lr, run.train.weight_decay) = (1e30, 0.0);
-        // Batch normalisation would keep the loss finite.
-        for l in &mut run.model.layers {
-            if let Op::Conv { bn, .. } | Op::Depthwise { bn, .. } = &mut l.op {
-                *bn = false;
-            }
-        }
-        let e = QatTrainer::new(&run, &data).unwrap().train(&mut |_| ()).unwrap_err();
-        assert_eq!(e.kind(), ErrorKind::Train);
-        assert!(e.to_string().contains("float phase, epoch"), "{e}");
-    }
-}
+pub(crate) mod tests;

@@ -23,12 +23,11 @@ impl Rate {
         let share = if middle < warm_up {
             middle / warm_up
         } else {
+            let x = ((middle - warm_up) / (self.steps as f64 - warm_up).max(1.0)).min(1.0);
             match self.schedule {
                 Schedule::Constant => 1.0,
-                Schedule::Cosine => {
-                    let x = (middle - warm_up) / (self.steps as f64 - warm_up).max(1.0);
-                    0.5 * (1.0 + (std::f64::consts::PI * x.min(1.0)).cos())
-                }
+                Schedule::Cosine => 0.5 * (1.0 + (std::f64::consts::PI * x).cos()),
+                Schedule::Linear => 1.0 - x,
             }
         };
         // Far below what changes a weight, but above 0, which the optimiser refuses.
@@ -42,18 +41,20 @@ mod tests {
 
     #[test]
     fn rises_peaks_and_falls_and_never_reaches_zero() {
-        let rate = Rate { peak: 1.0, schedule: Schedule::Cosine, warm_up: 10, steps: 110 };
-        let all: Vec<f32> = (0..110).map(|t| rate.at(t)).collect();
-        assert!(all[..10].is_sorted() && all[10..].iter().rev().is_sorted());
-        assert!(all[0] < 0.06 && all[10] > 0.999 && all[109] < 1e-3);
-        assert!(all.iter().all(|r| *r > 0.0));
-        assert!((all[60] - 0.5).abs() < 0.02);
+        for (schedule, top, end) in [(Schedule::Cosine, 0.999, 1e-3), (Schedule::Linear, 0.99, 6e-3)] {
+            let rate = Rate { peak: 1.0, schedule, warm_up: 10, steps: 110 };
+            let all: Vec<f32> = (0..110).map(|t| rate.at(t)).collect();
+            assert!(all[..10].is_sorted() && all[10..].iter().rev().is_sorted());
+            assert!(all[0] < 0.06 && all[10] > top && all[109] < end);
+            assert!(all.iter().all(|r| *r > 0.0));
+            assert!((all[60] - 0.5).abs() < 0.02);
+        }
     }
 
     #[test]
     fn short_phases_have_positive_rates_too() {
         for (warm_up, steps) in [(0, 1), (5, 3), (3, 3), (0, 0)] {
-            for schedule in [Schedule::Constant, Schedule::Cosine] {
+            for schedule in [Schedule::Constant, Schedule::Cosine, Schedule::Linear] {
                 let rate = Rate { peak: 0.1, schedule, warm_up, steps };
                 assert!((0..=steps).all(|t| rate.at(t) > 0.0 && rate.at(t) <= 0.1));
             }

@@ -1,12 +1,17 @@
-//! The run folder: made at the start, complete at the end, gone if the training fails.
+//! The run folder: made at the start, complete at the end; in between it belongs to one process, and holds what a training
+//! that stops needs to go on.
 
-use qat_trainer::checkpoint::write_atomically;
+use qat_trainer::atomic::{remove_leftovers, write_atomically};
+use qat_trainer::lock::FolderLock;
 use qat_trainer::{Error, ErrorKind, Result};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Everything that a training leaves in its folder.
-const FILES: [&str; 7] = [
+/// The state of an unfinished training.
+pub(super) const STATE: &str = "last.safetensors";
+
+/// Everything that a training writes into its folder; the state is gone once it is complete.
+const FILES: [&str; 8] = [
     "config.toml",
     "metrics.jsonl",
     "fp32.safetensors",
@@ -14,37 +19,37 @@ const FILES: [&str; 7] = [
     "model.piq",
     "ptq.piq",
     "summary.json",
+    STATE,
 ];
 
-/// A run folder under construction. Dropping it before [`Folder::keep`] removes what was written: half a run looks too
-/// much like a whole one.
+/// A run folder under construction. Dropping it before [`Folder::keep`] removes what was written, unless there is a state
+/// to go on from: half a run looks too much like a whole one.
 pub(super) struct Folder {
     path: PathBuf,
     /// Whether the folder itself is new.
     new: bool,
     kept: bool,
+    _lock: FolderLock,
 }
 
 impl Folder {
-    /// Makes the folder, and removes the files of an earlier run from it.
-    pub(super) fn create(path: &Path) -> Result<Self> {
+    /// Makes the folder if it is not there, keeps other processes out of it, and removes what killed ones left.
+    pub(super) fn open(path: &Path) -> Result<Self> {
         let new = !path.exists();
         fs::create_dir_all(path).map_err(|e| {
             Error::new(ErrorKind::Io, format!("cannot make this folder: {e}"))
                 .file(path)
                 .remedy("choose another --out")
         })?;
-        let folder = Self { path: path.into(), new, kept: false };
-        for name in FILES {
-            let file = folder.file(name);
-            match fs::remove_file(&file) {
-                Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                    return Err(Error::io("replace", file, &e));
-                }
-                _ => {}
-            }
-        }
+        let folder = Self { path: path.into(), new, kept: true, _lock: FolderLock::acquire(path)? };
+        remove_leftovers(path, &FILES)?;
         Ok(folder)
+    }
+
+    /// Removes the files of an earlier run.
+    pub(super) fn clear(&mut self) -> Result<()> {
+        self.kept = false;
+        FILES.into_iter().try_for_each(|name| self.remove(name))
     }
 
     /// The folder.
@@ -62,15 +67,25 @@ impl Folder {
         write_atomically(&self.file(name), bytes)
     }
 
+    /// Removes a file, if it is there.
+    fn remove(&self, name: &str) -> Result<()> {
+        let file = self.file(name);
+        match fs::remove_file(&file) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", file, &e)),
+            _ => Ok(()),
+        }
+    }
+
     /// The run is complete.
-    pub(super) fn keep(mut self) {
+    pub(super) fn keep(mut self) -> Result<()> {
         self.kept = true;
+        self.remove(STATE)
     }
 }
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        if self.kept {
+        if self.kept || self.file(STATE).exists() {
             return;
         }
         // Best effort: the error worth reporting is the one that led here.
@@ -87,23 +102,50 @@ impl Drop for Folder {
 mod tests {
     use super::*;
 
+    fn fresh(path: &Path) -> Folder {
+        let mut folder = Folder::open(path).unwrap();
+        folder.clear().unwrap();
+        folder
+    }
+
     #[test]
     fn a_failed_run_leaves_nothing_and_a_finished_one_everything() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("run");
-        let folder = Folder::create(&path).unwrap();
+        let folder = fresh(&path);
         folder.write("model.piq", b"x").unwrap();
         drop(folder);
         assert!(!path.exists());
 
-        let folder = Folder::create(&path).unwrap();
+        let folder = fresh(&path);
         folder.write("model.piq", b"x").unwrap();
-        folder.keep();
+        folder.write(STATE, b"x").unwrap();
+        folder.keep().unwrap();
+        assert!(path.join("model.piq").exists() && !path.join(STATE).exists());
+
+        // Looking at it changes nothing.
+        drop(Folder::open(&path).unwrap());
         assert!(path.join("model.piq").exists());
 
         // Somebody else's files stay, a finished run's are replaced.
         fs::write(path.join("notes.txt"), "mine").unwrap();
-        drop(Folder::create(&path).unwrap());
+        drop(fresh(&path));
         assert!(path.join("notes.txt").exists() && !path.join("model.piq").exists());
+    }
+
+    #[test]
+    fn an_interrupted_run_keeps_its_state_and_loses_half_written_files() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("run");
+        let folder = fresh(&path);
+        for name in [STATE, "config.toml"] {
+            folder.write(name, b"x").unwrap();
+        }
+        fs::write(path.join(format!("{STATE}.4242.tmp")), "half").unwrap();
+        drop(folder);
+        drop(Folder::open(&path).unwrap());
+        let mut left: Vec<_> = fs::read_dir(&path).unwrap().map(|e| e.unwrap().file_name()).collect();
+        left.sort();
+        assert_eq!(left, ["config.toml", STATE]);
     }
 }

@@ -29,15 +29,28 @@ impl Progress {
                     bar.set_style(style(*phase));
                 }
             }
+            QatEvent::Resumed { phase, epochs, steps_per_epoch, steps } => {
+                self.line(&format!(
+                    "{phase}: goes on after {steps} of {} steps",
+                    *epochs as usize * steps_per_epoch
+                ));
+                if let Some(bar) = &self.bar {
+                    bar.set_length(u64::from(*epochs) * *steps_per_epoch as u64);
+                    bar.set_style(style(*phase));
+                    bar.set_position(*steps as u64);
+                }
+            }
             QatEvent::StepDone { loss, .. } => {
                 if let Some(bar) = &self.bar {
                     bar.inc(1);
                     bar.set_message(format!("loss {loss:.4}"));
                 }
             }
-            QatEvent::EpochDone { phase, epoch, epochs, loss, test_accuracy } => {
+            QatEvent::EpochDone { phase, epoch, epochs, loss, validation_loss, test_accuracy } => {
+                let held_back =
+                    validation_loss.map_or(String::new(), |l| format!(" ({l:.4} on those held back)"));
                 self.line(&format!(
-                    "{phase} {epoch:>3}/{epochs}: loss {loss:.4}, test accuracy {:.2} %",
+                    "{phase} {epoch:>3}/{epochs}: loss {loss:.4}{held_back}, test accuracy {:.2} %",
                     100.0 * test_accuracy
                 ));
             }

@@ -3,21 +3,18 @@
 use super::super::export::export_ptq;
 use super::super::output::{json, say};
 use super::Arguments;
-use super::folder::Folder;
-use super::progress::Progress;
-use qat_kernels::config::StepRule;
+use super::curves::Curves;
+use super::folder::{Folder, STATE};
+use super::metrics::Metrics;
+use super::watch::Watch;
 use qat_kernels::infer::Model;
 use qat_trainer::data::Dataset;
 use qat_trainer::eval::evaluate;
-use qat_trainer::events::QatEvent;
 use qat_trainer::export::{About, Options, export_checkpoint};
-use qat_trainer::spec::{ActivationQuant, Run, WeightQuant};
-use qat_trainer::train::{QatTrainer, Trained};
+use qat_trainer::spec::{ActivationQuant, Run};
+use qat_trainer::train::{QatTrainer, Trained, TrainingCheckpoint};
 use qat_trainer::{Error, ErrorKind, Result};
 use serde::Serialize;
-use std::fs::File;
-use std::io::{BufWriter, Write};
-use std::path::PathBuf;
 use std::time::Instant;
 
 /// summary.json: accuracies as shares of the test split, 0 to 1.
@@ -42,36 +39,47 @@ struct Summary<'a> {
 pub(super) fn train(arguments: &Arguments) -> Result<()> {
     let start = Instant::now();
     let options = Options { created: arguments.timestamp.resolve()?, ..Options::default() };
-    let mut run = arguments.overrides.load(arguments.config.as_deref())?;
-    if let Some(seed) = arguments.seed {
-        run.train.seed = seed;
-    }
+    let run = read_run(arguments)?;
     // Everything that can be wrong with configuration and data shows here, before anything is written.
     let data = Dataset::load(&run.data)?;
     let trainer = QatTrainer::new(&run, &data)?;
-    trainable(&run)?;
 
-    let folder = Folder::create(&arguments.out)?;
-    folder.write("config.toml", run.text_for(folder.path())?.as_bytes())?;
-    let mut metrics = Metrics::create(folder.file("metrics.jsonl"), start)?;
-    let progress = Progress::new();
-    let mut on_event = |event: &QatEvent| {
-        metrics.record(event);
-        progress.show(event);
+    let mut folder = Folder::open(&arguments.out)?;
+    if arguments.resume && folder.file("summary.json").exists() {
+        return complete_already(&folder, &run, arguments.json);
+    }
+    let state = match arguments.resume && folder.file(STATE).exists() {
+        true => Some(TrainingCheckpoint::load(&folder.file(STATE))?),
+        false => None,
     };
-    let float = trainer.train_float(&mut on_event)?;
+    let metrics = match &state {
+        Some(state) => Metrics::resume(folder.file("metrics.jsonl"), start, state.events())?,
+        None => {
+            folder.clear()?;
+            folder.write("config.toml", run.text_for(folder.path())?.as_bytes())?;
+            Metrics::create(folder.file("metrics.jsonl"), start)?
+        }
+    };
+    let curves = arguments.tensorboard.as_deref().map(|dir| Curves::new(dir, metrics.steps())).transpose()?;
+    let mut watch = Watch::new(&folder, metrics, curves, arguments.cadence())?;
+    let trained = match &state {
+        Some(state) => trainer.resume(state, &mut watch).map_err(|e| match e.kind() {
+            ErrorKind::Checkpoint => e.file(folder.file(STATE)),
+            _ => e,
+        }),
+        None => trainer.train(&mut watch),
+    };
+    let trained = trained.map_err(|e| stopped(e, &folder))?;
+    let seconds = watch.finish()?;
+
     let calibration = run.qat.calibration.method.name();
-    save(&folder, "fp32.safetensors", &float, &About::new(&run, &data, "fp32".into()))?;
-    let quantised = trainer.train_quantised(&float.checkpoint, &mut on_event)?;
+    save(&folder, "fp32.safetensors", &trained.float, &About::new(&run, &data, "fp32".into()))?;
     let ranges = match run.qat.activations {
         ActivationQuant::Learned => "learned",
         ActivationQuant::Calibrated => "calibrated",
     };
     let about = About::new(&run, &data, format!("qat, {ranges} ranges, {calibration}"));
-    let checkpoint = save(&folder, "checkpoint.safetensors", &quantised, &about)?;
-    drop(progress);
-    metrics.finish()?;
-
+    let checkpoint = save(&folder, "checkpoint.safetensors", &trained.quantised, &about)?;
     let file = export_checkpoint(&run, &checkpoint, options)
         .map_err(|e| e.file(folder.file("checkpoint.safetensors")))?;
     folder.write("model.piq", &file)?;
@@ -82,19 +90,19 @@ pub(super) fn train(arguments: &Arguments) -> Result<()> {
     let summary = Summary {
         name: &run.name,
         seed: run.train.seed,
-        fp32_accuracy: float.test_accuracy,
+        fp32_accuracy: trained.float.test_accuracy,
         ptq_accuracy: evaluate(&Model::parse(&ptq)?, &data.test)?.accuracy(),
-        qat_float_accuracy: quantised.test_accuracy,
+        qat_float_accuracy: trained.quantised.test_accuracy,
         int_accuracy: evaluate(&model, &data.test)?.accuracy(),
         file_bytes: file.len(),
         arena_bytes: model.arena_len(),
         macs: model.macs(),
-        seconds: (start.elapsed().as_secs_f64() * 1000.0).round() / 1000.0,
+        seconds,
     };
     let line = json(&summary)?;
     folder.write("summary.json", format!("{line}\n").as_bytes())?;
     let path = folder.file("model.piq");
-    folder.keep();
+    folder.keep()?;
     if arguments.json {
         say(&line)
     } else {
@@ -114,19 +122,48 @@ pub(super) fn train(arguments: &Arguments) -> Result<()> {
     }
 }
 
-/// Adaptive quantisers are for quantisation without training; better to hear it now than after the first phase.
-fn trainable(run: &Run) -> Result<()> {
-    for layer in &run.model.layers {
-        if matches!(layer.op.quant(), Some(WeightQuant { step: StepRule::PiAdaptive { .. }, .. })) {
-            return Err(Error::new(ErrorKind::Spec, "a k per group of weights cannot be trained")
-                .file(&run.file)
-                .place(format!("{}, layer `{}`", layer.line, layer.name))
-                .remedy(
-                    "use step = { pi = { k = 3 } }, or `qat export --ptq` on a run that was trained so",
-                ));
-        }
+/// The run description that the arguments name; without one, a training that goes on has that of its folder.
+fn read_run(arguments: &Arguments) -> Result<Run> {
+    let own = arguments.out.join("config.toml");
+    let file = arguments.config.as_deref();
+    let mut run = match arguments.resume && file.is_none() {
+        true => arguments.overrides.load_beside(None, &own)?,
+        false => arguments.overrides.load(file)?,
+    };
+    if let Some(seed) = arguments.seed {
+        run.train.seed = seed;
     }
-    Ok(())
+    Ok(run)
+}
+
+/// What `--resume` says about a run that has nothing left to do.
+fn complete_already(folder: &Folder, run: &Run, as_json: bool) -> Result<()> {
+    let read = |name: &str| {
+        let path = folder.file(name);
+        std::fs::read_to_string(&path).map_err(|e| Error::io("read", path, &e))
+    };
+    if read("config.toml")? != run.text_for(folder.path())? {
+        return Err(Error::new(
+            ErrorKind::Spec,
+            "this folder holds a complete run of another run description",
+        )
+        .file(folder.path())
+        .remedy("choose another --out, or leave --resume out to replace it"));
+    }
+    match as_json {
+        true => say(read("summary.json")?.trim_end()),
+        false => say(&format!("{}: complete already", folder.path().display())),
+    }
+}
+
+/// Says how to go on after a stop.
+fn stopped(e: Error, folder: &Folder) -> Error {
+    match e.kind() {
+        ErrorKind::Stopped => {
+            e.file(folder.path()).remedy("run the same command with --resume to go on from there")
+        }
+        _ => e,
+    }
 }
 
 /// Saves a checkpoint with what an export needs to know about it; returns the bytes of its file.
@@ -136,45 +173,4 @@ fn save(folder: &Folder, name: &str, trained: &Trained, about: &About) -> Result
     let bytes = checkpoint.to_bytes()?;
     folder.write(name, &bytes)?;
     Ok(bytes)
-}
-
-/// metrics.jsonl: one event a line, with the seconds since the start.
-struct Metrics {
-    path: PathBuf,
-    file: BufWriter<File>,
-    start: Instant,
-    /// The first failure; events come from deep inside the training, where nothing can be returned.
-    failed: Option<Error>,
-}
-
-#[derive(Serialize)]
-struct Line<'a> {
-    seconds: f64,
-    #[serde(flatten)]
-    event: &'a QatEvent,
-}
-
-impl Metrics {
-    fn create(path: PathBuf, start: Instant) -> Result<Self> {
-        let file = File::create(&path).map_err(|e| Error::io("write", &path, &e))?;
-        Ok(Self { path, file: BufWriter::new(file), start, failed: None })
-    }
-
-    fn record(&mut self, event: &QatEvent) {
-        let seconds = (self.start.elapsed().as_secs_f64() * 1000.0).round() / 1000.0;
-        let written = json(&Line { seconds, event }).and_then(|line| {
-            let flush = !matches!(event, QatEvent::StepDone { .. });
-            writeln!(self.file, "{line}")
-                .and_then(|()| if flush { self.file.flush() } else { Ok(()) })
-                .map_err(|e| Error::io("write", &self.path, &e))
-        });
-        if let Err(e) = written {
-            self.failed.get_or_insert(e);
-        }
-    }
-
-    fn finish(mut self) -> Result<()> {
-        self.file.flush().map_err(|e| Error::io("write", &self.path, &e))?;
-        self.failed.map_or(Ok(()), Err)
-    }
 }

@@ -1,0 +1,95 @@
+//! Who listens to a training, keeps its checkpoints, and may end it.
+
+use super::Trained;
+use super::checkpoint::{Best, Place, TrainingCheckpoint};
+use crate::error::{Error, ErrorKind, Result};
+use crate::events::{Phase, QatEvent};
+use crate::nn::Network;
+
+/// Follows a training. A closure that takes a `&QatEvent` is one that only listens.
+pub trait Listener {
+    /// Something happened.
+    fn event(&mut self, event: &QatEvent);
+
+    /// Whether a checkpoint is due. Asked after every step; taking one does not change the training.
+    fn wants_checkpoint(&mut self) -> bool {
+        false
+    }
+
+    /// Keeps a checkpoint.
+    ///
+    /// # Errors
+    /// The listener's; the training ends with it.
+    fn checkpoint(&mut self, _state: &TrainingCheckpoint) -> Result<()> {
+        Ok(())
+    }
+
+    /// Whether the training is to stop. Asked after every step; a checkpoint is taken before it does.
+    fn wants_stop(&mut self) -> bool {
+        false
+    }
+}
+
+impl<F: FnMut(&QatEvent)> Listener for F {
+    fn event(&mut self, event: &QatEvent) {
+        self(event);
+    }
+}
+
+/// A training in progress, as its listener sees it.
+pub(super) struct Session<'a> {
+    listener: &'a mut dyn Listener,
+    fingerprint: String,
+    events: u64,
+    /// The result of the floating-point phase, once there is one.
+    pub(super) float: Option<Trained>,
+}
+
+impl<'a> Session<'a> {
+    /// A session after `events` events.
+    pub(super) fn new(listener: &'a mut dyn Listener, fingerprint: String, events: u64) -> Self {
+        Self { listener, fingerprint, events, float: None }
+    }
+
+    /// Reports an event.
+    pub(super) fn tell(&mut self, event: &QatEvent) {
+        self.events += 1;
+        self.listener.event(event);
+    }
+
+    /// Says where a resumed training stands. It is not one of the training's own events: those are the same whether it
+    /// was interrupted or not.
+    pub(super) fn tell_resumed(&mut self, event: &QatEvent) {
+        self.listener.event(event);
+    }
+
+    /// Keeps a checkpoint if one is due, and ends the training if somebody asks for it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Stopped`] if it is to end; what fails in keeping.
+    pub(super) fn between_steps(
+        &mut self,
+        phase: Phase,
+        place: Place,
+        net: &dyn Network,
+        best: Option<&Best>,
+    ) -> Result<()> {
+        let stop = self.listener.wants_stop();
+        if stop || self.listener.wants_checkpoint() {
+            let mut network = net.save()?;
+            net.save_state(&mut network)?;
+            let float = self.float.as_ref();
+            let (fingerprint, events) = (&self.fingerprint, self.events);
+            let state = TrainingCheckpoint::new(fingerprint, phase, events, place, network, float, best);
+            self.listener.checkpoint(&state)?;
+        }
+        if stop {
+            return Err(Error::new(ErrorKind::Stopped, "stopped on request").place(format!(
+                "{phase} phase, epoch {}, step {}",
+                place.epoch + 1,
+                place.step
+            )));
+        }
+        Ok(())
+    }
+}
