@@ -5,6 +5,7 @@
 //! 3-bit codes share three. Worked example, 2 bits: codes `[1, −2, 0, −1]` are the fields `01 10 00 11`, the byte
 //! `0b11_00_10_01` = `0xC9`.
 
+use crate::arch::{Backend, Kernel};
 use crate::error::{Error, Result, What};
 use crate::grid::{Grid, Levels};
 
@@ -33,24 +34,13 @@ pub const fn packed_len(codes: usize, bits: u8) -> usize {
 /// ```
 pub fn pack(bits: u8, codes: &[i8], packed: &mut [u8]) -> Result<()> {
     let levels = check(bits, codes.len(), packed.len())?;
-    let lo = levels.lo() as i8;
-    let span = (levels.hi() - levels.lo()) as u8;
-    // One bit of evidence per code, looked at once: the search for the culprit is off the fast path.
-    let bad = codes.iter().fold(false, |bad, &c| bad | (c.wrapping_sub(lo) as u8 > span));
-    if bad {
-        let at = codes.iter().position(|&c| c.wrapping_sub(lo) as u8 > span).unwrap_or(0);
-        return Err(Error::Code { index: at, code: codes.get(at).copied().unwrap_or(0).into() });
+    let (lo, span) = (levels.lo() as i8, (levels.hi() - levels.lo()) as u8);
+    if Backend::best().run(Pack { bits, lo, span, codes, packed }) {
+        return Ok(());
     }
-    match bits {
-        2 => pack_bytes::<4>(codes, packed, |c| {
-            let x = u32::from_le_bytes(c) & 0x0303_0303;
-            (x | x >> 6 | x >> 12 | x >> 18) as u8
-        }),
-        4 => pack_bytes::<2>(codes, packed, |[a, b]| (a & 15) | b << 4),
-        8 => packed.iter_mut().zip(codes).for_each(|(p, &c)| *p = c as u8),
-        _ => pack_stream(bits, codes, packed),
-    }
-    Ok(())
+    let outside = |c: i8| c.wrapping_sub(lo) as u8 > span;
+    let at = codes.iter().position(|&c| outside(c)).unwrap_or(0);
+    Err(Error::Code { index: at, code: codes.get(at).copied().unwrap_or(0).into() })
 }
 
 /// Unpacks `codes.len()` codes of one row. Padding bits are ignored.
@@ -59,20 +49,7 @@ pub fn pack(bits: u8, codes: &[i8], packed: &mut [u8]) -> Result<()> {
 /// [`Error::Bits`]; [`Error::Length`] unless `packed` has [`packed_len`] bytes.
 pub fn unpack(bits: u8, packed: &[u8], codes: &mut [i8]) -> Result<()> {
     check(bits, codes.len(), packed.len())?;
-    match bits {
-        2 => unpack_bytes::<4>(packed, codes, |b| {
-            let x = u32::from(b);
-            let x = (x | x << 12) & 0x000F_000F;
-            let x = (x | x << 6) & 0x0303_0303;
-            // Sign extension of four fields at once: 2·0x7E = 0xFC, and no carry leaves its byte.
-            (x | ((x & 0x0202_0202) * 0x7E)).to_le_bytes()
-        }),
-        4 => unpack_bytes::<2>(packed, codes, |b| {
-            [(b << 4).cast_signed() >> 4, b.cast_signed() >> 4].map(i8::cast_unsigned)
-        }),
-        8 => codes.iter_mut().zip(packed).for_each(|(c, &p)| *c = p as i8),
-        _ => unpack_stream(bits, packed, codes),
-    }
+    Backend::best().run(Unpack { bits, packed, codes });
     Ok(())
 }
 
@@ -107,6 +84,87 @@ fn check(bits: u8, codes: usize, packed: usize) -> Result<Levels> {
     Ok(levels)
 }
 
+/// Codes that are checked and then packed: they stay in the nearest cache in between.
+const BLOCK: usize = 1024;
+
+/// Packs; whether all codes are within the grid.
+struct Pack<'a> {
+    bits: u8,
+    /// The smallest code, and how far the largest is from it.
+    lo: i8,
+    span: u8,
+    codes: &'a [i8],
+    packed: &'a mut [u8],
+}
+
+impl Kernel for Pack<'_> {
+    type Output = bool;
+
+    #[inline(always)]
+    fn run(self) -> bool {
+        match self.bits {
+            2 => self.blocks(|codes, packed| {
+                pack_bytes::<4>(codes, packed, |c| {
+                    let x = u32::from_le_bytes(c) & 0x0303_0303;
+                    (x | x >> 6 | x >> 12 | x >> 18) as u8
+                });
+            }),
+            3 => self.blocks(pack_eights::<3>),
+            4 => self.blocks(|codes, packed| pack_bytes::<2>(codes, packed, |[a, b]| (a & 15) | b << 4)),
+            5 => self.blocks(pack_eights::<5>),
+            6 => self.blocks(pack_eights::<6>),
+            7 => self.blocks(pack_eights::<7>),
+            _ => self.blocks(|codes, packed| packed.iter_mut().zip(codes).for_each(|(p, &c)| *p = c as u8)),
+        }
+    }
+}
+
+impl Pack<'_> {
+    #[inline(always)]
+    fn blocks(self, pack: impl Fn(&[i8], &mut [u8])) -> bool {
+        let Self { bits, lo, span, codes, packed } = self;
+        let mut fine = true;
+        for (codes, packed) in codes.chunks(BLOCK).zip(packed.chunks_mut(BLOCK / 8 * usize::from(bits))) {
+            fine &= codes.iter().fold(true, |fine, &c| fine & (c.wrapping_sub(lo) as u8 <= span));
+            pack(codes, packed);
+        }
+        fine
+    }
+}
+
+struct Unpack<'a> {
+    bits: u8,
+    packed: &'a [u8],
+    codes: &'a mut [i8],
+}
+
+impl Kernel for Unpack<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let Self { bits, packed, codes } = self;
+        match bits {
+            2 => unpack_bytes::<4>(packed, codes, |b| {
+                let x = u32::from(b);
+                let x = (x | x << 12) & 0x000F_000F;
+                let x = (x | x << 6) & 0x0303_0303;
+                // Sign extension of four fields at once: from 2 to 0xFC, and no carry leaves its byte.
+                let signs = x & 0x0202_0202;
+                (x | (signs << 7).wrapping_sub(signs << 1)).to_le_bytes()
+            }),
+            3 => unpack_eights::<3>(packed, codes),
+            4 => unpack_bytes::<2>(packed, codes, |b| {
+                [(b << 4).cast_signed() >> 4, b.cast_signed() >> 4].map(i8::cast_unsigned)
+            }),
+            5 => unpack_eights::<5>(packed, codes),
+            6 => unpack_eights::<6>(packed, codes),
+            7 => unpack_eights::<7>(packed, codes),
+            _ => codes.iter_mut().zip(packed).for_each(|(c, &p)| *c = p as i8),
+        }
+    }
+}
+
 /// Widths that divide 8: N codes to a byte.
 #[inline(always)]
 fn pack_bytes<const N: usize>(codes: &[i8], packed: &mut [u8], byte: impl Fn([u8; N]) -> u8) {
@@ -132,23 +190,68 @@ fn unpack_bytes<const N: usize>(packed: &[u8], codes: &mut [i8], fields: impl Fn
     }
 }
 
-/// Any width: eight codes are `bits` whole bytes, carried through one 64-bit word.
-fn pack_stream(bits: u8, codes: &[i8], packed: &mut [u8]) {
-    let mask = (1u64 << bits) - 1;
-    for (bytes, group) in packed.chunks_mut(bits.into()).zip(codes.chunks(8)) {
-        let word = group.iter().rev().fold(0u64, |w, &c| w << bits | (c as u64 & mask));
-        bytes.iter_mut().zip(word.to_le_bytes()).for_each(|(b, w)| *b = w);
+/// A field of `width` bits in each `lane` bits of a word.
+const fn fields(width: u32, lane: u32) -> u64 {
+    let field = u64::MAX >> (64 - width);
+    let (mut word, mut at) = (0, 0);
+    while at < 64 {
+        word |= field << at;
+        at += lane;
+    }
+    word
+}
+
+/// The other widths: eight codes are B whole bytes.
+#[inline(always)]
+fn pack_eights<const B: usize>(codes: &[i8], packed: &mut [u8]) {
+    let (whole, tail) = codes.as_chunks::<8>();
+    for (bytes, codes) in packed.as_chunks_mut::<B>().0.iter_mut().zip(whole) {
+        bytes.iter_mut().zip(gather::<B>(*codes)).for_each(|(b, w)| *b = w);
+    }
+    if let (Some(rest), false) = (packed.chunks_mut(B).next_back(), tail.is_empty()) {
+        let mut codes = [0; 8];
+        codes.iter_mut().zip(tail).for_each(|(c, &t)| *c = t);
+        rest.iter_mut().zip(gather::<B>(codes)).for_each(|(b, w)| *b = w);
     }
 }
 
-fn unpack_stream(bits: u8, packed: &[u8], codes: &mut [i8]) {
-    for (bytes, group) in packed.chunks(bits.into()).zip(codes.chunks_mut(8)) {
-        let mut word = bytes.iter().rev().fold(0u64, |w, &b| w << 8 | u64::from(b));
-        for c in group {
-            *c = sign_extend(word as u32, bits.into()) as i8;
-            word >>= bits;
-        }
+/// The fields of eight codes, next to one another: neighbours meet, then pairs, then fours.
+#[inline(always)]
+fn gather<const B: usize>(codes: [i8; 8]) -> [u8; 8] {
+    let (b, gap) = (B as u32, 8 - B as u32);
+    let x = u64::from_le_bytes(codes.map(i8::cast_unsigned));
+    let x = (x & fields(b, 16)) | (x >> gap & fields(b, 16) << b);
+    let x = (x & fields(2 * b, 32)) | (x >> (2 * gap) & fields(2 * b, 32) << (2 * b));
+    let x = (x & fields(4 * b, 64)) | (x >> (4 * gap) & fields(4 * b, 64) << (4 * b));
+    x.to_le_bytes()
+}
+
+#[inline(always)]
+fn unpack_eights<const B: usize>(packed: &[u8], codes: &mut [i8]) {
+    let (whole, tail) = codes.as_chunks_mut::<8>();
+    for (codes, bytes) in whole.iter_mut().zip(packed.as_chunks::<B>().0) {
+        let mut word = [0; 8];
+        word.iter_mut().zip(bytes).for_each(|(w, &b)| *w = b);
+        *codes = scatter::<B>(word);
     }
+    if let (Some(rest), false) = (packed.chunks(B).next_back(), tail.is_empty()) {
+        let mut word = [0; 8];
+        word.iter_mut().zip(rest).for_each(|(w, &b)| *w = b);
+        tail.iter_mut().zip(scatter::<B>(word)).for_each(|(t, c)| *t = c);
+    }
+}
+
+/// The reverse of [`gather`]; what is above the fields is ignored.
+#[inline(always)]
+fn scatter<const B: usize>(word: [u8; 8]) -> [i8; 8] {
+    let (b, gap) = (B as u32, 8 - B as u32);
+    let x = u64::from_le_bytes(word);
+    let x = (x & fields(4 * b, 64)) | (x << (4 * gap) & fields(4 * b, 64) << 32);
+    let x = (x & fields(2 * b, 32)) | (x << (2 * gap) & fields(2 * b, 32) << 16);
+    let x = (x & fields(b, 16)) | (x << gap & fields(b, 16) << 8);
+    // Sign extension of eight fields at once: from the sign's bit, 2^(B−1), to those above, 2^8 − 2^B.
+    let signs = x & fields(1, 8) << (b - 1);
+    (x | (signs << (gap + 1)).wrapping_sub(signs << 1)).to_le_bytes().map(u8::cast_signed)
 }
 
 #[cfg(test)]
@@ -196,6 +299,27 @@ mod tests {
                     .map(|c| c as i8)
                     .collect();
                 round_trip(bits, &codes);
+            }
+        }
+    }
+
+    #[test]
+    fn every_backend_gives_the_same_bytes_and_codes() {
+        for bits in 2..=8 {
+            let lv = Levels::new(bits, Grid::MidTread).unwrap();
+            let (lo, span) = (lv.lo() as i8, (lv.hi() - lv.lo()) as u8);
+            for len in [1, 7, 8, 63, 64, 65, BLOCK, 2 * BLOCK + 13] {
+                let codes: Vec<i8> =
+                    (0..len).map(|i| (i * 11 + i / 7) % lv.count()).map(|c| c as i8).collect();
+                let codes: Vec<i8> = codes.iter().map(|c| c.wrapping_add(lo)).collect();
+                let mut expected = vec![0; packed_len(len, bits)];
+                pack(bits, &codes, &mut expected).unwrap();
+                for backend in Backend::available() {
+                    let (mut packed, mut back) = (vec![0xAA; expected.len()], vec![0x55; len]);
+                    assert!(backend.run(Pack { bits, lo, span, codes: &codes, packed: &mut packed }));
+                    backend.run(Unpack { bits, packed: &packed, codes: &mut back });
+                    assert_eq!((packed, back), (expected.clone(), codes.clone()), "{bits} {len}");
+                }
             }
         }
     }

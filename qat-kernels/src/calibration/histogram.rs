@@ -18,6 +18,8 @@
 //!
 //! Binning is integer arithmetic on the bits of the sample, so cores without an FPU are quick at it too.
 
+use crate::arch::{Backend, Kernel};
+
 /// Smallest number of bins of a histogram.
 pub(super) const MIN_BINS: usize = 16;
 /// Largest number of bins.
@@ -41,6 +43,62 @@ impl Layout {
     /// The smallest layout that holds both.
     fn union(self, other: Self) -> Self {
         Self { top: self.top.max(other.top), signed: self.signed || other.signed }
+    }
+}
+
+/// Samples whose bins are found together, before any of them is counted: finding is work for vectors, counting is not.
+const TOGETHER: usize = 32;
+
+/// Counts samples in bins of a settled layout.
+struct Count<'a> {
+    bins: &'a mut [u32],
+    chunk: &'a [f32],
+    /// First bin of the positive side.
+    middle: u32,
+    /// |x| = mantissa·2^(exponent − 150), so that trunc(|x|/w) = mantissa >> (base − exponent).
+    base: u32,
+    /// The largest magnitude to accept.
+    limit: u32,
+}
+
+impl Kernel for Count<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let Self { bins, chunk, middle, base, limit } = self;
+        let (whole, tail) = chunk.as_chunks::<TOGETHER>();
+        for samples in whole {
+            let mut indices = [0; TOGETHER];
+            indices.iter_mut().zip(samples).for_each(|(i, x)| *i = bin_of(*x, middle, base, limit));
+            indices.iter().for_each(|i| count_one(bins, *i));
+        }
+        tail.iter().for_each(|x| count_one(bins, bin_of(*x, middle, base, limit)));
+    }
+}
+
+/// The bin of a sample; `u32::MAX`, beyond all bins, for one that is 0 or above the limit.
+#[inline(always)]
+fn bin_of(x: f32, middle: u32, base: u32, limit: u32) -> u32 {
+    let bits = x.to_bits();
+    let magnitude = bits & 0x7FFF_FFFF;
+    let field = magnitude >> MANTISSA_BITS;
+    // Subnormals have no hidden bit, and the exponent of the smallest normal numbers.
+    let hidden = if field == 0 { 0 } else { 1 << MANTISSA_BITS };
+    let exponent = if field == 0 { 1 } else { field };
+    let mantissa = (magnitude & 0x007F_FFFF) | hidden;
+    let shift = base.wrapping_sub(exponent);
+    let bin = if shift < 32 { mantissa.wrapping_shr(shift) } else { 0 };
+    // middle + bin, or middle − 1 − bin for a negative sample, without a branch: signs are hard to predict.
+    let mirror = (bits.cast_signed() >> 31).cast_unsigned();
+    let index = middle.wrapping_add(bin ^ mirror);
+    if (magnitude == 0) | (magnitude > limit) { u32::MAX } else { index }
+}
+
+#[inline(always)]
+fn count_one(bins: &mut [u32], index: u32) {
+    if let Some(count) = bins.get_mut(index as usize) {
+        *count = count.saturating_add(1);
     }
 }
 
@@ -100,27 +158,8 @@ impl<const BINS: usize> Histogram<BINS> {
         }
         self.widen(self.layout.union(Layout { top: largest >> MANTISSA_BITS, signed }));
         let middle = self.middle();
-        // |x| = mantissa·2^(exponent − 150), so that trunc(|x|/w) = mantissa >> (base − exponent).
         let base = self.layout.top + 24 - Self::LOG2_BINS + u32::from(self.layout.signed);
-        for x in chunk {
-            let bits = x.to_bits();
-            let magnitude = bits & 0x7FFF_FFFF;
-            if magnitude == 0 || magnitude > limit {
-                continue;
-            }
-            let field = magnitude >> MANTISSA_BITS;
-            // Subnormals have no hidden bit, and the exponent of the smallest normal numbers.
-            let (hidden, exponent) = if field == 0 { (0, 1) } else { (1 << MANTISSA_BITS, field) };
-            let mantissa = (magnitude & 0x007F_FFFF) | hidden;
-            let shift = base - exponent;
-            let bin = if shift < 32 { (mantissa >> shift) as usize } else { 0 };
-            // middle + bin, or middle − 1 − bin for a negative sample, without a branch: signs are hard to predict.
-            let mirror = ((bits as i32) >> 31) as isize as usize;
-            let index = middle.wrapping_add(bin ^ mirror);
-            if let Some(count) = self.bins.get_mut(index) {
-                *count = count.saturating_add(1);
-            }
-        }
+        Backend::best().run(Count { bins: &mut self.bins, chunk, middle: middle as u32, base, limit });
     }
 
     /// Adds the counts of `other`.

@@ -4,6 +4,7 @@ use super::config::{CalibrationConfig, CalibrationMethod};
 use super::histogram::{Histogram, LARGEST_FINITE, Segment};
 use super::params::ClipRange;
 use super::{entropy, mse, percentile};
+use crate::arch::{Backend, Kernel};
 use crate::error::{Error, Result, What};
 
 /// The largest magnitude to accept, as bits, when every finite sample counts.
@@ -57,6 +58,7 @@ pub(super) struct Scan {
     zeros: u64,
 }
 
+#[inline(always)]
 const fn key(bits: u32) -> i32 {
     let b = bits as i32;
     b ^ (((b >> 31) as u32) >> 1) as i32
@@ -106,25 +108,39 @@ pub(super) fn scan(samples: &[f32], limit: u32) -> Scan {
 }
 
 fn scan_chunk(chunk: &[f32], limit: u32) -> Scan {
-    let (mut min_key, mut max_key) = (i32::MAX, i32::MIN);
-    let (mut rejected, mut non_finite, mut zeros) = (0u32, 0u32, 0u32);
-    for x in chunk {
-        let bits = x.to_bits();
-        let magnitude = bits & 0x7FFF_FFFF;
-        let accepted = magnitude <= limit;
-        let k = key(bits);
-        min_key = min_key.min(if accepted { k } else { i32::MAX });
-        max_key = max_key.max(if accepted { k } else { i32::MIN });
-        rejected += u32::from(!accepted);
-        non_finite += u32::from(magnitude > LARGEST_FINITE);
-        zeros += u32::from(magnitude == 0);
-    }
-    Scan {
-        min_key,
-        max_key,
-        rejected: u64::from(rejected),
-        non_finite: u64::from(non_finite),
-        zeros: u64::from(zeros),
+    Backend::best().run(ScanChunk { chunk, limit })
+}
+
+struct ScanChunk<'a> {
+    chunk: &'a [f32],
+    limit: u32,
+}
+
+impl Kernel for ScanChunk<'_> {
+    type Output = Scan;
+
+    #[inline(always)]
+    fn run(self) -> Scan {
+        let (mut min_key, mut max_key) = (i32::MAX, i32::MIN);
+        let (mut rejected, mut non_finite, mut zeros) = (0u32, 0u32, 0u32);
+        for x in self.chunk {
+            let bits = x.to_bits();
+            let magnitude = bits & 0x7FFF_FFFF;
+            let accepted = magnitude <= self.limit;
+            let k = key(bits);
+            min_key = min_key.min(if accepted { k } else { i32::MAX });
+            max_key = max_key.max(if accepted { k } else { i32::MIN });
+            rejected += u32::from(!accepted);
+            non_finite += u32::from(magnitude > LARGEST_FINITE);
+            zeros += u32::from(magnitude == 0);
+        }
+        Scan {
+            min_key,
+            max_key,
+            rejected: u64::from(rejected),
+            non_finite: u64::from(non_finite),
+            zeros: u64::from(zeros),
+        }
     }
 }
 
