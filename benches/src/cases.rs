@@ -160,6 +160,9 @@ impl Copy {
 
     /// Copies once.
     pub fn run(&mut self) {
+        if self.threads == 1 {
+            return self.to.copy_from_slice(&self.from);
+        }
         let part = self.from.len().div_ceil(self.threads).max(1);
         let parts = self.from.chunks(part).zip(self.to.chunks_mut(part));
         let copied = share_out(parts, |(from, to)| {
@@ -177,6 +180,9 @@ fn share_out<T: Send>(
 ) -> qat_kernels::Result<()> {
     let mut parts: Vec<T> = parts.collect();
     let Some(last) = parts.pop() else { return Ok(()) };
+    if parts.is_empty() {
+        return work(last);
+    }
     thread::scope(|scope| {
         let others: Vec<_> = parts.into_iter().map(|part| scope.spawn(move || work(part))).collect();
         let mut result = work(last);

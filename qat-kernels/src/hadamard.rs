@@ -264,17 +264,16 @@ impl Rotation {
     }
 
     fn rotate_one(self, x: &mut [f32]) {
-        self.flip_signs(x);
-        self.blocks(x.len()).for_each(|block| transform_orthonormal(&mut x[block]));
+        for block in self.blocks(x.len()) {
+            // Blocks start at multiples of their size, so one of 64 or more begins with a word of signs, and a smaller
+            // one lies within a word.
+            let (first, shift) = (block.start / 64, block.start % 64);
+            transform_orthonormal(&mut x[block], |i| self.sign_word(first + i) >> shift);
+        }
     }
 
     fn rotate_one_back(self, x: &mut [f32]) {
-        self.blocks(x.len()).for_each(|block| transform_orthonormal(&mut x[block]));
-        self.flip_signs(x);
-    }
-
-    /// `x ← D·x` in f32.
-    fn flip_signs(self, x: &mut [f32]) {
+        self.blocks(x.len()).for_each(|block| transform_orthonormal(&mut x[block], |_| 0));
         Backend::best().run(Flip { rotation: self, x, by: |x: f32, top| f32::from_bits(x.to_bits() ^ top) });
     }
 
@@ -352,7 +351,7 @@ fn flip<T: Copy>(x: &mut [T], signs: u32, by: &impl Fn(T, u32) -> T) {
 /// ```
 pub fn walsh_hadamard(x: &mut [f32]) -> Result<()> {
     power_of_two(x.len())?;
-    transform_orthonormal(x);
+    transform_orthonormal(x, |_| 0);
     Ok(())
 }
 

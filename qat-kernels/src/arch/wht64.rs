@@ -5,32 +5,40 @@
 use super::Isa;
 use super::{Backend, Kernel};
 
-/// Multiplies each block by `scale`, then transforms it: h = 8, 16, 32, and then 4, 2, 1. Every backend adds the same
-/// numbers in the same order.
-pub(crate) fn wht64(backend: Backend, blocks: &mut [[f32; 64]], scale: f32) {
+/// Multiplies each block by `scale`, negates what `signs` says of the block's number (bit i: number i), then transforms
+/// it: h = 16, 32, 8, 4, 2, 1. Every backend adds the same numbers in the same order.
+pub(crate) fn wht64(backend: Backend, blocks: &mut [[f32; 64]], scale: f32, signs: impl Fn(usize) -> u64) {
     match backend.isa() {
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 | Isa::Avx512Vnni => super::x86_wht64::avx512(backend, blocks, scale),
+        Isa::Avx512 | Isa::Avx512Vnni => super::x86_wht64::avx512(backend, blocks, scale, signs),
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 => super::x86_wht64::avx2(backend, blocks, scale),
-        _ => backend.run(Portable { blocks, scale }),
+        Isa::Avx2 => super::x86_wht64::avx2(backend, blocks, scale, signs),
+        _ => backend.run(Portable { blocks, scale, signs }),
     }
 }
 
-struct Portable<'a> {
+struct Portable<'a, S> {
     blocks: &'a mut [[f32; 64]],
     scale: f32,
+    signs: S,
 }
 
-impl Kernel for Portable<'_> {
+impl<S: Fn(usize) -> u64> Kernel for Portable<'_, S> {
     type Output = ();
 
     #[inline(always)]
     fn run(self) {
-        for block in self.blocks {
+        for (i, block) in self.blocks.iter_mut().enumerate() {
+            let word = (self.signs)(i);
+            for (half, signs) in
+                block.as_chunks_mut::<32>().0.iter_mut().zip([word as u32, (word >> 32) as u32])
+            {
+                for (i, x) in half.iter_mut().enumerate() {
+                    *x = f32::from_bits((*x * self.scale).to_bits() ^ (signs << (31 - i) & 0x8000_0000));
+                }
+            }
             let rows = block.as_chunks_mut::<8>().0;
-            rows.iter_mut().flatten().for_each(|x| *x *= self.scale);
-            for h in [1, 2, 4] {
+            for h in [2, 4, 1] {
                 for i in (0..8).filter(|i| i & h == 0) {
                     let (upper, lower) = rows.split_at_mut(i + h);
                     for (a, b) in upper[i].iter_mut().zip(&mut lower[0]) {
@@ -72,10 +80,13 @@ mod tests {
             (state >> 8) as f32 / 1e6 - 8.0
         };
         let blocks: Vec<[f32; 64]> = (0..5).map(|_| core::array::from_fn(|_| next())).collect();
+        let signs = |block: usize| 0x9E37_79B9_7F4A_7C15u64.rotate_left(block as u32 * 7);
         let mut expected = blocks.clone();
-        for block in &mut expected {
+        for (number, block) in expected.iter_mut().enumerate() {
             block.iter_mut().for_each(|x| *x *= 0.3);
-            for h in [8, 16, 32, 4, 2, 1] {
+            let negated = block.iter_mut().enumerate().filter(|(i, _)| signs(number) >> i & 1 == 1);
+            negated.for_each(|(_, x)| *x = -*x);
+            for h in [16, 32, 8, 4, 2, 1] {
                 for i in (0..64).filter(|i| i & h == 0) {
                     (block[i], block[i + h]) = (block[i] + block[i + h], block[i] - block[i + h]);
                 }
@@ -83,7 +94,7 @@ mod tests {
         }
         for backend in Backend::available() {
             let mut found = blocks.clone();
-            wht64(backend, &mut found, 0.3);
+            wht64(backend, &mut found, 0.3, signs);
             assert_eq!(found, expected, "{}", backend.isa().name());
         }
     }

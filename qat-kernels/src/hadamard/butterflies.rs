@@ -69,15 +69,19 @@ pub(super) fn transform<B: Butterfly>(x: &mut [B::Number]) {
     Backend::best().run(Passes::<B> { x, from: 1 });
 }
 
-/// `x ← H·x/√n`; the length n is a power of two.
-pub(super) fn transform_orthonormal(x: &mut [f32]) {
+/// `x ← H·D·x/√n`; the length n is a power of two. D is given by a word of signs for each 64 numbers: bit i is set where
+/// number i is negated.
+pub(super) fn transform_orthonormal(x: &mut [f32], signs: impl Fn(usize) -> u64) {
     let scale = 1.0 / crate::math::sqrt(x.len() as f32);
     let backend = Backend::best();
     if x.len() < 64 {
-        x.iter_mut().for_each(|x| *x *= scale);
+        let word = signs(0);
+        for (i, x) in x.iter_mut().enumerate() {
+            *x = if word >> i & 1 == 1 { -*x } else { *x } * scale;
+        }
         backend.run(Passes::<Float> { x, from: 1 });
     } else {
-        wht64(backend, x.as_chunks_mut().0, scale);
+        wht64(backend, x.as_chunks_mut().0, scale, signs);
         backend.run(Passes::<Float> { x, from: 64 });
     }
 }
