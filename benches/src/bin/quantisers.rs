@@ -30,7 +30,7 @@ struct Contest {
     operations: &'static [(&'static str, Option<f64>, Option<f64>)],
 }
 
-const CONTESTS: [Contest; 5] = [
+const CONTESTS: [Contest; 6] = [
     Contest {
         size: "4096x4096",
         shape: Shape { rows: 4096, columns: 4096, threads: 2 },
@@ -79,6 +79,13 @@ const CONTESTS: [Contest; 5] = [
         size: "4096",
         shape: Shape { rows: 1, columns: 4096, threads: 1 },
         repeats: 1000,
+        operations: &[("hadamard", Some(8.0), None)],
+    },
+    // In the second-level cache, where the rows of a layer usually are.
+    Contest {
+        size: "32x4096",
+        shape: Shape { rows: 32, columns: 4096, threads: 1 },
+        repeats: 32,
         operations: &[("hadamard", Some(8.0), None)],
     },
 ];

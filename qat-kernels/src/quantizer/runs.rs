@@ -4,11 +4,11 @@
 use super::QuantizerSettings;
 use crate::error::{Error, Result, What};
 use crate::grid::Levels;
-use crate::ste::simd;
+use crate::ste::simd::Kernels;
 use core::ops::Range;
 
-/// Steps that are made on the stack at a time.
-const AT_A_TIME: usize = 64;
+/// Steps that are made on the stack at a time; a microcontroller has little of that.
+const AT_A_TIME: usize = if cfg!(target_pointer_width = "64") { 1024 } else { 64 };
 
 /// Weights per step when `len` weights share `count` steps equally.
 pub(super) fn run_length(len: usize, what: What, count: usize, counted: What) -> Result<usize> {
@@ -63,24 +63,27 @@ impl<F: Fn(usize) -> Result<f32>> Runs<F> {
     /// `out = level(q)·Δ`.
     pub(super) fn forward(&self, weights: &[f32], out: &mut [f32]) -> Result<()> {
         check_length(What::Output, out.len(), weights.len())?;
+        let kernels = Kernels::default().part_of(weights.len());
         self.with_steps(weights.len(), What::Weights, |_, at, steps| {
-            simd::fake_quantize(self.levels, steps, &weights[at.clone()], &mut out[at])
+            kernels.fake_quantize(self.levels, steps, &weights[at.clone()], &mut out[at])
         })
     }
 
     /// Codes of weights.
     pub(super) fn quantize(&self, weights: &[f32], codes: &mut [i8]) -> Result<()> {
         check_length(What::Codes, codes.len(), weights.len())?;
+        let kernels = Kernels::default().part_of(weights.len());
         self.with_steps(weights.len(), What::Weights, |_, at, steps| {
-            simd::quantize(self.levels, steps, &weights[at.clone()], &mut codes[at])
+            kernels.quantize(self.levels, steps, &weights[at.clone()], &mut codes[at])
         })
     }
 
     /// Weights of codes.
     pub(super) fn dequantize(&self, codes: &[i8], out: &mut [f32]) -> Result<()> {
         check_length(What::Output, out.len(), codes.len())?;
+        let kernels = Kernels::default().part_of(codes.len());
         self.with_steps(codes.len(), What::Codes, |_, at, steps| {
-            simd::dequantize(self.levels, steps, &codes[at.clone()], &mut out[at])
+            kernels.dequantize(self.levels, steps, &codes[at.clone()], &mut out[at])
         })
     }
 
@@ -96,11 +99,12 @@ impl<F: Fn(usize) -> Result<f32>> Runs<F> {
         check_length(What::Gradient, grad_output.len(), weights.len())?;
         check_length(What::Output, grad_weights.len(), weights.len())?;
         let &QuantizerSettings { levels, ste, mask, .. } = settings;
+        let kernels = Kernels::default().part_of(weights.len());
         self.with_steps(weights.len(), What::Weights, |first, at, steps| {
             let mut sums = [0.0f32; AT_A_TIME];
             let sums = &mut sums[..steps.len()];
             let (w, g) = (&weights[at.clone()], &grad_output[at.clone()]);
-            simd::backward(ste, levels, mask, steps, w, g, &mut grad_weights[at], sums)?;
+            kernels.backward(ste, levels, mask, steps, w, g, &mut grad_weights[at], sums)?;
             for (i, &sum) in sums.iter().enumerate() {
                 sink(first + i, sum);
             }
@@ -151,7 +155,7 @@ mod tests {
 
     #[test]
     fn every_run_has_its_own_step() {
-        for count in [1, 63, 64, 65, 200] {
+        for count in [1, 63, 64, 65, AT_A_TIME - 1, AT_A_TIME + 1, 3 * AT_A_TIME] {
             let mut out = vec![0; 3 * count];
             let weights: Vec<f32> = (0..3 * count).map(|i| ((i / 3 + 1) * (i % 3)) as f32).collect();
             runs(count).quantize(&weights, &mut out).unwrap();
@@ -161,16 +165,18 @@ mod tests {
 
     #[test]
     fn indices_in_errors_count_from_the_first_weight() {
-        let (mut weights, mut out) = (vec![0.0; 200], vec![0.0; 200]);
-        weights[150] = f32::NAN;
-        let expected = Err(Error::NotFinite { what: What::Weights, index: 150 });
-        assert_eq!(runs(100).forward(&weights, &mut out), expected);
-        let mut codes = vec![0i8; 200];
-        codes[170] = 5;
-        let two_bit = Runs { levels: Levels::new(2, Grid::MidTread).unwrap(), ..runs(100) };
-        assert_eq!(two_bit.dequantize(&codes, &mut out), Err(Error::Code { index: 170, code: 5 }));
+        // Beyond the steps that are made first.
+        let (count, bad) = (2 * AT_A_TIME, 2 * AT_A_TIME + 150);
+        let (mut weights, mut out) = (vec![0.0; 2 * count], vec![0.0; 2 * count]);
+        weights[bad] = f32::NAN;
+        let expected = Err(Error::NotFinite { what: What::Weights, index: bad });
+        assert_eq!(runs(count).forward(&weights, &mut out), expected);
+        let mut codes = vec![0i8; 2 * count];
+        codes[bad] = 5;
+        let two_bit = Runs { levels: Levels::new(2, Grid::MidTread).unwrap(), ..runs(count) };
+        assert_eq!(two_bit.dequantize(&codes, &mut out), Err(Error::Code { index: bad, code: 5 }));
         let never = |_: usize, _: &[f32], _: Option<&[f32]>| panic!("checked before");
-        assert_eq!(init_runs(&weights, None, 10, What::Steps, never), expected);
+        assert_eq!(init_runs(&weights, None, count, What::Steps, never), expected);
     }
 
     #[test]

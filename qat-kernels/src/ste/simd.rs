@@ -63,11 +63,15 @@ use passes::{
 /// # Ok::<(), qat_kernels::Error>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Kernels(Backend);
+pub struct Kernels {
+    backend: Backend,
+    /// Values of the output of which the caller's is a part; 0 if it is the whole.
+    whole: usize,
+}
 
 impl Default for Kernels {
     fn default() -> Self {
-        Self(Backend::best())
+        Self::on(Backend::best())
     }
 }
 
@@ -75,7 +79,17 @@ impl Kernels {
     /// The kernels of `backend`.
     #[must_use]
     pub const fn on(backend: Backend) -> Self {
-        Self(backend)
+        Self { backend, whole: 0 }
+    }
+
+    /// The same for a call that makes a part of an output of `whole` values: how it is best stored depends on the size of
+    /// all of it.
+    pub(crate) const fn part_of(self, whole: usize) -> Self {
+        Self { whole, ..self }
+    }
+
+    fn output(self, len: usize) -> Output {
+        Output::of(len.max(self.whole))
     }
 
     /// [`fake_quantize`] on this backend.
@@ -89,7 +103,7 @@ impl Kernels {
             bounds: Bounds::new(levels, LsqMask::Exact),
             steps,
             w,
-            output: Output::of(out.len()),
+            output: self.output(out.len()),
             out,
         };
         self.run(pass, per_step)
@@ -113,7 +127,7 @@ impl Kernels {
     pub fn dequantize(self, levels: Levels, steps: &[f32], codes: &[i8], out: &mut [f32]) -> Result<()> {
         let per_step = layout(codes.len(), What::Codes, steps)?;
         length(What::Output, out.len(), codes.len())?;
-        let pass = Dequantize { levels, steps, codes, output: Output::of(out.len()), out };
+        let pass = Dequantize { levels, steps, codes, output: self.output(out.len()), out };
         self.run(pass, per_step)
     }
 
@@ -143,7 +157,7 @@ impl Kernels {
             mask,
             steps,
             w,
-            Apart { g, output: Output::of(grad_w.len()), grad_w },
+            Apart { g, output: self.output(grad_w.len()), grad_w },
             step_grads,
         )
     }
@@ -222,7 +236,7 @@ impl Kernels {
         length(What::Output, w_hat.len(), w.len())?;
         length(What::Steps, step_grads.len(), steps.len())?;
         let (bounds, factors) = (Bounds::new(levels, mask), adamw.factors());
-        let output = Output::of(w_hat.len());
+        let output = self.output(w_hat.len());
         let pass = Fused { bounds, steps, next_steps, factors, w, g, m, v, w_hat, step_grads, output };
         self.run_with(ste, pass, per_step)
     }
@@ -251,7 +265,7 @@ impl Kernels {
     }
 
     fn run_with<P: Pass>(self, ste: SteVariant, pass: P, per_step: usize) -> Result<()> {
-        let Self(backend) = self;
+        let Self { backend, .. } = self;
         match ste {
             SteVariant::Standard => backend.run(Run { pass, estimator: Standard, per_step }),
             SteVariant::Clipped { clip_val } => {
@@ -264,7 +278,7 @@ impl Kernels {
 
     /// Runs a pass that asks no estimator.
     fn run<P: Pass>(self, pass: P, per_step: usize) -> Result<()> {
-        self.0.run(Run { pass, estimator: Standard, per_step })
+        self.backend.run(Run { pass, estimator: Standard, per_step })
     }
 }
 
