@@ -26,11 +26,13 @@ macro_rules! helium {
 
 mod depthwise;
 mod gather;
+mod grouped;
 mod requantise;
 mod sums;
 
 pub(crate) use depthwise::{BlockLevels, depthwise_sums};
 pub(crate) use gather::{Rectangle, gather};
+pub(crate) use grouped::{Groups, expand, group_sums, linear_grouped, pixel_grouped};
 pub(crate) use requantise::{Scaling, requantise};
 pub(crate) use sums::{linear_sums, pixel_sums};
 

@@ -62,6 +62,7 @@ impl Layout {
         let groups = self.columns / usize::from(self.group);
         match self.target {
             Target::CortexM4 => cortex_m4::divisor_bytes(self, groups),
+            Target::CortexM55 => cortex_m55::divisor_bytes(self, groups),
             _ => self.rows.checked_mul(packed_len(groups, 2)),
         }
     }
@@ -133,6 +134,7 @@ impl Layout {
     fn divisor_of(&self, row: usize, group: usize, groups: usize) -> usize {
         match self.target {
             Target::CortexM4 => cortex_m4::divisor_of(self, row, group, groups),
+            Target::CortexM55 => cortex_m55::divisor_of(row, group, groups),
             _ => row * packed_len(groups, 2) * 4 + group,
         }
     }

@@ -22,6 +22,22 @@ pub(crate) fn pixel_sums(channels: usize) -> Option<usize> {
     channels.div_ceil(QUAD).checked_mul(PIXELS * QUAD)
 }
 
+/// Words of the sums of activations of each group, two pixels of them.
+pub(crate) const ACTIVATION_WORDS: usize = 2;
+/// Words of the sums of each group.
+pub(crate) const ROOM_WORDS: usize = 8;
+
+/// Number of groups of a layer, 0 where k is fixed.
+pub(crate) fn groups(spec: WeightSpec, columns: usize) -> usize {
+    columns.checked_div(spec.group.into()).unwrap_or(0)
+}
+
+/// Words that a layer with groups needs besides: sums of activations, room for a group's sums, factors of each quad.
+pub(crate) fn group_words(spec: WeightSpec, channels: usize, columns: usize) -> Option<usize> {
+    let of_group = channels.div_ceil(QUAD).checked_add(ACTIVATION_WORDS + ROOM_WORDS)?;
+    groups(spec, columns).checked_mul(of_group)
+}
+
 /// Channels of a block of a depthwise kernel: sixteen as long as the sums of all taps fit sixteen bits, else eight.
 pub(crate) fn block(bits: u8, taps: usize) -> usize {
     let widest = taps.saturating_mul(128).saturating_mul(1usize.wrapping_shl(bits.into()));
@@ -41,8 +57,13 @@ pub(crate) fn depthwise_sums(bits: u8, taps: usize, channels: usize) -> Option<u
 /// Bytes of scratch memory: room to align it to words, then what the kernels prepare. `columns` meet in one output.
 pub(super) fn scratch_len(spec: WeightSpec, kind: OpKind, [channels, columns]: [usize; 2]) -> Option<usize> {
     let (words, bytes) = match kind {
-        OpKind::Linear => (linear_sums(channels)?, row_bytes(columns)?),
-        OpKind::Conv2d => (pixel_sums(channels)?, row_bytes(columns)?.checked_mul(PIXELS)?),
+        OpKind::Linear => {
+            (linear_sums(channels)?.checked_add(group_words(spec, channels, columns)?)?, row_bytes(columns)?)
+        }
+        OpKind::Conv2d => (
+            pixel_sums(channels)?.checked_add(group_words(spec, channels, columns)?)?,
+            row_bytes(columns)?.checked_mul(PIXELS)?,
+        ),
         OpKind::DepthwiseConv2d => {
             let sums = depthwise_sums(spec.bits, columns, channels)?;
             (sums, level_bytes(spec.bits, columns, channels)?.checked_add(channels)?)

@@ -6,14 +6,23 @@ use crate::artifact::cortex_m55::{QUAD, is_unsigned};
 #[cfg(core_family = "cortex-m55")]
 use core::arch::naked_asm;
 
-/// How many bits too far up the sums of the rows of a quad are.
-const fn shifts(bits: u8) -> [i32; QUAD] {
+/// Left shifts that turn the sums of the rows of a quad into twice the sums of their codes; negative ones shift to the right.
+pub(super) const fn places(bits: u8) -> [i32; QUAD] {
     match bits {
-        2 => [0, 2, 4, 6],
-        3 => [0, 3, 2, 0],
-        4 => [0, 4, 0, 4],
-        _ => [0; QUAD],
+        2 => [1, -1, -3, -5],
+        3 => [1, -2, -1, 1],
+        4 => [1, -3, 1, -3],
+        _ => [1; QUAD],
     }
+}
+
+/// What twice a code lacks of `level2`: codes without sign are `2^(b−1)` too large, and on the mid-rise grid `level2` is one more
+/// than twice the code.
+pub(super) fn ones(bits: u8, mid_rise: bool) -> [i32; QUAD] {
+    [0, 1, 2, 3].map(|row| {
+        let too_large = if is_unsigned(bits, row) { 1i32.wrapping_shl(bits.into()) } else { 0 };
+        i32::from(mid_rise).wrapping_sub(too_large)
+    })
 }
 
 /// How the sums of a layer become results: `clamp(zero_point + ((acc << left)·M + 2^31 >> 32))` with
@@ -34,16 +43,9 @@ pub(crate) struct Scaling {
 }
 
 impl Scaling {
-    /// For the sums of codes of so many bits, on the mid-rise or the mid-tread grid; results lie between the limits. Codes
-    /// without sign are `2^(b−1)` too large, and on the mid-rise grid `level2` is one more than twice the code.
+    /// For the sums of codes of so many bits, on the mid-rise or the mid-tread grid; results lie between the limits.
     pub(crate) fn of_codes(bits: u8, mid_rise: bool, left: u32, zero_point: i32, limits: [i32; 2]) -> Self {
-        let half = i32::from(mid_rise);
-        let row = |row| {
-            let too_large = if is_unsigned(bits, row) { 1i32.wrapping_shl(bits.into()) } else { 0 };
-            half.wrapping_sub(too_large)
-        };
-        let places = shifts(bits).map(|shift| 1i32.wrapping_sub(shift));
-        Self::new(places, [row(0), row(1), row(2), row(3)], left, zero_point, limits)
+        Self::new(places(bits), ones(bits, mid_rise), left, zero_point, limits)
     }
 
     /// For the sums of twice the levels.

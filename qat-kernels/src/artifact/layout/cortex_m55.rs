@@ -26,9 +26,15 @@ pub(crate) const TAPS: usize = 27;
 /// Columns that a matrix may have: the sums of the topmost codes of a byte, 64 times too large, still fit 32 bits.
 const COLUMNS: usize = 1 << 16;
 
+/// The same where the sums are up to 30 times larger.
+const GROUPED_COLUMNS: usize = 1 << 12;
+
 pub(super) fn exists(kind: OpKind, bits: u8, group: u8, [rows, columns]: [usize; 2]) -> bool {
     match kind {
-        OpKind::Linear | OpKind::Conv2d => matches!(bits, 2 | 3 | 4 | 8) && group == 0 && columns <= COLUMNS,
+        OpKind::Linear | OpKind::Conv2d => match group {
+            0 => matches!(bits, 2 | 3 | 4 | 8) && columns <= COLUMNS,
+            _ => bits == 2 && matches!(group, 16 | 32) && columns <= GROUPED_COLUMNS,
+        },
         // In the portable order; its kernel is a matter of scratch memory only.
         OpKind::DepthwiseConv2d => group == 0 && rows <= TAPS,
         _ => false,
@@ -54,6 +60,15 @@ pub(super) fn code_bytes(layout: &Layout) -> Option<usize> {
     }
     let quad = vectors(layout.bits, layout.columns.div_ceil(STEP)).checked_mul(STEP)?;
     layout.rows.div_ceil(QUAD).checked_mul(quad)
+}
+
+/// A byte for each group of a quad, rows from the lowest bits on.
+pub(super) fn divisor_bytes(layout: &Layout, groups: usize) -> Option<usize> {
+    layout.rows.div_ceil(QUAD).checked_mul(groups)
+}
+
+pub(super) fn divisor_of(row: usize, group: usize, groups: usize) -> usize {
+    (row / QUAD * groups + group) * QUAD + row % QUAD
 }
 
 /// The last row of those that share a byte lies at its top, where its sign is the byte's: it is stored as two's complement,

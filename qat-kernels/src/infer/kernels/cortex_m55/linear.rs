@@ -1,12 +1,14 @@
 //! Fully connected layer.
 
 use super::super::{Requant, WeightView};
-use super::{carve, scaling};
-use crate::arch::cortex_m55::{Rectangle, gather, linear_sums, pixel_sums, requantise};
+use super::{carve, grouped, scaling};
+use crate::arch::cortex_m55::{
+    Rectangle, gather, group_sums, linear_grouped, linear_sums, pixel_grouped, pixel_sums, requantise,
+};
 use crate::artifact::cortex_m55::{QUAD, STEP, vectors};
-use crate::infer::cortex_m55::{linear_sums as sum_words, row_bytes};
+use crate::infer::cortex_m55::{group_words, linear_sums as sum_words, row_bytes};
 
-/// `scratch` holds the sums and the activations, filled up to whole steps.
+/// `scratch` holds the sums, what groups need, and the activations, filled up to whole steps.
 pub(in crate::infer) fn linear(
     x: &[i8],
     weights: &WeightView<'_>,
@@ -14,18 +16,33 @@ pub(in crate::infer) fn linear(
     scratch: &mut [i8],
     out: &mut [i8],
 ) -> Option<()> {
-    let bits = weights.spec.bits;
-    let (sums, rest) = carve(scratch, sum_words(weights.channels)?)?;
+    let (bits, channels) = (weights.spec.bits, weights.channels);
+    let (sum_words, group_words) = (sum_words(channels)?, group_words(weights.spec, channels, x.len())?);
+    let (words, rest) = carve(scratch, sum_words.checked_add(group_words)?)?;
+    let (sums, group_words) = words.split_at_mut_checked(sum_words)?;
     let row = rest.get_mut(..row_bytes(x.len())?)?;
     row.get_mut(x.len()..)?.fill(0);
     let mut scaling = scaling(weights, requant);
     scaling.activations[0] = gather(row, x, &Rectangle::new(1, x.len(), 0, 0)?)?;
     // Pairs of quads, then the last quad of an odd number.
     let of_quad = vectors(bits, row.len() / STEP).checked_mul(STEP)?;
-    let paired = weights.channels.div_ceil(QUAD) / 2 * 2;
+    let paired = channels.div_ceil(QUAD) / 2 * 2;
     let (even, odd) = weights.codes.split_at_checked(paired.checked_mul(of_quad)?)?;
     let (even_sums, odd_sums) = sums.split_at_mut_checked(paired.checked_mul(QUAD)?)?;
-    linear_sums(bits, row, even, even_sums)?;
-    pixel_sums(bits, [row, row], odd, odd_sums)?;
+    match grouped(weights, group_words)? {
+        Some((mut groups, factors)) => {
+            let (even_factors, odd_factors) =
+                factors.split_at_checked(paired.checked_mul(groups.activations.len())?)?;
+            for pixel in 0..2 {
+                group_sums(row, groups.steps, groups.activations, pixel)?;
+            }
+            linear_grouped(&mut groups, even_factors, row, even, even_sums)?;
+            pixel_grouped(&mut groups, odd_factors, [row, row], odd, odd_sums)?;
+        }
+        None => {
+            linear_sums(bits, row, even, even_sums)?;
+            pixel_sums(bits, [row, row], odd, odd_sums)?;
+        }
+    }
     requantise::<1>(sums, 1, weights.params, &scaling, [out])
 }
