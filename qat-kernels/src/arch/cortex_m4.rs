@@ -39,7 +39,7 @@ mod two_bits_grouped;
 mod wide;
 
 pub(crate) use bands::{Bands, Rounding};
-pub(crate) use depthwise::{QUAD as DEPTHWISE_QUAD, TURN as DEPTHWISE_TURN, depthwise_pixel};
+pub(crate) use depthwise::{QUAD as DEPTHWISE_QUAD, TURN as DEPTHWISE_TURN, Taps, depthwise_pixel};
 pub(crate) use fill::{Filled, Lanes, Start};
 #[cfg(core_family = "cortex-m4")]
 pub(crate) use {copy::copy, instructions::rounded_product};

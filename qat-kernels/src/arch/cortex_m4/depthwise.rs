@@ -4,7 +4,7 @@
 use super::bands::Rounding;
 #[cfg(not(core_family = "cortex-m4"))]
 use super::instructions::{rounded_product, sxtb16, sxtb16_ror8};
-use crate::arch::tap::Tap;
+use crate::artifact::cortex_m4::TAPS;
 #[cfg(core_family = "cortex-m4")]
 use core::arch::naked_asm;
 
@@ -13,11 +13,59 @@ pub(crate) const TURN: usize = 3;
 /// Channels of a word of activations.
 pub(crate) const QUAD: usize = 4;
 
+/// Where the taps of a window read: the loops read the list.
+pub(crate) struct Taps<'a> {
+    list: [*const i8; TAPS],
+    /// Taps of the list that the loops go through: whole turns.
+    len: usize,
+    x: &'a [i8],
+    /// Height, width and channels of the input.
+    input: [usize; 3],
+    kernel: [usize; 2],
+    /// What taps outside the input read.
+    padding: &'a [i8],
+}
+
+impl<'a> Taps<'a> {
+    /// `None` unless `x` and `padding` have their lengths and the kernel has no more than [`TAPS`] taps.
+    pub(crate) fn new(x: &'a [i8], input: [usize; 3], kernel: [usize; 2], padding: &'a [i8]) -> Option<Self> {
+        let [height, width, channels] = input;
+        let taps = kernel[0].checked_mul(kernel[1])?;
+        let whole = height.checked_mul(width)?.checked_mul(channels)? == x.len() && channels == padding.len();
+        let list = [padding.as_ptr(); TAPS];
+        let len = taps.next_multiple_of(TURN);
+        (whole && taps > 0 && taps <= TAPS).then_some(Self { list, len, x, input, kernel, padding })
+    }
+
+    /// Moves the window to begin at a row and a column of the input, which wrap below zero.
+    #[inline]
+    pub(crate) fn place(&mut self, top: usize, left: usize) {
+        let [height, width, channels] = self.input;
+        let [kernel_h, kernel_w] = self.kernel;
+        let mut list = self.list.iter_mut();
+        for y in (0..kernel_h).map(|ky| top.wrapping_add(ky)) {
+            let column = y.wrapping_mul(width).wrapping_add(left);
+            let mut at = self.x.as_ptr().wrapping_add(column.wrapping_mul(channels));
+            for (kx, tap) in (0..kernel_w).zip(&mut list) {
+                let inside = y < height && left.wrapping_add(kx) < width;
+                *tap = if inside { at } else { self.padding.as_ptr() };
+                at = at.wrapping_add(channels);
+            }
+        }
+    }
+
+    #[cfg(not(core_family = "cortex-m4"))]
+    fn iter(&self) -> impl Iterator<Item = &[i8]> {
+        // SAFETY: every pointer of the list is that of a whole pixel of the input, or of the padding.
+        self.list.iter().take(self.len).map(|&tap| unsafe { core::slice::from_raw_parts(tap, self.input[2]) })
+    }
+}
+
 /// The loop reads it in this order, a word a field.
 #[cfg(core_family = "cortex-m4")]
 #[repr(C)]
-struct Task<'a> {
-    taps: *const Tap<'a>,
+struct Task {
+    taps: *const *const i8,
     turns: usize,
     weights: *const u32,
     params: *const [u8; 8],
@@ -28,21 +76,20 @@ struct Task<'a> {
     zero_point: i32,
 }
 
-/// Computes the first `out.len()` channels, a multiple of four. `weights`: for each four channels and each tap two words of
-/// twice the levels, channels (0, 2) and (1, 3). `None` unless everything has its length.
-#[inline(always)]
+/// Computes the first `out.len()` channels, a multiple of four. `weights`: for each four channels and each tap, filled up to
+/// whole turns, two words of twice the levels, channels (0, 2) and (1, 3). `None` unless everything has its length.
+#[inline]
 pub(crate) fn depthwise_pixel(
-    taps: &[Tap<'_>],
+    taps: &Taps<'_>,
     weights: &[u32],
     params: &[[u8; 8]],
     rounding: Rounding,
     out: &mut [i8],
 ) -> Option<()> {
     let channels = out.len();
-    let whole = channels.is_multiple_of(QUAD) && taps.len().is_multiple_of(TURN) && !taps.is_empty();
-    if !whole
-        || taps.iter().any(|tap| tap.len() < channels)
-        || weights.len() != (channels / 2).checked_mul(taps.len())?
+    if !channels.is_multiple_of(QUAD)
+        || taps.input[2] < channels
+        || weights.len() != (channels / 2).checked_mul(taps.len)?
         || params.len() < channels
     {
         return None;
@@ -53,8 +100,8 @@ pub(crate) fn depthwise_pixel(
     #[cfg(core_family = "cortex-m4")]
     {
         let task = Task {
-            taps: taps.as_ptr(),
-            turns: taps.len() / TURN,
+            taps: taps.list.as_ptr(),
+            turns: taps.len / TURN,
             weights: weights.as_ptr(),
             params: params.as_ptr(),
             out: out.as_mut_ptr(),
@@ -62,7 +109,8 @@ pub(crate) fn depthwise_pixel(
             left: rounding.left,
             zero_point: rounding.zero_point,
         };
-        // SAFETY: the lengths that the loop relies on have just been compared, and `u32`s are aligned.
+        // SAFETY: the lengths that the loop relies on have just been compared, every tap is that of a whole pixel, and `u32`s
+        // are aligned.
         unsafe { pixel_asm(&task) };
     }
     #[cfg(not(core_family = "cortex-m4"))]
@@ -75,7 +123,7 @@ pub(crate) fn depthwise_pixel(
 macro_rules! tap {
     () => {
         concat!(
-            "ldr r8, [r0], #8\n ldr r8, [r8, r2]\n ldrd r10, r11, [r1], #8\n",
+            "ldr r8, [r0], #4\n ldr r8, [r8, r2]\n ldrd r10, r11, [r1], #8\n",
             "sxtb16 r9, r8\n sxtb16 r12, r8, ror #8\n",
             "smlabb r4, r9, r10, r4\n smlabb r5, r12, r11, r5\n smlatt r6, r9, r10, r6\n smlatt r7, r12, r11, r7\n",
         )
@@ -86,7 +134,7 @@ macro_rules! tap {
 /// Every tap and `out` must have `channels` channels, `params` too, and `weights` two words for every four channels and tap.
 #[cfg(core_family = "cortex-m4")]
 #[unsafe(naked)]
-unsafe extern "C" fn pixel_asm(task: &Task<'_>) {
+unsafe extern "C" fn pixel_asm(task: &Task) {
     naked_asm!(
         "push {{r4-r11, lr}}",
         "mov lr, r0",
@@ -141,14 +189,14 @@ unsafe extern "C" fn pixel_asm(task: &Task<'_>) {
 }
 
 #[cfg(not(core_family = "cortex-m4"))]
-fn pixel_twin(taps: &[Tap<'_>], weights: &[u32], params: &[[u8; 8]], rounding: Rounding, out: &mut [i8]) {
+fn pixel_twin(taps: &Taps<'_>, weights: &[u32], params: &[[u8; 8]], rounding: Rounding, out: &mut [i8]) {
     let half = |word: u32, high: bool| i32::from((if high { word >> 16 } else { word }) as u16 as i16);
     for (quad, out) in out.chunks_exact_mut(QUAD).enumerate() {
         let params = &params[quad * QUAD..][..QUAD];
         let word = |bytes: &[u8]| i32::from_le_bytes(bytes.try_into().unwrap_or_default());
         let mut accs = [0, 1, 2, 3].map(|c: usize| word(&params[c][..4]));
-        for (tap, levels) in taps.iter().zip(weights[quad * 2 * taps.len()..].as_chunks::<2>().0) {
-            let x = &tap.channels()[quad * QUAD..][..QUAD];
+        for (tap, levels) in taps.iter().zip(weights[quad * 2 * taps.len..].as_chunks::<2>().0) {
+            let x = &tap[quad * QUAD..][..QUAD];
             let x = u32::from_le_bytes([x[0], x[1], x[2], x[3]].map(i8::cast_unsigned));
             let words = [(sxtb16(x), levels[0]), (sxtb16_ror8(x), levels[1])];
             for (channel, acc) in accs.iter_mut().enumerate() {

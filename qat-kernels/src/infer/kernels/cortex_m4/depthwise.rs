@@ -2,10 +2,8 @@
 
 use super::super::{Requant, WeightView, Windows};
 use crate::arch::bytes::words_mut;
-use crate::arch::cortex_m4::{DEPTHWISE_QUAD as QUAD, DEPTHWISE_TURN as TURN, depthwise_pixel};
-use crate::arch::tap::Tap;
+use crate::arch::cortex_m4::{DEPTHWISE_QUAD as QUAD, DEPTHWISE_TURN as TURN, Taps, depthwise_pixel};
 use crate::artifact::ChannelParams;
-use crate::artifact::cortex_m4::TAPS;
 use crate::infer::cortex_m4::depthwise_words;
 use crate::pack::{code_at, packed_len};
 
@@ -28,18 +26,18 @@ pub(in crate::infer) fn depthwise_conv2d(
     spread(weights, taps, levels)?;
     padding.fill(zero_point);
     let quads = channels / QUAD * QUAD;
-    let mut list = [Tap::new(padding); TAPS];
-    let list = list.get_mut(..taps.next_multiple_of(TURN))?;
+    let mut window = Taps::new(x, windows.input, windows.kernel, padding)?;
     let rounding = requant.rounding();
-    for (at, pixel) in windows.pixels().zip(out.chunks_exact_mut(channels.max(1))) {
-        windows.list(x, at, padding, list)?;
+    for ((row, column), pixel) in windows.pixels().zip(out.chunks_exact_mut(channels.max(1))) {
+        let (top, left) = (row * windows.stride[0], column * windows.stride[1]);
+        window.place(top.wrapping_sub(windows.pad[0]), left.wrapping_sub(windows.pad[1]));
         let (whole, _) = pixel.split_at_mut_checked(quads)?;
-        depthwise_pixel(list, levels, weights.params, rounding, whole)?;
+        depthwise_pixel(&window, levels, weights.params, rounding, whole)?;
         // Channels that fill no word.
         for (c, y) in pixel.iter_mut().enumerate().skip(quads) {
             let p = ChannelParams::read(weights.params.get(c)?);
             let mut acc = p.bias;
-            for (tap, values) in windows.taps(x, at) {
+            for (tap, values) in windows.taps(x, (row, column)) {
                 let x = values.map_or(Some(&zero_point), |v| v.get(c))?;
                 acc = acc.wrapping_add(twice_level(weights, channels, tap, c)?.wrapping_mul((*x).into()));
             }
@@ -59,17 +57,33 @@ fn twice_level(weights: &WeightView<'_>, channels: usize, tap: usize, channel: u
 
 /// Twice the levels of whole words of channels, as the loop reads them; those of taps that only fill a turn are zero.
 fn spread(weights: &WeightView<'_>, taps: usize, levels: &mut [u32]) -> Option<()> {
+    let (bits, half) = (u32::from(weights.spec.bits), i32::from(weights.spec.grid != 0));
+    let row_len = packed_len(weights.channels, weights.spec.bits);
     let turns = taps.next_multiple_of(TURN);
     for (quad, words) in levels.chunks_exact_mut((2 * turns).max(1)).enumerate() {
-        for (tap, pair) in words.as_chunks_mut::<2>().0.iter_mut().enumerate() {
-            *pair = [0; 2];
-            if tap < taps {
-                for (word, channel) in pair.iter_mut().zip(quad * QUAD..) {
-                    let half = |c| Some(twice_level(weights, weights.channels, tap, c)? as u16);
-                    *word = u32::from(half(channel)?) | u32::from(half(channel + 2)?) << 16;
-                }
-            }
+        // Four codes take no more than 32 bits, and begin with a byte or in its middle where they take less.
+        let bit = quad.checked_mul(QUAD)?.checked_mul(bits as usize)?;
+        let mut from = bit / 8;
+        let (whole, rest) = words.as_chunks_mut::<2>().0.split_at_mut_checked(taps)?;
+        for pair in whole {
+            let bytes = weights.codes.get(from..)?;
+            let word = match bytes.first_chunk() {
+                Some(&word) => u32::from_le_bytes(word),
+                None => bytes.iter().rev().fold(0, |word, &byte| word << 8 | u32::from(byte)),
+            };
+            let mut word = word.wrapping_shr(bit as u32 % 8);
+            let mut level = || {
+                let unused = 32u32.wrapping_sub(bits);
+                let code = word.wrapping_shl(unused).cast_signed().wrapping_shr(unused);
+                // The last of four 8-bit codes is followed by nothing.
+                word = word.wrapping_shr(bits);
+                u32::from((2 * code + half) as u16)
+            };
+            let (a, b, c, d) = (level(), level(), level(), level());
+            *pair = [a | c << 16, b | d << 16];
+            from += row_len;
         }
+        rest.as_flattened_mut().fill(0);
     }
     Some(())
 }
