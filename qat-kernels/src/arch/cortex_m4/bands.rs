@@ -13,29 +13,41 @@ pub(crate) struct Rounding {
     pub(crate) zero_point: i32,
 }
 
-/// What one call of a loop computes: the loops read it in this order, a word a field.
+/// What one call of a loop computes. The loops read it in this order, a word a field, and change the first three.
 #[cfg(core_family = "cortex-m4")]
 #[repr(C)]
 pub(super) struct Task {
-    stream: *const u32,
-    weights: *const u8,
-    params: *const [u8; 8],
     /// Bands of channels, not zero.
     bands: usize,
+    params: *const [u8; 8],
     out: *mut i8,
-    /// Bytes from one pixel's results to the next one's.
-    stride: usize,
     /// Left shift before the multiplication.
     left: u32,
     zero_point: i32,
+    missing: [[i32; 4]; 2],
+    /// Bytes from one pixel's results to the next one's.
+    stride: usize,
+    stream: *const u32,
+    weights: *const u8,
     /// Steps of the first turn of the outer loop; all others are whole.
     first: usize,
-    missing: [[i32; 4]; 2],
     divisors: *const u8,
     /// Turns of the outer loop, not zero.
     turns: usize,
     factors: *const [u32; 2],
 }
+
+/// Where the loops look for the fields.
+#[cfg(core_family = "cortex-m4")]
+const _: () = {
+    use core::mem::offset_of;
+    assert!(offset_of!(Task, bands) == 0 && offset_of!(Task, params) == 4 && offset_of!(Task, out) == 8);
+    assert!(offset_of!(Task, left) == 12 && offset_of!(Task, zero_point) == 16);
+    assert!(offset_of!(Task, missing) == 20 && offset_of!(Task, stride) == 52);
+    assert!(offset_of!(Task, stream) == 56 && offset_of!(Task, weights) == 60);
+    assert!(offset_of!(Task, first) == 64 && offset_of!(Task, divisors) == 68);
+    assert!(offset_of!(Task, turns) == 72 && offset_of!(Task, factors) == 76);
+};
 
 /// The loops over bands and pixels.
 ///
@@ -212,16 +224,16 @@ impl<'a> Bands<'a> {
         #[cfg(core_family = "cortex-m4")]
         {
             let mut task = Task {
-                stream: words.as_ptr(),
-                weights: self.weights.as_ptr().wrapping_add(bands.start * self.band_bytes),
-                params: params.as_ptr(),
                 bands: bands.len(),
+                params: params.as_ptr(),
                 out: out.as_mut_ptr(),
-                stride,
                 left: self.rounding.left,
                 zero_point: self.rounding.zero_point,
-                first: self.first,
                 missing: *missing,
+                stride,
+                stream: words.as_ptr(),
+                weights: self.weights.as_ptr().wrapping_add(bands.start * self.band_bytes),
+                first: self.first,
                 divisors: self.divisors.as_ptr().wrapping_add(bands.start * self.band_divisors),
                 turns: self.turns,
                 factors: super::two_bits_grouped::FACTORS.as_ptr(),
@@ -288,125 +300,157 @@ fn is_aligned(weights: &[u8]) -> bool {
     cfg!(not(core_family = "cortex-m4")) || weights.as_ptr().addr().is_multiple_of(4)
 }
 
-/// `$acc` times `$m` to int8; `$n` is `left`, with a shift by r12 before, or `straight`; zero point in `$z`.
+/// `$acc` times `$m` to int8, after a shift by `$left` if there is one; zero point in `$z`.
 #[cfg(core_family = "cortex-m4")]
 macro_rules! round {
-    (left, $acc:literal, $m:literal, $z:literal, $left:literal) => {
-        concat!("lsl ", $acc, ", ", $acc, ", ", $left, "\n", round!(straight, $acc, $m, $z, $left))
-    };
-    (straight, $acc:literal, $m:literal, $z:literal, $left:literal) => {
+    ($acc:literal, $m:literal, $z:literal) => {
         concat!("smmlar ", $acc, ", ", $acc, ", ", $m, ", ", $z, "\n ssat ", $acc, ", #8, ", $acc, "\n")
+    };
+    ($acc:literal, $m:literal, $z:literal, $left:literal) => {
+        concat!("lsl ", $acc, ", ", $acc, ", ", $left, "\n", round!($acc, $m, $z))
     };
 }
 
-/// Results of four channels of one pixel. In: r4–r7 sums of codes as they are stored, r12 task; `$m0`–`$m3` are r2 for
-/// channels without a sign and r3 for the others. Changes everything but r1 and r12.
+/// Results of four channels of one pixel, then back to label 3 unless it was the last band. In: r4–r7 sums of codes as they
+/// are stored, r12 task; `$m0`–`$m3` are r0 for channels without a sign and lr for the others. Leaves r1 and r12 as they are.
+///
+/// With a shift, which is rare, it goes the way of [`quad_shifted`].
 #[cfg(core_family = "cortex-m4")]
 macro_rules! quad_results {
     ($m0:literal, $m1:literal, $m2:literal, $m3:literal) => {
         concat!(
-            "ldr r2, [r12, #36]\n ldr r3, [r12, #52]\n ldrd r8, r9, [r12, #24]\n",
-            "ldr r10, [r12, #8]\n ldr r11, [r12, #16]\n",
+            "ldr r0, [r12, #20]\n ldr lr, [r12, #36]\n",
             "add r4, ",
             $m0,
             ", r4, lsl #1\n add r5, ",
             $m1,
-            ", r5, lsl #1\n add r6, ",
+            ", r5, lsl #1\n",
+            "add r6, ",
             $m2,
             ", r6, lsl #1\n add r7, ",
             $m3,
             ", r7, lsl #1\n",
-            "cmp r8, #0\n bne.w 94f\n",
-            quad_results!(straight),
-            "b.w 95f\n 94:\n",
-            quad_results!(left),
+            "ldm r12, {{r2, r8, r9, r10, r11}}\n cmp r10, #0\n bne.w 94f\n",
+            "ldm r8!, {{r0, r3, r10, lr}}\n add r4, r4, r0\n add r5, r5, r10\n",
+            round!("r4", "r3", "r11"),
+            round!("r5", "lr", "r11"),
+            "ldm r8!, {{r0, r3, r10, lr}}\n add r6, r6, r0\n add r7, r7, r10\n",
+            round!("r6", "r3", "r11"),
+            round!("r7", "lr", "r11"),
             "95:\n",
-            "strb r4, [r11], #1\n strb r5, [r11], #1\n strb r6, [r11], #1\n strb r7, [r11], #1\n",
-            "str r10, [r12, #8]\n str r11, [r12, #16]\n",
-        )
-    };
-    ($shift:ident) => {
-        concat!(
-            "ldrd r0, lr, [r10], #8\n add r4, r4, r0\n",
-            round!($shift, "r4", "lr", "r9", "r8"),
-            "ldrd r0, lr, [r10], #8\n add r5, r5, r0\n",
-            round!($shift, "r5", "lr", "r9", "r8"),
-            "ldrd r0, lr, [r10], #8\n add r6, r6, r0\n",
-            round!($shift, "r6", "lr", "r9", "r8"),
-            "ldrd r0, lr, [r10], #8\n add r7, r7, r0\n",
-            round!($shift, "r7", "lr", "r9", "r8"),
+            "strb r4, [r9], #1\n strb r5, [r9], #1\n strb r6, [r9], #1\n strb r7, [r9], #1\n",
+            "subs r2, r2, #1\n stm r12, {{r2, r8, r9}}\n bne.w 3b\n",
         )
     };
 }
 
-/// Results of four channels of two pixels. In: r4–r7 and r8–r11 sums of codes as they are stored, r1 weights, r12 task;
-/// `$a` and `$b` are r0, r1 for channels without a sign and r2, r3 for the others. Leaves r12 as it is.
+/// Where [`quad_results`] goes if there is a shift.
+#[cfg(core_family = "cortex-m4")]
+macro_rules! quad_shifted {
+    () => {
+        concat!(
+            "94:\n",
+            "ldrd r0, r3, [r8], #8\n add r4, r4, r0\n",
+            round!("r4", "r3", "r11", "r10"),
+            "ldrd r0, r3, [r8], #8\n add r5, r5, r0\n",
+            round!("r5", "r3", "r11", "r10"),
+            "ldrd r0, r3, [r8], #8\n add r6, r6, r0\n",
+            round!("r6", "r3", "r11", "r10"),
+            "ldrd r0, r3, [r8], #8\n add r7, r7, r0\n",
+            round!("r7", "r3", "r11", "r10"),
+            "b.w 95b\n",
+        )
+    };
+}
+
+/// Results of four channels of two pixels, then back to label 3 unless it was the last band. In: r4–r7 and r8–r11 sums of
+/// codes as they are stored, r12 task; `$a` and `$b` are r0, r2 for channels without a sign and r3, lr for the others. Leaves
+/// r1 and r12 as they are.
+///
+/// With a shift, which is rare, it goes the way of [`quads_shifted`].
 #[cfg(core_family = "cortex-m4")]
 macro_rules! quads_results {
     ($a0:literal, $b0:literal, $a1:literal, $b1:literal, $a2:literal, $b2:literal, $a3:literal, $b3:literal) => {
         concat!(
-            "str r1, [r12, #4]\n ldrd r0, r1, [r12, #36]\n ldrd r2, r3, [r12, #52]\n",
+            "ldrd r0, r2, [r12, #20]\n ldrd r3, lr, [r12, #36]\n",
             "add r4, ",
             $a0,
             ", r4, lsl #1\n add r8, ",
             $b0,
-            ", r8, lsl #1\n add r5, ",
+            ", r8, lsl #1\n",
+            "add r5, ",
             $a1,
             ", r5, lsl #1\n add r9, ",
             $b1,
-            ", r9, lsl #1\n add r6, ",
+            ", r9, lsl #1\n",
+            "add r6, ",
             $a2,
             ", r6, lsl #1\n add r10, ",
             $b2,
-            ", r10, lsl #1\n add r7, ",
+            ", r10, lsl #1\n",
+            "add r7, ",
             $a3,
             ", r7, lsl #1\n add r11, ",
             $b3,
             ", r11, lsl #1\n",
-            "ldr r0, [r12, #8]\n ldrd r3, lr, [r12, #24]\n",
-            "cmp r3, #0\n bne.w 94f\n",
-            quads_results!(straight),
-            "b.w 95f\n 94:\n",
-            quads_results!(left),
+            "ldr r0, [r12, #4]\n ldrd r2, lr, [r12, #12]\n cmp r2, #0\n bne.w 94f\n",
+            quads_results!("r4", "r8"),
+            quads_results!("r5", "r9"),
+            quads_results!("r6", "r10"),
+            quads_results!("r7", "r11"),
             "95:\n",
-            "str r0, [r12, #8]\n ldrd r0, r1, [r12, #16]\n add r1, r0, r1\n",
-            "strb r4, [r0], #1\n strb r5, [r0], #1\n strb r6, [r0], #1\n strb r7, [r0], #1\n",
-            "strb r8, [r1], #1\n strb r9, [r1], #1\n strb r10, [r1], #1\n strb r11, [r1]\n",
-            "str r0, [r12, #16]\n",
+            "ldr r2, [r12, #8]\n ldr r3, [r12, #52]\n add r3, r2, r3\n",
+            "strb r4, [r2], #1\n strb r5, [r2], #1\n strb r6, [r2], #1\n strb r7, [r2], #1\n",
+            "strb r8, [r3], #1\n strb r9, [r3], #1\n strb r10, [r3], #1\n strb r11, [r3]\n",
+            "ldr lr, [r12]\n strd r0, r2, [r12, #4]\n subs lr, lr, #1\n str lr, [r12]\n bne.w 3b\n",
         )
     };
-    ($shift:ident) => {
+    ($a:literal, $b:literal) => {
         concat!(
-            quads_results!(channel, $shift, "r4", "r8"),
-            quads_results!(channel, $shift, "r5", "r9"),
-            quads_results!(channel, $shift, "r6", "r10"),
-            quads_results!(channel, $shift, "r7", "r11"),
-        )
-    };
-    (channel, $shift:ident, $a:literal, $b:literal) => {
-        concat!(
-            "ldrd r1, r2, [r0], #8\n add ",
+            "ldrd r2, r3, [r0], #8\n add ",
             $a,
             ", ",
             $a,
-            ", r1\n add ",
+            ", r2\n add ",
             $b,
             ", ",
             $b,
-            ", r1\n",
-            round!($shift, $a, "r2", "lr", "r3"),
-            round!($shift, $b, "r2", "lr", "r3"),
+            ", r2\n",
+            round!($a, "r3", "lr"),
+            round!($b, "r3", "lr"),
         )
     };
 }
 
-/// To the next band: back to `3` unless it was the last one. In: r12 task.
+/// Where [`quads_results`] goes if there is a shift.
 #[cfg(core_family = "cortex-m4")]
-macro_rules! next_band {
+macro_rules! quads_shifted {
     () => {
-        "ldr r0, [r12, #12]\n subs r0, r0, #1\n str r0, [r12, #12]\n bne.w 3b\n"
+        concat!(
+            "94:\n str r1, [r12, #60]\n mov r1, r2\n",
+            quads_shifted!("r4", "r8"),
+            quads_shifted!("r5", "r9"),
+            quads_shifted!("r6", "r10"),
+            quads_shifted!("r7", "r11"),
+            "ldr r1, [r12, #60]\n b.w 95b\n",
+        )
+    };
+    ($a:literal, $b:literal) => {
+        concat!(
+            "ldrd r2, r3, [r0], #8\n add ",
+            $a,
+            ", ",
+            $a,
+            ", r2\n add ",
+            $b,
+            ", ",
+            $b,
+            ", r2\n",
+            round!($a, "r3", "lr", "r1"),
+            round!($b, "r3", "lr", "r1"),
+        )
     };
 }
 
 #[cfg(core_family = "cortex-m4")]
-pub(super) use {next_band, quad_results, quads_results, round};
+pub(super) use {quad_results, quad_shifted, quads_results, quads_shifted, round};

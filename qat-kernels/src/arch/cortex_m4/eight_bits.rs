@@ -6,7 +6,7 @@
 
 use super::bands::Loops;
 #[cfg(core_family = "cortex-m4")]
-use super::bands::{Task, next_band, quad_results, quads_results, round};
+use super::bands::{Task, quad_results, quad_shifted, quads_results, quads_shifted, round};
 #[cfg(core_family = "cortex-m4")]
 use super::wide::{wide_quad, wide_quads};
 #[cfg(core_family = "cortex-m4")]
@@ -109,7 +109,7 @@ unsafe extern "C" fn quad(task: &mut Task) {
             "subs r2, r2, #1\n bne.w 1b\n"
         ),
         concat!(apart!("r4", "r5"), apart!("r6", "r7")),
-        quad_results!("r2", "r3", "r2", "r3")
+        quad_results!("r0", "lr", "r0", "lr")
     ))
 }
 
@@ -137,7 +137,7 @@ unsafe extern "C" fn quads(task: &mut Task) {
             "ldr lr, [sp, #36]\n subs lr, lr, #1\n bne.w 1b\n"
         ),
         concat!(apart!("r4", "r5"), apart!("r6", "r7"), apart!("r8", "r9"), apart!("r10", "r11")),
-        quads_results!("r0", "r1", "r2", "r3", "r0", "r1", "r2", "r3")
+        quads_results!("r0", "r2", "r3", "lr", "r0", "r2", "r3", "lr")
     ))
 }
 

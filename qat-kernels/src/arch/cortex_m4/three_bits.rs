@@ -13,7 +13,7 @@
 
 use super::bands::Loops;
 #[cfg(core_family = "cortex-m4")]
-use super::bands::{Task, next_band, quad_results, quads_results, round};
+use super::bands::{Task, quad_results, quad_shifted, quads_results, quads_shifted, round};
 #[cfg(core_family = "cortex-m4")]
 use core::arch::naked_asm;
 
@@ -197,9 +197,10 @@ unsafe extern "C" fn quad(task: &mut Task) {
         "push {{r0, r4-r11, lr}}",
         "sub sp, sp, #16",
         "mov r12, r0",
+        "ldr r1, [r12, #60]",
         "3:",
-        "ldrd r0, r1, [r12]",
-        "ldr r3, [r12, #32]",
+        "ldr r0, [r12, #56]",
+        "ldr r3, [r12, #64]",
         "movw r2, #0xE001",
         "movt r2, #0xE001",
         "mov r4, #0",
@@ -226,13 +227,12 @@ unsafe extern "C" fn quad(task: &mut Task) {
         "cmp r4, #0",
         "bne.w 1b",
         "ldr r12, [sp, #16]",
-        "str r1, [r12, #4]",
         "ldm sp, {{r4-r7}}",
         apart!("r4", "r5", "r6", "r7"),
-        quad_results!("r3", "r3", "r3", "r2"),
-        next_band!(),
+        quad_results!("lr", "lr", "lr", "r0"),
         "add sp, sp, #20",
         "pop {{r4-r11, pc}}",
+        quad_shifted!(),
     )
 }
 
@@ -250,9 +250,10 @@ unsafe extern "C" fn quads(task: &mut Task) {
         "push {{r0, r4-r11, lr}}",
         "sub sp, sp, #32",
         "mov r12, r0",
+        "ldr r1, [r12, #60]",
         "3:",
-        "ldrd r0, r1, [r12]",
-        "ldr r3, [r12, #32]",
+        "ldr r0, [r12, #56]",
+        "ldr r3, [r12, #64]",
         "mov r4, #0",
         "mov r5, #0",
         "mov r6, #0",
@@ -286,10 +287,10 @@ unsafe extern "C" fn quads(task: &mut Task) {
         "ldm sp, {{r4-r11}}",
         apart!("r4", "r5", "r6", "r7"),
         apart!("r8", "r9", "r10", "r11"),
-        quads_results!("r2", "r3", "r2", "r3", "r2", "r3", "r0", "r1"),
-        next_band!(),
+        quads_results!("r3", "lr", "r3", "lr", "r3", "lr", "r0", "r2"),
         "add sp, sp, #36",
         "pop {{r4-r11, pc}}",
+        quads_shifted!(),
     )
 }
 

@@ -6,7 +6,7 @@
 
 use super::bands::Loops;
 #[cfg(core_family = "cortex-m4")]
-use super::bands::{Task, next_band, round};
+use super::bands::{Task, quad_results, quad_shifted, round};
 #[cfg(core_family = "cortex-m4")]
 use core::arch::naked_asm;
 
@@ -87,60 +87,13 @@ macro_rules! step {
     };
 }
 
-/// Results of a quad. In: r0, r1 sums of 2·T, r2, r3 of T >> 14, r8 left shift, r9 zero point, r10 parameters, r11 results,
-/// r12 task.
-#[cfg(core_family = "cortex-m4")]
-macro_rules! quad_results {
-    ($shift:ident) => {
-        concat!(
-            "sub r0, r0, r2, lsl #15\n sub r1, r1, r3, lsl #15\n ldr lr, [r12, #52]\n",
-            "add r2, lr, r2, lsl #1\n add r3, lr, r3, lsl #1\n",
-            "ldm r10!, {{r4-r7}}\n add r0, r0, r4\n add r2, r2, r6\n",
-            round!($shift, "r0", "r5", "r9", "r8"),
-            round!($shift, "r2", "r7", "r9", "r8"),
-            "ldm r10!, {{r4-r7}}\n add r1, r1, r4\n add r3, r3, r6\n",
-            round!($shift, "r1", "r5", "r9", "r8"),
-            round!($shift, "r3", "r7", "r9", "r8"),
-            "strb r0, [r11], #1\n strb r2, [r11], #1\n strb r1, [r11], #1\n strb r3, [r11], #1\n",
-        )
-    };
-}
-
-/// Results of a pair for two pixels. In: r0, r1 sums of 2·T, r2, r3 of T >> 14, r4, r5 bias and multiplier of the first
-/// channel, r6, r7 of the second, r8 left shift, r9 zero point, r10 stride, r11 results, r12 task.
-#[cfg(core_family = "cortex-m4")]
-macro_rules! pair_results {
-    ($shift:ident, $sums:literal, $high:literal, $missing:literal) => {
-        concat!(
-            "ldrd r0, r1, [sp, #",
-            $sums,
-            "]\n ldrd r2, r3, [sp, #",
-            $high,
-            "]\n",
-            "sub r0, r0, r2, lsl #15\n sub r1, r1, r3, lsl #15\n add r0, r0, r4\n add r1, r1, r4\n",
-            "add r2, r6, r2, lsl #1\n add r3, r6, r3, lsl #1\n",
-            "ldr lr, [r12, #",
-            $missing,
-            "]\n add r2, r2, lr\n ldr lr, [r12, #",
-            $missing,
-            " + 4]\n add r3, r3, lr\n",
-            round!($shift, "r0", "r5", "r9", "r8"),
-            round!($shift, "r2", "r7", "r9", "r8"),
-            round!($shift, "r1", "r5", "r9", "r8"),
-            round!($shift, "r3", "r7", "r9", "r8"),
-            "bfi r0, r2, #8, #24\n bfi r1, r3, #8, #24\n",
-            "strh r0, [r11]\n strh r1, [r11, r10]\n add r11, r11, r10, lsl #1\n",
-        )
-    };
-}
-
 /// Bands of four channels of a linear layer.
 ///
 /// In the loop: r0 stream, r1 weights, r2 mask, r3 scratch, r4–r5 T, r6–r9 weights, r10–lr activations. On the stack: sums of
-/// 2·T and of T >> 14, the task.
+/// T and of T >> 14 of either pair, the task.
 ///
 /// # Safety
-/// All pointers of the task must be valid for the lengths that its stream, its bands and its stride imply.
+/// As [`Loops`] says.
 #[cfg(core_family = "cortex-m4")]
 #[unsafe(naked)]
 unsafe extern "C" fn quads(task: &mut Task) {
@@ -148,13 +101,14 @@ unsafe extern "C" fn quads(task: &mut Task) {
         "push {{r0, r4-r11, lr}}",
         "sub sp, sp, #16",
         "mov r12, r0",
+        "ldr r1, [r12, #60]",
         "3:",
-        "ldrd r0, r1, [r12]",
-        "ldrd r3, r4, [r12, #32]", // first, missing
-        "mov r5, r4",
+        "ldr r0, [r12, #56]",
+        "ldr r3, [r12, #64]",
         "mov r6, #0",
         "mov r7, #0",
-        "stm sp, {{r4-r7}}",
+        "strd r6, r7, [sp]",
+        "strd r6, r7, [sp, #8]",
         "movw r2, #0xC003",
         "movt r2, #0xC003",
         "cmp r3, #1",
@@ -165,45 +119,49 @@ unsafe extern "C" fn quads(task: &mut Task) {
         "2:",
         step!(quad),
         "ldm sp, {{r6-r9}}",
-        "add r6, r6, r4, lsl #1",
-        "add r7, r7, r5, lsl #1",
-        "add r8, r8, r4, asr #14",
+        "add r6, r6, r4",
+        "add r7, r7, r4, asr #14",
+        "add r8, r8, r5",
         "add r9, r9, r5, asr #14",
         "stm sp, {{r6-r9}}",
         "ldrd r4, r5, [r0], #8",
         "cmp r4, #0",
         "bne.w 1b",
+        "ldm sp, {{r4-r7}}",
         "ldr r12, [sp, #16]",
-        "mov r0, r6",
-        "mov r2, r8",
-        "mov r3, r9",
-        "str r1, [r12, #4]",
-        "mov r1, r7",
-        "ldrd r8, r9, [r12, #24]",
-        "ldr r10, [r12, #8]",
-        "ldr r11, [r12, #16]",
-        "cmp r8, #0",
-        "bne.w 4f",
-        quad_results!(straight),
-        "b.w 5f",
-        "4:",
-        quad_results!(left),
-        "5:",
-        "str r10, [r12, #8]",
-        "str r11, [r12, #16]",
-        next_band!(),
+        "sub r4, r4, r5, lsl #14",
+        "sub r6, r6, r7, lsl #14",
+        quad_results!("r0", "lr", "r0", "lr"),
         "add sp, sp, #20",
         "pop {{r4-r11, pc}}",
+        quad_shifted!(),
     )
+}
+
+/// Rounds the sums of two channels of four pixels and packs them: multipliers r2 and lr, zero point r11, shift r1.
+#[cfg(core_family = "cortex-m4")]
+macro_rules! pair_results {
+    ($($left:literal)?) => {
+        concat!(
+            round!("r7", "r2", "r11" $(, $left)?),
+            round!("r3", "lr", "r11" $(, $left)?),
+            round!("r8", "r2", "r11" $(, $left)?),
+            round!("r4", "lr", "r11" $(, $left)?),
+            round!("r9", "r2", "r11" $(, $left)?),
+            round!("r5", "lr", "r11" $(, $left)?),
+            round!("r10", "r2", "r11" $(, $left)?),
+            round!("r6", "lr", "r11" $(, $left)?),
+        )
+    };
 }
 
 /// Bands of two channels of four pixels.
 ///
 /// In the loop: r0 stream, r1 weights, r2 mask, r3–r6 T, r7–r8 weights, r9 scratch, r10–lr activations. On the stack: sums of
-/// 2·T and of T >> 14, the task.
+/// T >> 14 and of 2·T of each pixel, the task.
 ///
 /// # Safety
-/// All pointers of the task must be valid for the lengths that its stream, its bands and its stride imply.
+/// As [`Loops`] says.
 #[cfg(core_family = "cortex-m4")]
 #[unsafe(naked)]
 unsafe extern "C" fn pairs(task: &mut Task) {
@@ -212,17 +170,18 @@ unsafe extern "C" fn pairs(task: &mut Task) {
         "sub sp, sp, #32",
         "mov r12, r0",
         "3:",
-        "ldrd r0, r1, [r12]",
-        "mov r10, #0",
-        "mov r11, #0",
-        "add r3, r12, #36",
-        "ldm r3, {{r6-r9}}",
-        "stm sp, {{r6-r11}}",
-        "strd r10, r11, [sp, #24]",
+        "ldrd r0, r1, [r12, #56]",
+        "ldr r11, [r12, #64]",
+        "add r2, r12, #20",
+        "ldm r2, {{r6-r9}}", // missing of the low sums
+        "mov r2, #0",
+        "mov r3, #0",
+        "mov r4, #0",
+        "mov r5, #0",
+        "stm sp, {{r2-r9}}",
         "movw r2, #0xC003",
         "movt r2, #0xC003",
-        "ldr r3, [r12, #32]",
-        "cmp r3, #1",
+        "cmp r11, #1",
         "ldm r0!, {{r3-r6}}",
         "beq.w 2f",
         "1:",
@@ -230,43 +189,71 @@ unsafe extern "C" fn pairs(task: &mut Task) {
         "2:",
         step!(pair),
         "ldm sp, {{r7-r10}}",
-        "add r7, r7, r3, lsl #1",
-        "add r8, r8, r4, lsl #1",
-        "add r9, r9, r5, lsl #1",
-        "add r10, r10, r6, lsl #1",
-        "stm sp, {{r7-r10}}",
-        "ldrd r7, r8, [sp, #16]",
-        "ldrd r9, r10, [sp, #24]",
         "add r7, r7, r3, asr #14",
         "add r8, r8, r4, asr #14",
         "add r9, r9, r5, asr #14",
         "add r10, r10, r6, asr #14",
-        "strd r7, r8, [sp, #16]",
-        "strd r9, r10, [sp, #24]",
+        "stm sp, {{r7-r10}}",
+        "add r12, sp, #16",
+        "ldm r12, {{r7-r10}}",
+        "add r7, r7, r3, lsl #1",
+        "add r8, r8, r4, lsl #1",
+        "add r9, r9, r5, lsl #1",
+        "add r10, r10, r6, lsl #1",
+        "stm r12, {{r7-r10}}",
         "ldm r0!, {{r3-r6}}",
         "cmp r3, #0",
         "bne.w 1b",
         "ldr r12, [sp, #32]",
-        "str r1, [r12, #4]",
-        "ldr r0, [r12, #8]",
-        "ldm r0!, {{r4-r7}}",
-        "str r0, [r12, #8]",
-        "ldrd r8, r9, [r12, #24]",
-        "ldrd r11, r10, [r12, #16]",
-        "add r0, r11, #2",
-        "str r0, [r12, #16]",
-        "cmp r8, #0",
+        "ldm sp, {{r3-r6}}",
+        "str r1, [r12, #60]",
+        "ldr r0, [r12, #4]",
+        "ldm r0!, {{r1, r2, r11, lr}}", // biases and multipliers
+        "str r0, [r12, #4]",
+        "add r7, r7, r1",
+        "add r8, r8, r1",
+        "add r9, r9, r1",
+        "add r10, r10, r1",
+        "sub r7, r7, r3, lsl #15",
+        "sub r8, r8, r4, lsl #15",
+        "sub r9, r9, r5, lsl #15",
+        "sub r10, r10, r6, lsl #15",
+        "ldrd r0, r1, [r12, #36]", // missing of the high sums
+        "add r3, r11, r3, lsl #1",
+        "add r4, r11, r4, lsl #1",
+        "add r3, r3, r0",
+        "add r4, r4, r1",
+        "ldrd r0, r1, [r12, #44]",
+        "add r5, r11, r5, lsl #1",
+        "add r6, r11, r6, lsl #1",
+        "add r5, r5, r0",
+        "add r6, r6, r1",
+        "ldrd r1, r11, [r12, #12]",
+        "cmp r1, #0",
         "bne.w 4f",
-        pair_results!(straight, "0", "16", "52"),
-        pair_results!(straight, "8", "24", "60"),
-        "b.w 5f",
-        "4:",
-        pair_results!(left, "0", "16", "52"),
-        pair_results!(left, "8", "24", "60"),
+        pair_results!(),
         "5:",
-        next_band!(),
+        "bfi r7, r3, #8, #24",
+        "bfi r8, r4, #8, #24",
+        "bfi r9, r5, #8, #24",
+        "bfi r10, r6, #8, #24",
+        "ldr r0, [r12, #8]",
+        "ldr r1, [r12, #52]",
+        "ldr r3, [r12]",
+        "add r2, r0, r1, lsl #1",
+        "strh r8, [r0, r1]",
+        "strh r7, [r0], #2",
+        "strh r9, [r2]",
+        "strh r10, [r2, r1]",
+        "str r0, [r12, #8]",
+        "subs r3, r3, #1",
+        "str r3, [r12]",
+        "bne.w 3b",
         "add sp, sp, #36",
         "pop {{r4-r11, pc}}",
+        "4:",
+        pair_results!("r1"),
+        "b.w 5b",
     )
 }
 

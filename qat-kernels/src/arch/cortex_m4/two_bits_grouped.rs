@@ -10,7 +10,7 @@
 
 use super::bands::Loops;
 #[cfg(core_family = "cortex-m4")]
-use super::bands::{Task, next_band, round};
+use super::bands::{Task, round};
 #[cfg(core_family = "cortex-m4")]
 use core::arch::naked_asm;
 
@@ -150,11 +150,12 @@ macro_rules! quads {
                 "push {{r0, r4-r11, lr}}",
                 "sub sp, sp, #28",
                 "mov r12, r0",
+                "ldr r1, [r12, #60]",
+                "3:",
+                "ldr r0, [r12, #56]",
+                "ldr r3, [r12, #64]",
                 "movw r2, #0xC003",
                 "movt r2, #0xC003",
-                "3:",
-                "ldrd r0, r1, [r12]",
-                "ldr r3, [r12, #32]",
                 "mov r6, #0",
                 "mov r7, #0",
                 "mov r8, #0",
@@ -176,49 +177,49 @@ macro_rules! quads {
                 "stm sp, {{r6-r11}}",
                 "bne.w 1b",
                 "ldr r12, [sp, #28]",
-                "str r1, [r12, #4]",
                 "str r10, [r12, #68]",
-                "ldrd r4, r5, [r12, #24]",
-                "ldr r3, [r12, #8]",
-                "ldr r11, [r12, #16]",
-                "cmp r4, #0",
+                "ldm r12, {{r2, r3, r4, r5, r11}}",
+                "cmp r5, #0",
                 "bne.w 4f",
-                quad_sums!(straight),
-                "b.w 5f",
-                "4:",
-                quad_sums!(left),
+                "ldm r3!, {{r0, r5, r10, lr}}",
+                "add r6, r0, r6, asr #2",
+                "add r7, r10, r7",
+                round!("r6", "r5", "r11"),
+                round!("r7", "lr", "r11"),
+                "ldm r3!, {{r0, r5, r10, lr}}",
+                "add r8, r0, r8, asr #2",
+                "add r9, r10, r9",
+                round!("r8", "r5", "r11"),
+                round!("r9", "lr", "r11"),
                 "5:",
-                "strb r6, [r11], #1",
-                "strb r7, [r11], #1",
-                "strb r8, [r11], #1",
-                "strb r9, [r11], #1",
-                "str r3, [r12, #8]",
-                "str r11, [r12, #16]",
-                next_band!(),
+                "strb r6, [r4], #1",
+                "strb r7, [r4], #1",
+                "strb r8, [r4], #1",
+                "strb r9, [r4], #1",
+                "subs r2, r2, #1",
+                "stm r12, {{r2, r3, r4}}",
+                "bne.w 3b",
                 "add sp, sp, #32",
                 "pop {{r4-r11, pc}}",
+                "4:",
+                "ldrd r0, r10, [r3], #8",
+                "add r6, r0, r6, asr #2",
+                round!("r6", "r10", "r11", "r5"),
+                "ldrd r0, r10, [r3], #8",
+                "add r7, r0, r7",
+                round!("r7", "r10", "r11", "r5"),
+                "ldrd r0, r10, [r3], #8",
+                "add r8, r0, r8, asr #2",
+                round!("r8", "r10", "r11", "r5"),
+                "ldrd r0, r10, [r3], #8",
+                "add r9, r0, r9",
+                round!("r9", "r10", "r11", "r5"),
+                "b.w 5b",
             )
         }
     };
     (first 8) => { "1" };
     (first 16) => { "2" };
-}
-
-/// Results of four channels: sums in r6–r9, left shift r4, zero point r5, parameters r3.
-#[cfg(core_family = "cortex-m4")]
-macro_rules! quad_sums {
-    ($shift:ident) => {
-        concat!(
-            "ldrd r0, r10, [r3], #8\n add r6, r0, r6, asr #2\n",
-            round!($shift, "r6", "r10", "r5", "r4"),
-            "ldrd r0, r10, [r3], #8\n add r7, r0, r7\n",
-            round!($shift, "r7", "r10", "r5", "r4"),
-            "ldrd r0, r10, [r3], #8\n add r8, r0, r8, asr #2\n",
-            round!($shift, "r8", "r10", "r5", "r4"),
-            "ldrd r0, r10, [r3], #8\n add r9, r0, r9\n",
-            round!($shift, "r9", "r10", "r5", "r4"),
-        )
-    };
 }
 
 #[cfg(core_family = "cortex-m4")]
@@ -294,8 +295,8 @@ macro_rules! pairs {
                 "mov r8, #0",
                 "mov r9, #0",
                 "ldrd r10, r11, [r12, #68]",
-                "ldrd r0, r1, [r12]",
-                "ldr r2, [r12, #32]",
+                "ldrd r0, r1, [r12, #56]",
+                "ldr r2, [r12, #64]",
                 "ldr r3, [r12, #76]",
                 "strd r10, r3, [sp, #16]",
                 "add r3, sp, #24",
@@ -318,12 +319,12 @@ macro_rules! pairs {
                 "bne.w 1b",
                 "ldr r12, [sp, #44]",
                 "ldr r3, [sp, #16]",
-                "str r1, [r12, #4]",
+                "str r1, [r12, #60]",
                 "str r3, [r12, #68]",
                 "ldm sp, {{r3-r6}}",
-                "ldr r0, [r12, #8]",
+                "ldr r0, [r12, #4]",
                 "ldm r0!, {{r1, r2, r11, lr}}",
-                "str r0, [r12, #8]",
+                "str r0, [r12, #4]",
                 "add r3, r1, r3, asr #2",
                 "add r5, r1, r5, asr #2",
                 "add r7, r1, r7, asr #2",
@@ -332,47 +333,50 @@ macro_rules! pairs {
                 "add r6, r11, r6",
                 "add r8, r11, r8",
                 "add r10, r11, r10",
-                "ldrd r1, r11, [r12, #24]",
+                "ldrd r1, r11, [r12, #12]",
                 "cmp r1, #0",
                 "bne.w 4f",
-                pair_sums!(straight),
-                "b.w 5f",
-                "4:",
-                pair_sums!(left),
+                pair_sums!(),
                 "5:",
                 "bfi r3, r4, #8, #24",
                 "bfi r5, r6, #8, #24",
                 "bfi r7, r8, #8, #24",
                 "bfi r9, r10, #8, #24",
-                "ldrd r0, r1, [r12, #16]",
-                "add r2, r0, #2",
-                "str r2, [r12, #16]",
-                "strh r3, [r0]",
+                "ldr r0, [r12, #8]",
+                "ldr r1, [r12, #52]",
+                "ldr r4, [r12]",
+                "add r2, r0, r1, lsl #1",
                 "strh r5, [r0, r1]",
-                "add r0, r0, r1, lsl #1",
-                "strh r7, [r0]",
-                "strh r9, [r0, r1]",
-                next_band!(),
+                "strh r3, [r0], #2",
+                "strh r7, [r2]",
+                "strh r9, [r2, r1]",
+                "str r0, [r12, #8]",
+                "subs r4, r4, #1",
+                "str r4, [r12]",
+                "bne.w 3b",
                 "add sp, sp, #48",
                 "pop {{r4-r11, pc}}",
+                "4:",
+                pair_sums!("r1"),
+                "b.w 5b",
             )
         }
     };
 }
 
-/// Rounds the sums of two channels of four pixels: left shift r1, multipliers r2 and lr, zero point r11.
+/// Rounds the sums of two channels of four pixels: multipliers r2 and lr, zero point r11, shift r1.
 #[cfg(core_family = "cortex-m4")]
 macro_rules! pair_sums {
-    ($shift:ident) => {
+    ($($left:literal)?) => {
         concat!(
-            round!($shift, "r3", "r2", "r11", "r1"),
-            round!($shift, "r4", "lr", "r11", "r1"),
-            round!($shift, "r5", "r2", "r11", "r1"),
-            round!($shift, "r6", "lr", "r11", "r1"),
-            round!($shift, "r7", "r2", "r11", "r1"),
-            round!($shift, "r8", "lr", "r11", "r1"),
-            round!($shift, "r9", "r2", "r11", "r1"),
-            round!($shift, "r10", "lr", "r11", "r1"),
+            round!("r3", "r2", "r11" $(, $left)?),
+            round!("r4", "lr", "r11" $(, $left)?),
+            round!("r5", "r2", "r11" $(, $left)?),
+            round!("r6", "lr", "r11" $(, $left)?),
+            round!("r7", "r2", "r11" $(, $left)?),
+            round!("r8", "lr", "r11" $(, $left)?),
+            round!("r9", "r2", "r11" $(, $left)?),
+            round!("r10", "lr", "r11" $(, $left)?),
         )
     };
 }

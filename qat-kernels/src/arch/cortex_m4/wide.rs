@@ -12,17 +12,17 @@ pub(super) const WIDE_STEPS: usize = 30;
 macro_rules! wide_quad {
     ($columns:expr, $apart:expr, $results:expr) => {
         concat!(
-            "push {{r0, r4-r11, lr}}\n sub sp, sp, #20\n mov r12, r0\n",
-            "3:\n ldrd r0, r1, [r12]\n ldr r2, [r12, #32]\n ldr r3, [r12, #72]\n str r3, [sp, #16]\n",
+            "push {{r0, r4-r11, lr}}\n sub sp, sp, #20\n mov r12, r0\n ldr r1, [r12, #60]\n",
+            "3:\n ldr r0, [r12, #56]\n ldr r2, [r12, #64]\n ldr r3, [r12, #72]\n str r3, [sp, #16]\n",
             "5:\n mov r4, #0\n mov r5, #0\n mov r6, #0\n mov r7, #0\n",
             "1:\n",
             $columns,
             $apart,
             "ldrd r3, r12, [sp, #16]\n ldr r2, [r12, #72]\n cmp r2, #1\n bne.w 6f\n",
-            "4:\n str r1, [r12, #4]\n",
+            "4:\n",
             $results,
-            next_band!(),
             "add sp, sp, #24\n pop {{r4-r11, pc}}\n",
+            quad_shifted!(),
             // More than one turn: add the sums of the earlier ones unless this is the first, go on unless it is the last.
             "6:\n cmp r3, r2\n beq 7f\n",
             "ldm sp, {{r8-r11}}\n add r4, r4, r8\n add r5, r5, r9\n add r6, r6, r10\n add r7, r7, r11\n",
@@ -40,8 +40,8 @@ macro_rules! wide_quad {
 macro_rules! wide_quads {
     ($columns:expr, $apart:expr, $results:expr) => {
         concat!(
-            "push {{r0, r4-r11, lr}}\n sub sp, sp, #40\n mov r12, r0\n",
-            "3:\n ldrd r0, r1, [r12]\n ldr lr, [r12, #32]\n ldr r3, [r12, #72]\n str r3, [sp, #32]\n",
+            "push {{r0, r4-r11, lr}}\n sub sp, sp, #40\n mov r12, r0\n ldr r1, [r12, #60]\n",
+            "3:\n ldr r0, [r12, #56]\n ldr lr, [r12, #64]\n ldr r3, [r12, #72]\n str r3, [sp, #32]\n",
             "5:\n mov r4, #0\n mov r5, #0\n mov r6, #0\n mov r7, #0\n",
             "mov r8, #0\n mov r9, #0\n mov r10, #0\n mov r11, #0\n",
             "1:\n",
@@ -50,8 +50,8 @@ macro_rules! wide_quads {
             "ldr r12, [sp, #40]\n ldr r2, [r12, #72]\n cmp r2, #1\n bne.w 6f\n",
             "4:\n",
             $results,
-            next_band!(),
             "add sp, sp, #44\n pop {{r4-r11, pc}}\n",
+            quads_shifted!(),
             // As above.
             "6:\n ldr r3, [sp, #32]\n cmp r3, r2\n beq 7f\n mov lr, sp\n",
             "ldrd r2, r12, [lr], #8\n add r4, r4, r2\n add r5, r5, r12\n",
