@@ -40,6 +40,6 @@ mod wide;
 
 pub(crate) use bands::{Bands, Rounding};
 pub(crate) use depthwise::{QUAD as DEPTHWISE_QUAD, TURN as DEPTHWISE_TURN, Taps, depthwise_pixel};
-pub(crate) use fill::{Filled, Lanes, Start};
+pub(crate) use fill::{Filled, Filler, Lanes, Start};
 #[cfg(core_family = "cortex-m4")]
 pub(crate) use {copy::copy, instructions::rounded_product};

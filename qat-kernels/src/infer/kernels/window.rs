@@ -1,6 +1,6 @@
 //! Where the windows of convolutions and poolings lie.
 
-#[cfg(any(core_family = "cortex-m4", core_family = "cortex-m55", all(test, feature = "alloc")))]
+#[cfg(any(core_family = "cortex-m55", all(test, feature = "alloc")))]
 use crate::arch::tap::Tap;
 
 /// Shapes of an operator that slides a window; height before width, channels last.
@@ -43,7 +43,7 @@ impl Windows {
     }
 
     /// Lists the channels that every tap of the window at an output pixel reads, `padding` where it lies outside the input.
-    #[cfg(any(core_family = "cortex-m4", core_family = "cortex-m55", all(test, feature = "alloc")))]
+    #[cfg(any(core_family = "cortex-m55", all(test, feature = "alloc")))]
     #[inline(always)]
     pub(super) fn list<'a>(
         &self,
@@ -70,14 +70,22 @@ impl Windows {
         Some(())
     }
 
-    /// Copies the window at an output pixel into `to`, `outside` where it lies outside the input.
-    pub(super) fn gather(
+    /// The input's pixel at which the window of an output pixel begins, all its channels; for windows of one pixel.
+    #[cfg(any(core_family = "cortex-m4", all(test, feature = "alloc")))]
+    pub(super) fn first<'a>(&self, x: &'a [i8], (row, column): (usize, usize)) -> Option<&'a [i8]> {
+        let [_, width, channels] = self.input;
+        let pixel = row * self.stride[0] * width + column * self.stride[1];
+        x.get(pixel * channels..)?.get(..channels)
+    }
+
+    /// The lines of the window at an output pixel: how many values lie left of the input, those inside, and how many lie right
+    /// of it.
+    #[inline]
+    pub(super) fn lines<'a>(
         &self,
-        x: &[i8],
+        x: &'a [i8],
         (row, column): (usize, usize),
-        outside: i8,
-        to: &mut [i8],
-    ) -> Option<()> {
+    ) -> impl Iterator<Item = Option<(usize, &'a [i8], usize)>> + use<'a> {
         let [height, width, channels] = self.input;
         let [kernel_h, kernel_w] = self.kernel;
         let (top, left) = (row * self.stride[0], column * self.stride[1]);
@@ -85,24 +93,34 @@ impl Windows {
         let before = self.pad[1].saturating_sub(left).min(kernel_w);
         let until = (width + self.pad[1]).saturating_sub(left).min(kernel_w);
         let first = (left + before).saturating_sub(self.pad[1]);
-        for (ky, line) in (0..kernel_h).zip(to.chunks_exact_mut(kernel_w.checked_mul(channels)?.max(1))) {
-            // Wraps below zero for the padding, which the comparison with the height then rejects.
-            let y = (top + ky).wrapping_sub(self.pad[0]);
+        let inside = until.saturating_sub(before) * channels;
+        let (before, after) = (before * channels, kernel_w.saturating_sub(until) * channels);
+        // Wraps below zero for the padding, which the comparison with the height then rejects.
+        let y = top.wrapping_sub(self.pad[0]);
+        (0..kernel_h).map(move |ky| {
+            let y = y.wrapping_add(ky);
             if y >= height {
-                line.fill(outside);
-                continue;
+                return Some((before + inside + after, &[][..], 0));
             }
-            let (line, right) = line.split_at_mut_checked(until * channels)?;
-            let (left, middle) = line.split_at_mut_checked(before * channels)?;
-            let from = x.get((y * width + first) * channels..)?.get(..middle.len())?;
-            if !left.is_empty() {
+            Some((before, x.get((y * width + first) * channels..)?.get(..inside)?, after))
+        })
+    }
+
+    /// Copies the window at an output pixel into `to`, `outside` where it lies outside the input.
+    pub(super) fn gather(&self, x: &[i8], pixel: (usize, usize), outside: i8, to: &mut [i8]) -> Option<()> {
+        let line_len = self.kernel[1].checked_mul(self.input[2])?;
+        for (line, parts) in to.chunks_exact_mut(line_len.max(1)).zip(self.lines(x, pixel)) {
+            let (before, from, after) = parts?;
+            let (left, line) = line.split_at_mut_checked(before)?;
+            let (middle, right) = line.split_at_mut_checked(from.len())?;
+            if before > 0 {
                 left.fill(outside);
             }
             #[cfg(core_family = "cortex-m4")]
             crate::arch::cortex_m4::copy(middle, from);
             #[cfg(not(core_family = "cortex-m4"))]
             middle.copy_from_slice(from);
-            if !right.is_empty() {
+            if after > 0 {
                 right.fill(outside);
             }
         }

@@ -3,8 +3,9 @@
 use super::super::{Requant, WeightView, Windows};
 use super::stream::{lanes, missing};
 use crate::arch::bytes::words_mut;
-use crate::arch::cortex_m4::Bands;
+use crate::arch::cortex_m4::{Bands, Filled, Filler};
 use crate::artifact::OpKind;
+use crate::artifact::cortex_m4::STEP;
 
 /// `scratch` holds the stream and, behind it, the bytes of one window unless the kernel is 1×1 without padding.
 pub(in crate::infer) fn conv2d(
@@ -21,12 +22,13 @@ pub(in crate::infer) fn conv2d(
     let packed = (weights.codes, weights.divisors);
     let bands = Bands::new(kind, columns, packed, weights.params, requant.rounding())?;
     let lanes = lanes(bands.stream(), spec, columns)?;
-    let gathered = windows.kernel != [1, 1] || windows.pad != [0, 0];
     let len = bands.stream().words(columns)?;
+    let source = Source::of(windows);
     // Both on a word boundary, so that whole words are copied.
     let scratch = scratch.get_mut(scratch.as_ptr().align_offset(4)..)?;
     let (stream, window) = scratch.split_at_mut_checked(len.checked_mul(4)?)?;
-    let window = window.get_mut(..if gathered { columns } else { 0 })?;
+    let window = window.get_mut(..if source == Source::Pixel { 0 } else { columns })?;
+    window.fill(zero_point);
     let words = words_mut(stream).get_mut(..len)?;
     let (channels, together) = (windows.output[2], bands.stream().pixels);
     // A group of too few pixels leaves the other lanes as they are; their results are dropped.
@@ -39,17 +41,63 @@ pub(in crate::infer) fn conv2d(
         let count =
             if out.len() == together * channels { together } else { out.len().checked_div(channels)? };
         for (lane, (low, high)) in low.iter_mut().zip(high).enumerate().take(count) {
-            let pixel = pixels.next()?;
-            let x = if gathered {
-                windows.gather(x, pixel, zero_point, window)?;
-                &*window
-            } else {
-                windows.taps(x, pixel).next()?.1?
+            let (pixel, lane) = (pixels.next()?, lanes.lane(lane, words)?);
+            let filled = match source {
+                Source::Pixel => lane.finish(windows.first(x, pixel)?)?,
+                Source::Lines => fill_lines(lane, windows, x, pixel, window)?,
+                Source::Window => {
+                    windows.gather(x, pixel, zero_point, window)?;
+                    lane.finish(window)?
+                }
             };
-            [*low, *high] = missing(spec, &lanes.lane(lane, words)?.finish(x)?);
+            [*low, *high] = missing(spec, &filled);
         }
         bands.run(words, &lacking, out)?;
     }
     requant.clamp_all(out);
     Some(())
+}
+
+/// From where a lane is filled.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Source {
+    /// From the one pixel of the window.
+    Pixel,
+    /// From the lines of the window, whose parts are whole steps.
+    Lines,
+    /// From a copy of the window.
+    Window,
+}
+
+impl Source {
+    fn of(windows: &Windows) -> Self {
+        if windows.kernel == [1, 1] && windows.pad == [0, 0] {
+            Source::Pixel
+        } else if windows.input[2].is_multiple_of(STEP) {
+            Source::Lines
+        } else {
+            Source::Window
+        }
+    }
+}
+
+/// `padding` is what lies outside the input, at least a line of the window.
+fn fill_lines(
+    mut lane: Filler<'_>,
+    windows: &Windows,
+    x: &[i8],
+    pixel: (usize, usize),
+    padding: &[i8],
+) -> Option<Filled> {
+    for parts in windows.lines(x, pixel) {
+        let (before, inside, after) = parts?;
+        if before > 0 {
+            lane.steps(padding.get(..before)?.as_chunks().0)?;
+        }
+        lane.steps(inside.as_chunks().0)?;
+        if after > 0 {
+            lane.steps(padding.get(..after)?.as_chunks().0)?;
+        }
+    }
+    lane.finish(&[])
 }
