@@ -3,7 +3,7 @@
 //! table is a gate: `cargo xtask test` measures again.
 
 use anyhow::{Context as _, Result, bail};
-use qat_kernels::artifact::{Metadata, ModelBuilder, TensorSpec, Window};
+use qat_kernels::artifact::{Metadata, ModelBuilder, Output, TensorSpec, Window};
 use qat_kernels::infer::Model;
 use qat_kernels::{Grid, Levels};
 
@@ -16,7 +16,9 @@ use crate::samples::Samples;
 use crate::tools::ensure;
 
 const SUITE: &str = "mcu";
-const METRIC: &str = "insns_per_mac";
+/// What is measured of layers with weights, and of the others: instructions for each value that they read.
+const PER_MAC: &str = "insns_per_mac";
+const PER_VALUE: &str = "insns_per_value";
 /// A count may grow by this share before the gate closes.
 const TOLERANCE: f64 = 0.01;
 
@@ -29,6 +31,12 @@ enum Op {
     Conv(u16, [u16; 3], u16),
     /// Depthwise 3×3 over height × width × channels, padded to keep its size.
     Depthwise([u16; 3]),
+    /// Sum of two tensors.
+    Add([u16; 3]),
+    /// Largest value of each 2×2.
+    MaxPool([u16; 3]),
+    /// Mean of everything.
+    GlobalPool([u16; 3]),
 }
 
 /// One row of the table.
@@ -47,8 +55,14 @@ pub(crate) fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
     for board in [&M4, &M55] {
         let mut add = |op, shape: &str, bits, group| {
-            let adaptive = if group > 0 { "_adaptive" } else { "" };
-            let name = format!("{}_{shape}_{bits}bit{adaptive}", board.core);
+            // Groups of 16 are what adaptive presets have.
+            let adaptive = match group {
+                0 => String::new(),
+                16 => "_adaptive".to_owned(),
+                _ => format!("_adaptive{group}"),
+            };
+            let bits_name = if bits > 0 { format!("_{bits}bit") } else { String::new() };
+            let name = format!("{}_{shape}{bits_name}{adaptive}", board.core);
             cases.push(Case { name, board, op, bits, group });
         };
         for bits in [2, 3, 4, 8] {
@@ -62,6 +76,19 @@ pub(crate) fn cases() -> Vec<Case> {
         add(Op::Fc(640, 128), "fc_640x128", 2, 16);
         add(Op::Conv(3, [16, 16, 16], 32), "conv3x3_16x32", 2, 16);
         add(Op::Conv(1, [25, 5, 64], 64), "conv1x1_64x64", 2, 16);
+        if board.core != M4.core {
+            continue;
+        }
+        for group in [8, 32] {
+            add(Op::Fc(640, 128), "fc_640x128", 2, group);
+            add(Op::Conv(1, [25, 5, 64], 64), "conv1x1_64x64", 2, group);
+        }
+        // First layers, and what has no weights.
+        add(Op::Conv(3, [28, 28, 1], 16), "conv3x3_1x16", 8, 0);
+        add(Op::Conv(3, [32, 32, 3], 16), "conv3x3_3x16", 8, 0);
+        add(Op::Add([16, 16, 32]), "add_16x16x32", 0, 0);
+        add(Op::MaxPool([16, 16, 32]), "maxpool2x2_16x16x32", 0, 0);
+        add(Op::GlobalPool([25, 5, 64]), "globalpool_25x5x64", 0, 0);
     }
     cases
 }
@@ -72,10 +99,11 @@ impl Case {
         let shape = match self.op {
             Op::Fc(inputs, _) => [1, 1, inputs],
             Op::Conv(_, shape, _) | Op::Depthwise(shape) => shape,
+            Op::Add(shape) | Op::MaxPool(shape) | Op::GlobalPool(shape) => shape,
         };
         let mut layers = Layers {
             numbers: Numbers(u64::from(self.bits)),
-            levels: Levels::new(self.bits, Grid::MidRise)?,
+            levels: Levels::new(if self.bits > 0 { self.bits } else { 8 }, Grid::MidRise)?,
             group: self.group,
         };
         let spec = TensorSpec { shape, scale: 0.02, zero_point: layers.numbers.int8() };
@@ -97,13 +125,24 @@ impl Case {
                 let window = Window::square(3, 1, 1);
                 model.depthwise_conv2d(x, window, &layer.weights(), &layer.bias, layer.output)?
             }
+            Op::Add(_) => model.add(x, x, Output::new(2.0 * spec.scale, spec.zero_point))?,
+            Op::MaxPool(_) => model.max_pool(x, Window::square(2, 2, 0), [i8::MIN, i8::MAX])?,
+            Op::GlobalPool([height, width, _]) => {
+                let window = Window { kernel: [height, width], stride: [1, 1], pad: [0; 4] };
+                model.avg_pool(x, window, Output::new(spec.scale / 8.0, spec.zero_point))?
+            }
         };
         let metadata = Metadata { name: &self.name, tool: "xtask", ..Metadata::default() };
         let values = (0..len).map(|_| layers.numbers.int8().cast_unsigned()).collect();
         Ok((model.finish(&metadata, &[])?, Samples::new(len, values)?))
     }
 
-    /// Instructions for each multiply-accumulate, after a look at the answers.
+    /// What is measured.
+    fn metric(&self) -> &'static str {
+        if self.bits > 0 { PER_MAC } else { PER_VALUE }
+    }
+
+    /// Instructions for each multiply-accumulate or value, after a look at the answers.
     pub(crate) fn measure(&self, toolchain: &Toolchain) -> Result<f64> {
         let (file, samples) = self.model().with_context(|| self.name.clone())?;
         let path = write_model(&self.name, &file)?;
@@ -116,16 +155,19 @@ impl Case {
             bail!("{}: panic paths {}", self.name, report.panic_paths.join(", "));
         }
         let [_, instructions, _] = report.spread();
-        Ok(instructions as f64 / Model::parse(&file)?.macs() as f64)
+        let model = Model::parse(&file)?;
+        let count = if self.bits > 0 { model.macs() } else { model.input_len() as u64 };
+        Ok(instructions as f64 / count as f64)
     }
 
     /// Measures again and compares with the committed table.
     pub(crate) fn check(&self, toolchain: &Toolchain) -> Result<()> {
-        let committed: f64 = value(SUITE, &self.name, METRIC)?.parse().with_context(|| self.name.clone())?;
+        let committed: f64 =
+            value(SUITE, &self.name, self.metric())?.parse().with_context(|| self.name.clone())?;
         let measured = self.measure(toolchain)?;
-        println!("{:<32} {measured:.4} instructions per MAC, {committed:.4} committed", self.name);
+        println!("{:<32} {measured:.4} {}, {committed:.4} committed", self.name, self.metric());
         if measured > committed * (1.0 + TOLERANCE) {
-            bail!("{}: {measured:.4} instructions per MAC, {committed:.4} were committed", self.name);
+            bail!("{}: {measured:.4} {}, {committed:.4} were committed", self.name, self.metric());
         }
         Ok(())
     }
@@ -146,8 +188,9 @@ pub(crate) fn run(only: &[String], yes: bool) -> Result<()> {
     let mut figures = Vec::new();
     for case in cases {
         let value = case.measure(&toolchain)?;
-        println!("{:<32} {value:.4} instructions per MAC", case.name);
-        figures.push(Figure::new(case.name, METRIC, format!("{value:.4}"), ""));
+        println!("{:<32} {value:.4} {}", case.name, case.metric());
+        let metric = case.metric();
+        figures.push(Figure::new(case.name, metric, format!("{value:.4}"), ""));
     }
     record(SUITE, "cargo xtask mcu-bench", &figures)
 }
@@ -163,7 +206,7 @@ mod tests {
         let mut names = HashSet::new();
         for case in cases() {
             let (file, _) = case.model().unwrap();
-            assert!(Model::parse(&file).unwrap().macs() > 0);
+            assert_eq!(Model::parse(&file).unwrap().macs() > 0, case.metric() == PER_MAC, "{}", case.name);
             assert!(names.insert(case.name));
         }
     }

@@ -33,6 +33,8 @@ mod eight_bits;
 mod fill;
 mod four_bits;
 mod instructions;
+#[cfg_attr(not(core_family = "cortex-m4"), allow(dead_code, reason = "compiled to be tested"))]
+mod raise;
 mod three_bits;
 mod two_bits;
 mod two_bits_grouped;
@@ -42,4 +44,4 @@ pub(crate) use bands::{Bands, Rounding};
 pub(crate) use depthwise::{QUAD as DEPTHWISE_QUAD, TURN as DEPTHWISE_TURN, Taps, depthwise_pixel};
 pub(crate) use fill::{Filled, Filler, Lanes, Start};
 #[cfg(core_family = "cortex-m4")]
-pub(crate) use {copy::copy, instructions::rounded_product};
+pub(crate) use {copy::copy, instructions::rounded_product, raise::raise};

@@ -16,7 +16,7 @@ pub(crate) mod cortex_m55;
 pub(crate) mod ints;
 mod portable;
 mod stream;
-#[cfg(any(core_family = "cortex-m4", core_family = "cortex-m55", all(test, feature = "alloc")))]
+#[cfg(any(core_family = "cortex-m55", all(test, feature = "alloc")))]
 pub(crate) mod tap;
 mod wht64;
 #[cfg(target_arch = "x86_64")]

@@ -9,23 +9,32 @@ pub(in crate::infer) fn max_pool(
     [lo, hi]: [i8; 2],
     out: &mut [i8],
 ) -> Option<()> {
-    for (pixel, out) in windows.pixels().zip(out.chunks_exact_mut(windows.input[2].max(1))) {
+    let channels = windows.input[2].max(1);
+    for (pixel, out) in windows.pixels().zip(out.chunks_exact_mut(channels)) {
         out.fill(i8::MIN);
-        for (_, tap) in windows.taps(x, pixel) {
-            out.iter_mut().zip(tap.unwrap_or(&[])).for_each(|(y, &x)| *y = if x > *y { x } else { *y });
-        }
-        out.iter_mut().for_each(|y| {
-            *y = if *y < lo {
-                lo
-            } else if *y > hi {
-                hi
-            } else {
-                *y
+        for line in windows.lines(x, pixel) {
+            for tap in line?.1.chunks_exact(channels) {
+                raise(out, tap);
             }
-        });
+        }
+    }
+    if lo > i8::MIN || hi < i8::MAX {
+        let clamp = |y: i8| if y < lo { lo } else { y };
+        out.iter_mut().for_each(|y| *y = if clamp(*y) > hi { hi } else { clamp(*y) });
     }
     Some(())
 }
+
+/// Raises every value to the one of `x` at its place if that is larger.
+fn raise(to: &mut [i8], x: &[i8]) {
+    #[cfg(core_family = "cortex-m4")]
+    crate::arch::cortex_m4::raise(to, x);
+    #[cfg(not(core_family = "cortex-m4"))]
+    to.iter_mut().zip(x).for_each(|(y, &x)| *y = if x > *y { x } else { *y });
+}
+
+/// Channels whose sums are formed together.
+const BLOCK: usize = 16;
 
 /// `Σ (x − z)·M` over each window; M holds 1/(window area) as well as the ratio of the scales.
 pub(in crate::infer) fn avg_pool(
@@ -36,15 +45,22 @@ pub(in crate::infer) fn avg_pool(
     requant: &Requant,
     out: &mut [i8],
 ) -> Option<()> {
-    for (pixel, out) in windows.pixels().zip(out.chunks_exact_mut(windows.input[2].max(1))) {
-        for (c, y) in out.iter_mut().enumerate() {
-            let mut acc = 0i32;
-            for (_, tap) in windows.taps(x, pixel) {
-                if let Some(tap) = tap {
-                    acc = acc.wrapping_add(i32::from(*tap.get(c)?) - i32::from(zero_point));
+    let channels = windows.input[2].max(1);
+    for (pixel, out) in windows.pixels().zip(out.chunks_exact_mut(channels)) {
+        for (block, out) in out.chunks_mut(BLOCK).enumerate() {
+            let (mut sums, mut taps) = ([0i32; BLOCK], 0i32);
+            for line in windows.lines(x, pixel) {
+                for tap in line?.1.chunks_exact(channels) {
+                    let x = tap.get(block * BLOCK..)?;
+                    taps += 1;
+                    match x.first_chunk::<BLOCK>() {
+                        Some(x) => sums.iter_mut().zip(x).for_each(|(sum, &x)| *sum += i32::from(x)),
+                        None => sums.iter_mut().zip(x).for_each(|(sum, &x)| *sum += i32::from(x)),
+                    }
                 }
             }
-            *y = requant.apply(acc, multiplier);
+            let zeros = taps * i32::from(zero_point);
+            out.iter_mut().zip(sums).for_each(|(y, sum)| *y = requant.apply(sum - zeros, multiplier));
         }
     }
     Some(())
