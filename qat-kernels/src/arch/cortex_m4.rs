@@ -25,6 +25,7 @@
 //! `unsafe`: assembly, and its raw pointers.
 #![allow(unsafe_code)]
 
+mod add;
 mod bands;
 #[cfg_attr(not(core_family = "cortex-m4"), allow(dead_code, reason = "compiled to be tested"))]
 mod copy;
@@ -34,14 +35,16 @@ mod fill;
 mod four_bits;
 mod instructions;
 #[cfg_attr(not(core_family = "cortex-m4"), allow(dead_code, reason = "compiled to be tested"))]
-mod raise;
+mod quads;
 mod three_bits;
 mod two_bits;
 mod two_bits_grouped;
 mod wide;
 
+pub(crate) use add::Sum;
 pub(crate) use bands::{Bands, Rounding};
 pub(crate) use depthwise::{QUAD as DEPTHWISE_QUAD, TURN as DEPTHWISE_TURN, Taps, depthwise_pixel};
 pub(crate) use fill::{Filled, Filler, Lanes, Start};
+pub(crate) use quads::clamp;
 #[cfg(core_family = "cortex-m4")]
-pub(crate) use {copy::copy, instructions::rounded_product, raise::raise};
+pub(crate) use {copy::copy, instructions::rounded_product, quads::raise};

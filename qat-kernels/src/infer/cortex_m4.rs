@@ -1,7 +1,7 @@
 //! What the kernels for Armv7E-M borrow from the arena: activations as halfwords, in the order in which the kernels read
 //! them.
 
-use crate::artifact::cortex_m4::Stream;
+use crate::artifact::cortex_m4::{STEP, Stream};
 use crate::artifact::{OpKind, WeightSpec};
 
 /// Words of the levels of a depthwise kernel: a halfword for each tap and channel, taps filled up to whole turns of the
@@ -11,7 +11,7 @@ pub(crate) fn depthwise_words(taps: usize, channels: usize) -> Option<usize> {
 }
 
 /// Bytes of scratch memory: room to align it to words, then what the kernel prepares. `columns` meet in one output and
-/// `window` bytes are gathered for it.
+/// `window` bytes are gathered for it, with zeros up to a whole step.
 pub(super) fn scratch_len(
     kind: OpKind,
     spec: WeightSpec,
@@ -21,7 +21,9 @@ pub(super) fn scratch_len(
 ) -> Option<usize> {
     let (words, rest) = match kind {
         OpKind::DepthwiseConv2d => (depthwise_words(columns, channels)?, channels),
-        _ => (Stream::of(kind, spec.bits, spec.group).words(columns)?, window),
+        _ => {
+            (Stream::of(kind, spec.bits, spec.group).words(columns)?, window.checked_next_multiple_of(STEP)?)
+        }
     };
     words.checked_mul(4)?.checked_add(3)?.checked_add(rest)
 }

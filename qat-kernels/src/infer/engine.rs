@@ -88,10 +88,14 @@ fn operator(
         OpKind::Add => {
             let (other, requant) = (operand(1)?, requant(&op));
             let ([z, other_z], [m, other_m]) = ([first, &tensors[1]].map(|t| t.zero_point), op.multipliers);
+            #[cfg(core_family = "cortex-m4")]
+            use kernels::cortex_m4::{add, add_in_place};
+            #[cfg(not(core_family = "cortex-m4"))]
+            use kernels::{add, add_in_place};
             match [shared(0)?, shared(1)?] {
-                [true, _] => kernels::add_in_place(out, other, [z, other_z], [m, other_m], &requant),
-                [_, true] => kernels::add_in_place(out, x, [other_z, z], [other_m, m], &requant),
-                _ => kernels::add([x, other], [z, other_z], [m, other_m], &requant, out),
+                [true, _] => add_in_place(out, other, [z, other_z], [m, other_m], &requant),
+                [_, true] => add_in_place(out, x, [other_z, z], [other_m, m], &requant),
+                _ => add([x, other], [z, other_z], [m, other_m], &requant, out),
             }
         }
         OpKind::ArgMax => {

@@ -3,42 +3,47 @@
 #[cfg(core_family = "cortex-m4")]
 use core::arch::asm;
 
-/// Bytes that one turn of the loop copies.
-const BLOCK: usize = 16;
-
 /// Copies `from` to `to`; the shorter one decides how much.
 #[inline(always)]
 pub(crate) fn copy(to: &mut [i8], from: &[i8]) {
-    let (blocks, tail) = to.as_chunks_mut::<BLOCK>();
-    let (from_blocks, from_tail) = from.as_chunks::<BLOCK>();
+    let len = if to.len() < from.len() { to.len() } else { from.len() };
     #[cfg(core_family = "cortex-m4")]
-    {
-        let count = if blocks.len() < from_blocks.len() { blocks.len() } else { from_blocks.len() };
-        if count > 0 {
-            // SAFETY: copies `count` blocks, which both slices have. `LDR` and `STR` take any address.
-            unsafe {
-                asm!(
-                    "2:",
-                    "ldr {a}, [{from}], #4", "ldr {b}, [{from}], #4", "ldr {c}, [{from}], #4", "ldr {d}, [{from}], #4",
-                    "str {a}, [{to}], #4", "str {b}, [{to}], #4", "str {c}, [{to}], #4", "str {d}, [{to}], #4",
-                    "subs {count}, #1",
-                    "bne 2b",
-                    a = out(reg) _, b = out(reg) _, c = out(reg) _, d = out(reg) _,
-                    from = inout(reg) from_blocks.as_ptr() => _,
-                    to = inout(reg) blocks.as_mut_ptr() => _,
-                    count = inout(reg) count => _,
-                    options(nostack),
-                );
-            }
-        }
+    // SAFETY: copies `len` bytes, which both slices have: blocks of 16, then words, then a halfword and a byte by the bits
+    // of what is left. `LDR` and `STR` take any address.
+    unsafe {
+        asm!(
+            "subs {len}, #16",
+            "blo 3f",
+            "2:",
+            "ldr {a}, [{from}], #4", "ldr {b}, [{from}], #4", "ldr {c}, [{from}], #4", "ldr {d}, [{from}], #4",
+            "str {a}, [{to}], #4", "str {b}, [{to}], #4", "str {c}, [{to}], #4", "str {d}, [{to}], #4",
+            "subs {len}, #16",
+            "bhs 2b",
+            "3:",
+            "adds {len}, #12",
+            "bmi 5f",
+            "4:",
+            "ldr {a}, [{from}], #4",
+            "str {a}, [{to}], #4",
+            "subs {len}, #4",
+            "bpl 4b",
+            "5:",
+            "lsls {len}, {len}, #31",
+            "itt cs",
+            "ldrhcs {a}, [{from}], #2",
+            "strhcs {a}, [{to}], #2",
+            "itt mi",
+            "ldrbmi {a}, [{from}]",
+            "strbmi {a}, [{to}]",
+            a = out(reg) _, b = out(reg) _, c = out(reg) _, d = out(reg) _,
+            from = inout(reg) from.as_ptr() => _,
+            to = inout(reg) to.as_mut_ptr() => _,
+            len = inout(reg) len => _,
+            options(nostack),
+        );
     }
     #[cfg(not(core_family = "cortex-m4"))]
-    blocks.iter_mut().zip(from_blocks).for_each(|(to, from)| *to = *from);
-    if blocks.len() == from_blocks.len() {
-        for (to, &from) in tail.iter_mut().zip(from_tail) {
-            *to = from;
-        }
-    }
+    to.iter_mut().zip(from).take(len).for_each(|(to, from)| *to = *from);
 }
 
 #[cfg(test)]

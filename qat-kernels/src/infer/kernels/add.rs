@@ -11,9 +11,8 @@ pub(in crate::infer) fn add(
     requant: &Requant,
     out: &mut [i8],
 ) -> Option<()> {
-    let sum = sum(zero_points, multipliers, requant);
     for ((y, &a), &b) in out.iter_mut().zip(a).zip(b) {
-        *y = sum(a, b);
+        *y = sum([a, b], zero_points, multipliers, requant);
     }
     Some(())
 }
@@ -26,22 +25,17 @@ pub(in crate::infer) fn add_in_place(
     multipliers: [i32; 2],
     requant: &Requant,
 ) -> Option<()> {
-    let sum = sum(zero_points, multipliers, requant);
     for (a, &b) in a.iter_mut().zip(b) {
-        *a = sum(*a, b);
+        *a = sum([*a, b], zero_points, multipliers, requant);
     }
     Some(())
 }
 
-/// The sum of two values. What does not depend on them is the same for all; modulo 2^32, so that its size does not matter.
 #[inline(always)]
-fn sum([z_a, z_b]: [i8; 2], [m_a, m_b]: [i32; 2], requant: &Requant) -> impl Fn(i8, i8) -> i8 {
-    let (shift, requant) = (u32::from(requant.shift), *requant);
+fn sum([a, b]: [i8; 2], [z_a, z_b]: [i8; 2], [m_a, m_b]: [i32; 2], requant: &Requant) -> i8 {
+    let shift = u32::from(requant.shift);
     let half = 1i32.wrapping_shl(shift.wrapping_sub(1));
-    let product = |x: i8, m: i32| i32::from(x).wrapping_mul(m);
-    let constant = half.wrapping_sub(product(z_a, m_a)).wrapping_sub(product(z_b, m_b));
-    move |a, b| {
-        let sum = product(a, m_a).wrapping_add(product(b, m_b)).wrapping_add(constant);
-        requant.finish(sum.wrapping_shr(shift))
-    }
+    let term = |x: i8, z: i8, m: i32| (i32::from(x) - i32::from(z)).wrapping_mul(m);
+    let sum = term(a, z_a, m_a).wrapping_add(term(b, z_b, m_b)).wrapping_add(half);
+    requant.finish(sum.wrapping_shr(shift))
 }

@@ -20,16 +20,16 @@ type Linear = fn(&[i8], &WeightView<'_>, &Requant, &mut [i8], &mut [i8]) -> Opti
 /// The padding's value comes before the scratch memory.
 type Windowed = fn(&[i8], &Windows, &WeightView<'_>, &Requant, i8, &mut [i8], &mut [i8]) -> Option<()>;
 
-struct Numbers(u64);
+pub(super) struct Numbers(pub(super) u64);
 
 impl Numbers {
-    fn below(&mut self, n: u64) -> i64 {
+    pub(super) fn below(&mut self, n: u64) -> i64 {
         self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         ((self.0 >> 33) % n).cast_signed()
     }
 
     /// Activations that are random, all minimal, all maximal, or of both extremes.
-    fn activations(&mut self, len: usize) -> Vec<i8> {
+    pub(super) fn activations(&mut self, len: usize) -> Vec<i8> {
         let kind = self.below(5);
         (0..len)
             .map(|_| match kind {
@@ -86,7 +86,7 @@ impl Layer {
         let depthwise = kind == OpKind::DepthwiseConv2d;
         let (channels, fan_in) = if depthwise { (columns, rows) } else { (rows, columns) };
         // Multipliers that keep most results inside int8, so that a wrong sum shows.
-        let widest = fan_in as i64 * 128 * count * if group == 0 { 1 } else { 20 };
+        let widest = fan_in as i64 * 128 * count * if group == 0 { 2 } else { 40 };
         let params = (0..channels)
             .map(|_| {
                 let bias = (n.below(2001) - 1000) as i32;
@@ -115,9 +115,14 @@ impl Layer {
     }
 }
 
-fn requant(n: &mut Numbers) -> Requant {
+pub(super) fn requant(n: &mut Numbers) -> Requant {
     let lo = [-128, -20][n.below(2) as usize];
-    Requant { shift: 32, zero_point: (n.below(41) - 20) as i32, lo, hi: [127, 90][n.below(2) as usize] }
+    Requant {
+        shift: 30 + n.below(3) as u8,
+        zero_point: (n.below(41) - 20) as i32,
+        lo,
+        hi: [127, 90][n.below(2) as usize],
+    }
 }
 
 impl Family {

@@ -19,8 +19,10 @@ pub(in crate::infer) fn max_pool(
         }
     }
     if lo > i8::MIN || hi < i8::MAX {
-        let clamp = |y: i8| if y < lo { lo } else { y };
-        out.iter_mut().for_each(|y| *y = if clamp(*y) > hi { hi } else { clamp(*y) });
+        #[cfg(core_family = "cortex-m4")]
+        crate::arch::cortex_m4::clamp(out, lo, hi);
+        #[cfg(not(core_family = "cortex-m4"))]
+        out.iter_mut().for_each(|y| *y = if *y < lo { lo } else { *y }.min(hi));
     }
     Some(())
 }

@@ -54,7 +54,7 @@ impl Requant {
     #[cfg(any(core_family = "cortex-m4", all(test, feature = "alloc")))]
     pub(super) fn clamp_all(&self, out: &mut [i8]) {
         if self.lo > i8::MIN.into() || self.hi < i8::MAX.into() {
-            out.iter_mut().for_each(|y| *y = self.clamp((*y).into()));
+            crate::arch::cortex_m4::clamp(out, self.lo as i8, self.hi as i8);
         }
     }
 

@@ -27,8 +27,10 @@ pub(in crate::infer) fn conv2d(
     // Both on a word boundary, so that whole words are copied.
     let scratch = scratch.get_mut(scratch.as_ptr().align_offset(4)..)?;
     let (stream, window) = scratch.split_at_mut_checked(len.checked_mul(4)?)?;
-    let window = window.get_mut(..if source == Source::Pixel { 0 } else { columns })?;
-    window.fill(zero_point);
+    let room = if source == Source::Pixel { 0 } else { columns.checked_next_multiple_of(STEP)? };
+    let window = window.get_mut(..room)?;
+    // Padding for lines; zeros behind a copied window, which fill its last step.
+    window.fill(if source == Source::Lines { zero_point } else { 0 });
     let words = words_mut(stream).get_mut(..len)?;
     let (channels, together) = (windows.output[2], bands.stream().pixels);
     // A group of too few pixels leaves the other lanes as they are; their results are dropped.
@@ -46,7 +48,7 @@ pub(in crate::infer) fn conv2d(
                 Source::Pixel => lane.finish(windows.first(x, pixel)?)?,
                 Source::Lines => fill_lines(lane, windows, x, pixel, window)?,
                 Source::Window => {
-                    windows.gather(x, pixel, zero_point, window)?;
+                    windows.gather(x, pixel, zero_point, window.get_mut(..columns)?)?;
                     lane.finish(window)?
                 }
             };
