@@ -304,6 +304,41 @@ fn sums_in_place_equal_sums_apart() {
     }
 }
 
+/// What an observer sees after each operator is what a model that ends there gives.
+#[test]
+fn observed_results_are_those_of_shorter_models() {
+    let n = &mut Numbers(9);
+    let x = n.tensor([4, 6, 3]);
+    let input = n.int8s(72);
+    let outputs = [(); 3].map(|()| n.output(1.0, [-128, 127]));
+    let build_until = |end: usize| {
+        let mut b = ModelBuilder::new(x);
+        let mut tensors = vec![b.input()];
+        for step in 0..end {
+            let last = tensors[tensors.len() - 1];
+            tensors.push(match step {
+                0 => b.avg_pool(last, Window::square(1, 1, 0), outputs[0]).unwrap(),
+                1 => b.max_pool(last, Window::square(3, 1, 1), [-100, 100]).unwrap(),
+                2 => b.add(tensors[1], last, outputs[1]).unwrap(),
+                _ => b.avg_pool(last, Window::square(2, 2, 0), outputs[2]).unwrap(),
+            });
+        }
+        build(b)
+    };
+    let file = build_until(4);
+    let model = Model::parse(&file).unwrap();
+    let (mut output, mut arena) = (vec![0; model.output_len()], vec![0; model.arena_len()]);
+    let mut seen = Vec::new();
+    model
+        .run_observed(&input, &mut output, &mut arena, |op, result| seen.push((op, result.to_vec())))
+        .unwrap();
+    assert_eq!(seen.len(), 4);
+    for (i, (op, result)) in seen.into_iter().enumerate() {
+        assert_eq!((op, result), (i, run(&build_until(i + 1), &input)));
+    }
+    assert_eq!(output, run(&file, &input));
+}
+
 #[test]
 fn argmax_writes_the_first_largest_index() {
     let mut b = ModelBuilder::new(TensorSpec { shape: [1, 1, 300], scale: 1.0, zero_point: 0 });

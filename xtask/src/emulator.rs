@@ -32,6 +32,8 @@ pub(crate) struct Board {
     machine: &'static [&'static str],
     /// Rust's name for the core.
     pub(crate) target: &'static str,
+    /// Bytes of flash and RAM in its memory map (`firmware/build-support`).
+    pub(crate) memory: [usize; 2],
 }
 
 /// Cortex-M0, BBC micro:bit: the smallest.
@@ -43,6 +45,7 @@ pub(crate) const M0: Board = Board {
     tool: Tool::QemuArm,
     machine: &["microbit"],
     target: "thumbv6m-none-eabi",
+    memory: [256 << 10, 16 << 10],
 };
 
 /// Cortex-M3, MPS2 with FPGA image AN385.
@@ -54,6 +57,7 @@ pub(crate) const M3: Board = Board {
     tool: Tool::QemuArm,
     machine: &["mps2-an385"],
     target: "thumbv7m-none-eabi",
+    memory: [4 << 20; 2],
 };
 
 /// Cortex-M4F, MPS2 with FPGA image AN386.
@@ -65,6 +69,7 @@ pub(crate) const M4: Board = Board {
     tool: Tool::QemuArm,
     machine: &["mps2-an386"],
     target: "thumbv7em-none-eabihf",
+    memory: [4 << 20; 2],
 };
 
 /// Cortex-M55, MPS3 with FPGA image AN547.
@@ -76,6 +81,7 @@ pub(crate) const M55: Board = Board {
     tool: Tool::QemuArm,
     machine: &["mps3-an547"],
     target: "thumbv8m.main-none-eabihf",
+    memory: [512 << 10, 4 << 20],
 };
 
 /// RV32IMC, QEMU's own machine.
@@ -87,6 +93,7 @@ pub(crate) const RV32: Board = Board {
     tool: Tool::QemuRiscV,
     machine: &["virt", "-bios", "none"],
     target: "riscv32imc-unknown-none-elf",
+    memory: [4 << 20; 2],
 };
 
 /// Every board.
@@ -107,6 +114,8 @@ pub(crate) struct Outcome {
     pub(crate) counts: Vec<u64>,
     /// The logits of all samples.
     pub(crate) logits: Vec<u8>,
+    /// Bytes of stack that an inference needed, from programs that say so.
+    pub(crate) stack: Option<u32>,
 }
 
 /// How long a program may go without finishing a sample.
@@ -124,11 +133,12 @@ pub(crate) fn emulate(board: &Board, program: &Path, samples: &Samples) -> Resul
     };
     // All of them first, so that they run side by side.
     let running = parts.iter().enumerate().map(start).collect::<Result<Vec<_>>>()?;
-    let mut whole = Outcome { counts: Vec::new(), logits: Vec::new() };
+    let mut whole = Outcome { counts: Vec::new(), logits: Vec::new(), stack: None };
     for emulator in running {
         let part = emulator.finish().with_context(|| format!("emulated {}", board.name))?;
         whole.counts.extend(part.counts);
         whole.logits.extend(part.logits);
+        whole.stack = whole.stack.max(part.stack);
     }
     // After a failure it stays, for whoever looks into it.
     fs::remove_dir_all(&folder).with_context(|| folder.display().to_string())?;
@@ -193,10 +203,12 @@ impl Emulator {
         }
         let counts = self.folder.join("counts.txt");
         let text = fs::read_to_string(&counts).with_context(|| counts.display().to_string())?;
+        let stack = fs::read(self.folder.join("stack.bin")).ok();
         let counts = text.lines().map(|line| line.parse().with_context(|| format!("count `{line}`")));
         Ok(Outcome {
             counts: counts.collect::<Result<_>>()?,
             logits: fs::read(&logits).with_context(|| logits.display().to_string())?,
+            stack: stack.and_then(|bytes| bytes.try_into().ok()).map(u32::from_le_bytes),
         })
     }
 }

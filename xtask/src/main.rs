@@ -9,12 +9,15 @@ mod cmd;
 mod demo;
 mod emulator;
 mod faults;
+mod footprint;
 mod fuzz;
 mod libtorch;
 mod mcu;
 mod mcu_bench;
+mod models;
 mod panic_free;
 mod probe;
+mod profile;
 mod samples;
 mod softfloat;
 mod test;
@@ -42,6 +45,9 @@ usage: cargo xtask <command> [options]
             --model FILE.piq --samples FILE --out FILE
             [--core CORE]       m0, m3, m4 (if not given), m55, rv32
             [--count N]         only the first N samples
+          or count the instructions of every layer of a model, into a table and a bar chart
+            --profile MODEL     a .piq file, or a preset's name: its network with generated weights
+            [--core CORE] [--svg FILE]
   adapt   let the last layer of a Letter model learn a shift of its inputs on an emulated Cortex-M4F, in integers only, and
           compare every weight with the host
             --model FILE.piq    such as runs/letter/model.piq, which `demo letter` writes
@@ -50,11 +56,14 @@ usage: cargo xtask <command> [options]
   faults  kill trainings at random moments, resume them, and compare with one that ran through; writes
           benches/results/faults.csv
             [--moments N]       20 if not given
+  models  the four MLPerf Tiny networks, with generated weights, on every emulated core that has room for them: instructions,
+          bytes of weights, flash, RAM and stack; writes benches/results/models.csv
+            [CASE…]             only the cases whose names contain one of these
   fuzz    fuzz parsers, engine and invariants
             [TARGET…]           only these
             [--seconds N]       for each target, 60 if not given
 
-  --yes   (setup, test, demo, mcu, mcu-bench, adapt) install missing Debian packages, as root; otherwise their names are printed
+  --yes   (setup, test, demo, mcu, mcu-bench, models, adapt) install missing Debian packages, as root; otherwise their names are printed
 
 environment: LIBTORCH      a libtorch 2.11.0 of your own
              BARE_METAL    `rustup` or `debian`: the Rust to build firmware with; the first that works if not set
@@ -97,6 +106,11 @@ fn run() -> Result<()> {
             let yes = args.flag("--yes");
             let count = args.number("--count")?;
             let board = args.value("--core")?.map_or(Ok(&emulator::M4), |core| Board::from_core(&core))?;
+            if let Some(model) = args.value("--profile")? {
+                let svg = args.value("--svg")?.map(std::path::PathBuf::from);
+                args.finish()?;
+                return profile::command(board, &model, svg.as_deref(), yes);
+            }
             let (model, samples, out) = (args.path("--model")?, args.path("--samples")?, args.path("--out")?);
             args.finish()?;
             mcu::command(board, &model, &samples, &out, count, yes)
@@ -116,6 +130,10 @@ fn run() -> Result<()> {
             let moments = args.number("--moments")?.unwrap_or(20);
             args.finish()?;
             faults::command(moments, yes)
+        }
+        Some("models") => {
+            let yes = args.flag("--yes");
+            models::run(&args.rest()?, yes)
         }
         Some("fuzz") => {
             let seconds = args.number("--seconds")?.unwrap_or(60);

@@ -10,6 +10,7 @@ use qat_kernels::infer::Model;
 use crate::bare_metal::{self, Toolchain};
 use crate::cmd::{root, run, target_dir};
 use crate::emulator::{Board, emulate};
+use crate::footprint::Footprint;
 use crate::panic_free::panic_paths;
 use crate::samples::Samples;
 use crate::tools::ensure;
@@ -22,6 +23,10 @@ pub(crate) struct Report {
     pub(crate) instructions: Vec<u64>,
     /// Functions of the program that can panic.
     pub(crate) panic_paths: Vec<String>,
+    /// Bytes of stack that an inference needed at most.
+    pub(crate) stack: u32,
+    /// What the program takes, the model included.
+    pub(crate) footprint: Footprint,
 }
 
 impl Report {
@@ -60,6 +65,12 @@ pub(crate) fn command(
     println!("mismatches     {}", mismatches(&report.logits, &host, samples.count()));
     println!("instructions   {first} for sample 0; least {least}, median {median}, most {most}");
     println!("MACs           {macs} ({:.3} instructions each)", median as f64 / macs.max(1) as f64);
+    println!("stack          {} bytes at most in an inference", report.stack);
+    let Footprint { flash, ram } = report.footprint;
+    println!(
+        "flash          {flash} bytes, {} of them the model; RAM {ram} bytes without the stack",
+        bytes.len()
+    );
     println!(
         "panic paths    {}",
         if report.panic_paths.is_empty() { "none".into() } else { report.panic_paths.join(", ") }
@@ -89,8 +100,13 @@ pub(crate) fn run_model(
             outcome.logits.len()
         );
     }
-    let panic_paths = panic_paths(&program)?;
-    Ok(Report { logits: outcome.logits, instructions: outcome.counts, panic_paths })
+    Ok(Report {
+        logits: outcome.logits,
+        instructions: outcome.counts,
+        panic_paths: panic_paths(&program)?,
+        stack: outcome.stack.context("the program has not measured its stack")?,
+        footprint: Footprint::of(&program)?,
+    })
 }
 
 /// Builds a program of `firmware/` in release mode and returns its path.
@@ -101,6 +117,21 @@ pub(crate) fn build(
     model: Option<&Path>,
     features: &[&str],
 ) -> Result<PathBuf> {
+    let model = match model {
+        Some(path) => vec![("PIQ_MODEL", path)],
+        None => Vec::new(),
+    };
+    build_with(toolchain, board, package, features, &model)
+}
+
+/// The same with variables for the build that hold paths.
+pub(crate) fn build_with(
+    toolchain: &Toolchain,
+    board: &Board,
+    package: &str,
+    features: &[&str],
+    paths: &[(&str, &Path)],
+) -> Result<PathBuf> {
     let target_dir = target_dir()?.join("firmware");
     let mut command = toolchain.cargo("build", board.target, "core");
     command.current_dir(root().join("firmware")).args(["-q", "--release", "--locked", "-p", package]);
@@ -108,8 +139,8 @@ pub(crate) fn build(
     if !features.is_empty() {
         command.args(["--features", &features.join(",")]);
     }
-    if let Some(model) = model {
-        command.env("PIQ_MODEL", fs::canonicalize(model).with_context(|| model.display().to_string())?);
+    for (name, path) in paths {
+        command.env(name, fs::canonicalize(path).with_context(|| path.display().to_string())?);
     }
     run(&mut command)?;
     Ok(target_dir.join(board.target).join("release").join(package))

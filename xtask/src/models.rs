@@ -9,9 +9,10 @@ use anyhow::{Context as _, Result, bail};
 use qat_kernels::infer::Model;
 
 use crate::bare_metal::{self, Toolchain};
-use crate::cmd::{cargo, output, target_dir};
-use crate::emulator::{BOARDS, Board};
-use crate::mcu::{Report, host_logits, mismatches, run_model};
+use crate::cmd::{cargo, output, run as run_command, target_dir};
+use crate::emulator::{BOARDS, Board, emulate};
+use crate::mcu::{Report, build_with, host_logits, mismatches, run_model};
+use crate::panic_free::panic_paths;
 use crate::probe::Numbers;
 use crate::results::{Figure, record, value};
 use crate::samples::Samples;
@@ -199,13 +200,12 @@ pub(crate) fn run(only: &[String], yes: bool) -> Result<()> {
     record(SUITE, COMMAND, &figures)
 }
 
-/// `qat` without training, which needs no libtorch. It has a folder of its own: the other one's program has more features.
+/// Builds `qat` without training, which needs no libtorch.
 pub(crate) fn program() -> Result<PathBuf> {
-    let folder = target_dir()?.join("without-torch");
     let mut build = cargo();
     build.args(["build", "-q", "--locked", "-p", "qat-trainer", "--no-default-features", "--bin", "qat"]);
-    crate::cmd::run(build.arg("--target-dir").arg(&folder))?;
-    Ok(folder.join("debug/qat"))
+    run_command(&mut build)?;
+    Ok(target_dir()?.join("debug/qat"))
 }
 
 /// The file of a preset with generated weights, packed for a board's core.
@@ -217,6 +217,27 @@ pub(crate) fn untrained(qat: &Path, preset: &str, board: &Board) -> Result<PathB
     command.args(["seeded", "--preset", preset, "--seed", "1", "--target", board.family.name(), "--out"]);
     output(command.arg(&file))?;
     Ok(file)
+}
+
+/// Runs the module of the smallest model in `firmware/exported`, the shortest program around one, on a board.
+pub(crate) fn check_module(qat: &Path, toolchain: &Toolchain, board: &Board) -> Result<()> {
+    let folder = target_dir()?.join("models").join(format!("module-{}", board.core));
+    let mut command = Command::new(qat);
+    command.args(["seeded", "--preset", "autoencoder", "--target", board.family.name(), "--rust"]);
+    output(command.arg(&folder))?;
+    let path = folder.join("model.piq");
+    let file = fs::read(&path).with_context(|| path.display().to_string())?;
+    let samples = samples(&Model::parse(&file)?)?;
+    let program = build_with(toolchain, board, "exported", &[], &[("PIQ_MODULE", &folder)])?;
+    let outcome = emulate(board, &program, &samples)?;
+    if outcome.logits != host_logits(&file, &path, &samples)? {
+        bail!("{} computes something else than the host", board.name);
+    }
+    let paths = panic_paths(&program)?;
+    if !paths.is_empty() {
+        bail!("panic paths: {}", paths.join(", "));
+    }
+    Ok(())
 }
 
 /// Generated inputs for a model.

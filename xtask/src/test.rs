@@ -16,7 +16,7 @@ use crate::panic_free::panic_paths;
 use crate::probe::probes;
 use crate::samples::Samples;
 use crate::tools::{Tool, ensure};
-use crate::{adapt, demo, faults, fuzz, libtorch, mcu_bench, softfloat};
+use crate::{adapt, demo, faults, fuzz, libtorch, mcu_bench, models, softfloat};
 
 /// What the user asked for.
 pub(crate) struct Options {
@@ -182,6 +182,23 @@ fn steps() -> Result<Vec<Step>> {
             Box::new(move |context| case.check(&context.toolchain).map(|()| PASSED)),
         );
     }
+    for case in models::cases() {
+        add(
+            format!("whole model: {}", case.name),
+            Box::new(move |context| {
+                let fits = case.check(&models::program()?, &context.toolchain)?;
+                Ok(Tally { passed: fits.into(), failed: 0 })
+            }),
+        );
+    }
+    for board in BOARDS {
+        add(
+            format!("firmware: an exported module on {}", board.name),
+            Box::new(|context| {
+                models::check_module(&models::program()?, &context.toolchain, board).map(|()| PASSED)
+            }),
+        );
+    }
     add("letter: from data to device, twice the same; learns on the device".into(), Box::new(letter));
     add(format!("training: killed at {KILL_MOMENTS} random moments, resumed, nothing lost"), once(killed));
     add(
@@ -276,8 +293,11 @@ fn lint_firmware(context: &Context) -> Result<Tally> {
     let mut tally = Tally::default();
     for board in BOARDS {
         // The other programs are for one board, the example is for all.
-        let packages: &[&str] =
-            if board.target == M4.target { &["--workspace"] } else { &["-p", "infer", "-p", "harness"] };
+        let packages: &[&str] = if board.target == M4.target {
+            &["--workspace", "--exclude", "exported"]
+        } else {
+            &["-p", "infer", "-p", "harness"]
+        };
         let mut command = context.toolchain.cargo("clippy", board.target, "core");
         command.current_dir(root().join("firmware")).env("PIQ_MODEL", &model);
         command.args(["-q", "--release", "--locked"]).args(packages);

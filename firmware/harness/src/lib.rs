@@ -11,12 +11,14 @@ mod once;
 mod region;
 mod samples;
 mod semihosting;
+mod stack;
 
 pub use failure::{Failure, finish};
-pub use model::{Aligned, Memory, run_model};
+pub use model::{Aligned, Memory, profile_model, run_model};
 pub use once::Once;
-pub use region::counted;
-pub use samples::{Buffers, LOGITS, SAMPLES, for_each_sample};
+pub use region::{boundary, counted};
+pub use samples::{Buffers, LOGITS, SAMPLES, STACK, for_each_sample};
+pub use stack::stack_used;
 
 /// Ends the program with an error. The linker drops it when nothing can panic, so its name in a linked program
 /// is the sign of a panic path.

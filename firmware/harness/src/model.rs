@@ -2,7 +2,8 @@
 
 use qat_kernels::infer::Model;
 
-use crate::{Buffers, Failure, Once, counted, finish, for_each_sample};
+use crate::samples::write_stack;
+use crate::{Buffers, Failure, Once, boundary, counted, finish, for_each_sample, stack_used};
 
 /// Memory on a boundary of 16 bytes: weights are aligned within a file, so the file has to be too.
 #[repr(align(16))]
@@ -24,21 +25,36 @@ impl<const ARENA: usize, const INPUT: usize, const OUTPUT: usize> Memory<ARENA, 
 }
 
 /// Checks the known answers of `file`, then runs it on every sample and ends the program. The markers bracket `run`, so
-/// that the counts are those of inference alone.
+/// that the counts are those of inference alone; what it needed of the stack at most goes to [`crate::STACK`].
 pub fn run_model<const ARENA: usize, const INPUT: usize, const OUTPUT: usize>(
     file: &'static [u8],
     memory: &'static Once<Memory<ARENA, INPUT, OUTPUT>>,
 ) -> ! {
-    finish(match memory.take() {
-        Some(memory) => run(file, memory),
-        None => Err(Failure::new("the memory is taken")),
-    })
+    let mut deepest = 0;
+    let done = with_model(file, memory, |model, input, output, arena| {
+        let (result, used) = stack_used(|| counted(|| model.run(input, output, arena)));
+        deepest = deepest.max(used);
+        result
+    });
+    finish(done.and_then(|()| write_stack(deepest)))
 }
 
-fn run<const ARENA: usize, const INPUT: usize, const OUTPUT: usize>(
-    file: &[u8],
-    memory: &mut Memory<ARENA, INPUT, OUTPUT>,
+/// The same with a region for every operator of every sample; the last region of a sample is what remains at the end.
+pub fn profile_model<const ARENA: usize, const INPUT: usize, const OUTPUT: usize>(
+    file: &'static [u8],
+    memory: &'static Once<Memory<ARENA, INPUT, OUTPUT>>,
+) -> ! {
+    finish(with_model(file, memory, |model, input, output, arena| {
+        counted(|| model.run_observed(input, output, arena, |_, _| boundary()))
+    }))
+}
+
+fn with_model<const ARENA: usize, const INPUT: usize, const OUTPUT: usize>(
+    file: &'static [u8],
+    memory: &'static Once<Memory<ARENA, INPUT, OUTPUT>>,
+    mut run: impl FnMut(&Model<'_>, &[i8], &mut [i8], &mut [u8]) -> qat_kernels::Result<()>,
 ) -> Result<(), Failure> {
+    let memory = memory.take().ok_or(Failure::new("the memory is taken"))?;
     let model =
         Model::parse(file).map_err(|_| Failure::new("the model is refused; `qat verify` names the fault"))?;
     for (what, needed, there) in [
@@ -56,7 +72,6 @@ fn run<const ARENA: usize, const INPUT: usize, const OUTPUT: usize>(
         .map_err(|_| Failure::new("a known answer of the model comes out differently"))?;
     let buffers = Buffers { input: &mut input.0, output: &mut output.0 };
     for_each_sample(model.input_len(), model.output_len(), buffers, |input, output| {
-        counted(|| model.run(input, output, &mut arena.0))
-            .map_err(|_| Failure::new("the engine refuses its buffers"))
+        run(&model, input, output, &mut arena.0).map_err(|_| Failure::new("the engine refuses its buffers"))
     })
 }

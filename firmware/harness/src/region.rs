@@ -32,6 +32,13 @@ macro_rules! end {
     };
 }
 
+/// Ends one region and begins the next.
+#[inline(always)]
+pub fn boundary() {
+    // SAFETY: as in [`counted`].
+    unsafe { asm!(end!(), begin!(), options(nostack, preserves_flags)) };
+}
+
 /// Runs `work` between the two markers that the emulator's plugin looks for: instructions that do nothing.
 #[inline(always)]
 pub fn counted<T>(work: impl FnOnce() -> T) -> T {

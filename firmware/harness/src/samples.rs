@@ -20,6 +20,9 @@ pub const SAMPLES: &CStr = c"samples.bin";
 /// Name of the logits file, in the emulator's working directory.
 pub const LOGITS: &CStr = c"logits.bin";
 
+/// Name of the file for the depth of the stack in bytes, u32 little endian, in the emulator's working directory.
+pub const STACK: &CStr = c"stack.bin";
+
 /// Memory for one sample, in and out.
 pub struct Buffers<'a> {
     /// At least one input.
@@ -74,4 +77,11 @@ fn read_header(samples: &mut File, input_len: usize) -> Result<u32, Failure> {
         Ok(len) if len == input_len => Ok(u32::from_le_bytes(count)),
         _ => Err(Failure::new("samples.bin has samples of another length than the model's input")),
     }
+}
+
+/// Writes [`STACK`].
+pub(crate) fn write_stack(bytes: usize) -> Result<(), Failure> {
+    let written =
+        File::open(STACK, Mode::Write).and_then(|mut file| file.write(&(bytes as u32).to_le_bytes()));
+    written.ok_or(Failure::new("cannot write stack.bin"))
 }

@@ -8,6 +8,9 @@ use core::arch::asm;
 /// Painted at most, in bytes: engines that need more than that are not for microcontrollers.
 const DEPTH: usize = 8 << 10;
 const PAINT: u32 = 0xC5C5_C5C5;
+/// Left unpainted below the stack pointer, for the frame of the function that paints: the compiler may read the pointer
+/// before it makes room for the frame.
+const OWN_FRAME: usize = 64;
 /// Bytes of a word.
 const WORD: usize = 4;
 
@@ -16,13 +19,14 @@ unsafe extern "C" {
     static __sheap: u32;
 }
 
-/// Runs `work` and returns with its result the bytes of stack that it has used, its caller's frame not counted.
+/// Runs `work` and returns with its result the bytes of stack that it has used, its caller's frame not counted; 64 at least.
 ///
 /// A word that happens to be written with the paint's own value may make it one word less. Interrupts are to be off.
 pub fn stack_used<T>(work: impl FnOnce() -> T) -> (T, usize) {
     let (top, bottom) = paint();
     let result = work();
-    let untouched = (bottom..top).step_by(WORD).take_while(|&at| peek(at) == PAINT).count();
+    let untouched =
+        (bottom..top.saturating_sub(OWN_FRAME)).step_by(WORD).take_while(|&at| peek(at) == PAINT).count();
     (result, top.saturating_sub(bottom).saturating_sub(untouched * WORD))
 }
 
@@ -42,9 +46,10 @@ fn paint() -> (usize, usize) {
     }
     let end_of_statics = (&raw const __sheap).addr();
     let bottom = top.saturating_sub(DEPTH).max(end_of_statics).next_multiple_of(WORD);
-    for at in (bottom..top).step_by(WORD) {
-        // SAFETY: the word lies in RAM above all statics and below the stack pointer, where nothing lives: neither
-        // instruction set has a red zone, this function calls nothing, and no interrupt handler is running.
+    for at in (bottom..top.saturating_sub(OWN_FRAME)).step_by(WORD) {
+        // SAFETY: the word lies in RAM above all statics and below the stack pointer and this function's frame, where
+        // nothing lives: neither instruction set has a red zone, this function calls nothing, and no interrupt handler is
+        // running.
         unsafe { core::ptr::with_exposed_provenance_mut::<u32>(at).write_volatile(PAINT) };
     }
     (top, bottom)

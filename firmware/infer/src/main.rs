@@ -6,7 +6,11 @@
 
 #[cfg(target_arch = "arm")]
 use cortex_m_rt::entry;
-use harness::{Aligned, Memory, Once, run_model};
+#[cfg(feature = "profile")]
+use harness::profile_model as run_model;
+#[cfg(not(feature = "profile"))]
+use harness::run_model;
+use harness::{Aligned, Memory, Once};
 #[cfg(target_arch = "riscv32")]
 use riscv_rt::entry;
 

@@ -13,18 +13,25 @@ use crate::artifact::{IN_OUTPUT, OpKind, OpRecord, TensorInfo};
 use crate::error::{Error, OpFault, Result};
 use core::ops::Range;
 
-/// Runs a checked model. `output` and `arena` have exactly the model's lengths. `backend` is for workstations.
+/// Runs a checked model and shows each operator's result to `after`. `output` and `arena` have exactly the model's lengths.
+/// `backend` is for workstations.
 pub(super) fn run(
     model: &Model<'_>,
     backend: Backend,
     input: &[i8],
     output: &mut [i8],
     arena: &mut [i8],
+    mut after: impl FnMut(usize, &[i8]),
 ) -> Result<()> {
     for op in 0..usize::from(model.header.operators) {
         // The checks of `parse` make this unreachable; an error instead of a panic keeps the panic machinery out of
         // firmware.
         operator(model, backend, op, input, output, arena).ok_or(Error::Op { op, fault: OpFault::Arena })?;
+        let result = model.record(op).and_then(|record| match record.output.offset {
+            IN_OUTPUT => Some(&*output),
+            offset => arena.get(range(offset, record.output.len()?)?),
+        });
+        after(op, result.unwrap_or_default());
     }
     Ok(())
 }

@@ -66,6 +66,8 @@ pub struct OperatorInfo {
     pub group: u8,
     /// Number of weights.
     pub weights: usize,
+    /// Bytes of codes and divisors.
+    pub code_bytes: usize,
     /// Bytes of codes, divisors, biases, multipliers and tables.
     pub parameter_bytes: usize,
     /// Height, width, channels of the result.
@@ -144,6 +146,33 @@ impl<'a> Model<'a> {
     /// # Errors
     /// As [`Self::run`].
     pub fn run_on(&self, backend: Backend, input: &[i8], output: &mut [i8], arena: &mut [u8]) -> Result<()> {
+        self.execute(backend, input, output, arena, |_, _| {})
+    }
+
+    /// As [`Self::run`], and shows the result of each operator to `after` (index, int8 values) before the next one runs: to
+    /// find the layer at which two computations part, or to measure each. [`Self::run`] has none of it in its code.
+    ///
+    /// # Errors
+    /// As [`Self::run`].
+    pub fn run_observed(
+        &self,
+        input: &[i8],
+        output: &mut [i8],
+        arena: &mut [u8],
+        after: impl FnMut(usize, &[i8]),
+    ) -> Result<()> {
+        self.execute(Backend::best(), input, output, arena, after)
+    }
+
+    #[inline(always)]
+    fn execute(
+        &self,
+        backend: Backend,
+        input: &[i8],
+        output: &mut [i8],
+        arena: &mut [u8],
+        after: impl FnMut(usize, &[i8]),
+    ) -> Result<()> {
         for (what, expected, got) in
             [(What::Input, self.input_len, input.len()), (What::Output, self.output_len, output.len())]
         {
@@ -158,7 +187,7 @@ impl<'a> Model<'a> {
             expected: arena_len,
             got,
         })?;
-        engine::run(self, backend, input, output, crate::arch::bytes::as_i8_mut(arena))
+        engine::run(self, backend, input, output, crate::arch::bytes::as_i8_mut(arena), after)
     }
 
     /// Computes the file's known answers and compares: a self-test for a device that has just been flashed.
@@ -270,6 +299,7 @@ impl<'a> Model<'a> {
                 bits: op.weight_spec.bits,
                 group: op.weight_spec.group,
                 weights: size.map_or(0, |s| s.weights),
+                code_bytes: size.map_or(0, |s| s.code_bytes + s.divisor_bytes),
                 parameter_bytes: size
                     .map_or(kind.constant_bytes(), |s| s.code_bytes + s.divisor_bytes + s.param_bytes),
                 output_shape: op.output.shape,

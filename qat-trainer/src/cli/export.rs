@@ -134,7 +134,7 @@ impl Arguments {
 }
 
 /// The module in one folder: the model first, so that a module never stands beside another model than its own.
-fn write_module(folder: &Path, file: &[u8]) -> Result<()> {
+pub(super) fn write_module(folder: &Path, file: &[u8]) -> Result<()> {
     let module = rust_module(file)?;
     std::fs::create_dir_all(folder).map_err(|e| Error::io("create", folder, &e))?;
     write_atomically(&folder.join("model.piq"), file)?;

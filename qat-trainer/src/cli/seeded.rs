@@ -1,7 +1,7 @@
 //! `qat seeded`.
 
 use super::config::Overrides;
-use super::export::{Timestamp, parse_target};
+use super::export::{Timestamp, parse_target, write_module};
 use super::output::say;
 use qat_kernels::artifact::Target;
 use qat_trainer::Result;
@@ -21,6 +21,9 @@ pub(super) struct Arguments {
     /// Where to write; default: the model's name, in the working directory.
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
+    /// Write a Rust module for firmware into this folder instead: mod.rs and model.piq.
+    #[arg(long, value_name = "DIR", conflicts_with = "out")]
+    rust: Option<PathBuf>,
     /// Where the generated weights and inputs start from.
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -36,6 +39,14 @@ impl Arguments {
         let options = Options { created: self.timestamp.resolve()?, target: self.target };
         let run = self.overrides.load(self.config.as_deref())?;
         let file = seeded(&run, self.seed, options).map_err(|e| e.file(&run.file))?;
+        if let Some(folder) = &self.rust {
+            write_module(folder, &file)?;
+            return say(&format!(
+                "{}: mod.rs and model.piq, {} bytes, untrained",
+                folder.display(),
+                file.len()
+            ));
+        }
         let out = self.out.unwrap_or_else(|| PathBuf::from(format!("{}.piq", run.name)));
         write_atomically(&out, &file)?;
         say(&format!("{}: {} bytes, untrained", out.display(), file.len()))

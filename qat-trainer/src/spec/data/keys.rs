@@ -120,7 +120,7 @@ impl DataSpec {
 impl RawData {
     /// Every key belongs to some formats; with another it is a mistake, or a wish that will not come true.
     fn refuse_foreign_keys(&self, source: Source<'_>) -> Result<()> {
-        use Format::{Cifar10, Cifar100, Csv, Idx, Images, Jsonl, None, Npz};
+        use Format::{Cifar10, Cifar100, Csv, Idx, Images, Jsonl, Npz};
         let with_files: &[Format] = &[Idx, Csv, Jsonl, Npz, Cifar10, Cifar100, Images];
         let keys: [(&str, bool, &[Format]); 15] = [
             ("train_images", self.train_images.is_some(), &[Idx]),
@@ -137,7 +137,7 @@ impl RawData {
             ("color", self.color.is_some(), &[Images]),
             ("split", self.split.is_some(), with_files),
             ("standardise", self.standardise.is_some(), with_files),
-            ("shape", self.shape.is_some(), &[None]),
+            ("shape", self.shape.is_some(), &[Format::None]),
         ];
         for (key, given, formats) in keys {
             if given && !formats.contains(&self.format) {
