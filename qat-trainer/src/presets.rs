@@ -19,14 +19,31 @@ macro_rules! presets {
     };
 }
 
-presets!("autoencoder", "digits", "ds-cnn", "letter", "mobilenet", "resnet8", "resnet8-digits");
+presets!(
+    "digits",
+    "digits-3bit",
+    "digits-mixed",
+    "digits-mlp",
+    "digits-mlp-3bit",
+    "digits-mlp-mixed",
+    "letter",
+    "letter-3bit",
+    "letter-mixed",
+    "imu",
+    "imu-3bit",
+    "imu-mixed",
+    "autoencoder",
+    "ds-cnn",
+    "mobilenet",
+    "resnet8",
+    "resnet8-digits",
+);
 
 impl Preset {
-    /// What it is: the comment in its first lines, as one.
+    /// What it is: its first line, a comment.
     #[must_use]
     pub fn summary(&self) -> String {
-        let comment = self.toml.lines().map_while(|line| line.strip_prefix('#'));
-        comment.map(str::trim).collect::<Vec<_>>().join(" ")
+        self.toml.lines().next().and_then(|line| line.strip_prefix('#')).unwrap_or_default().trim().into()
     }
 
     /// The preset that it changes, if it is not complete by itself.

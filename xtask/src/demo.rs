@@ -87,7 +87,7 @@ fn config(case: &str) -> String {
 }
 
 /// Trains into `folder`, which is replaced.
-fn train(program: &Path, case: &str, folder: &Path) -> Result<()> {
+pub(crate) fn train(program: &Path, case: &str, folder: &Path) -> Result<()> {
     if folder.exists() {
         fs::remove_dir_all(folder).with_context(|| folder.display().to_string())?;
     }

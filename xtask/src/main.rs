@@ -11,11 +11,14 @@ mod emulator;
 mod faults;
 mod footprint;
 mod fuzz;
+mod imu;
 mod libtorch;
 mod mcu;
 mod mcu_bench;
 mod models;
 mod panic_free;
+mod pictures;
+mod presets;
 mod probe;
 mod profile;
 mod samples;
@@ -41,6 +44,11 @@ usage: cargo xtask <command> [options]
   demo    train, export, and run the two examples on the host and on an emulated Cortex-M4F; ends with a table
             [digits|letter]     only this one
             --check-repeat      train a second time and compare the files byte for byte
+  presets  train the presets of `qat` (`qat presets` lists them) and write benches/results/presets.csv
+            [NAME…]             only these
+            [--seeds N]         with the seeds 1 to N; 3 if not given
+  data    fetch a data set that is not in the repository, check its SHA-256 and convert it
+            imu                 watch recordings of seven exercises (seglearn) to .cache/watch-imu.npz
   mcu     run a model on an emulated board and compare with the host
             --model FILE.piq --samples FILE --out FILE
             [--core CORE]       m0, m3, m4 (if not given), m55, rv32
@@ -63,7 +71,8 @@ usage: cargo xtask <command> [options]
             [TARGET…]           only these
             [--seconds N]       for each target, 60 if not given
 
-  --yes   (setup, test, demo, mcu, mcu-bench, models, adapt) install missing Debian packages, as root; otherwise their names are printed
+  --yes   (setup, test, demo, presets, data, mcu, mcu-bench, models, adapt) install missing Debian packages, as root; otherwise
+          their names are printed
 
 environment: LIBTORCH      a libtorch 2.11.0 of your own
              BARE_METAL    `rustup` or `debian`: the Rust to build firmware with; the first that works if not set
@@ -101,6 +110,24 @@ fn run() -> Result<()> {
                 only: args.rest()?,
             };
             demo::run(&options)
+        }
+        Some("presets") => {
+            let options = presets::Options {
+                yes: args.flag("--yes"),
+                seeds: args.number("--seeds")?.unwrap_or(3),
+                only: args.rest()?,
+            };
+            presets::run(&options)
+        }
+        Some("data") => {
+            let yes = args.flag("--yes");
+            match args.rest()?.as_slice() {
+                [name] if name == "imu" => {
+                    println!("{}", imu::ensure(yes)?.display());
+                    Ok(())
+                }
+                names => bail!("no data set `{}`; there is: imu", names.join(" ")),
+            }
         }
         Some("mcu") => {
             let yes = args.flag("--yes");

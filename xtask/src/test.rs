@@ -9,14 +9,14 @@ use qat_kernels::artifact::Target;
 use sha2::{Digest as _, Sha256};
 
 use crate::bare_metal::{self, TARGETS, Toolchain};
-use crate::cmd::{cargo, metadata, root, run as run_command, show, target_dir, watch};
+use crate::cmd::{cargo, metadata, output, root, run as run_command, show, target_dir, watch};
 use crate::emulator::{BOARDS, Board, M4, RV32, emulate};
 use crate::mcu::{build, host_logits, mismatches, run_model, write_model};
 use crate::panic_free::panic_paths;
 use crate::probe::probes;
 use crate::samples::Samples;
 use crate::tools::{Tool, ensure};
-use crate::{adapt, demo, faults, fuzz, libtorch, mcu_bench, models, softfloat};
+use crate::{adapt, demo, faults, fuzz, libtorch, mcu_bench, models, pictures, softfloat};
 
 /// What the user asked for.
 pub(crate) struct Options {
@@ -58,7 +58,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         bail!("no step's name contains any of {:?}; --list prints them", options.only);
     }
     let began = Instant::now();
-    ensure(&[Tool::Cxx, Tool::QemuArm, Tool::QemuRiscV], options.yes)?;
+    ensure(&[Tool::Cxx, Tool::QemuArm, Tool::QemuRiscV, Tool::Chromium], options.yes)?;
     libtorch::ensure(options.yes)?;
     let context = Context { toolchain: bare_metal::find(&TARGETS, options.yes)? };
     println!("bare-metal Rust: {}", context.toolchain);
@@ -201,6 +201,7 @@ fn steps() -> Result<Vec<Step>> {
     }
     add("letter: from data to device, twice the same; learns on the device".into(), Box::new(letter));
     add(format!("training: killed at {KILL_MOMENTS} random moments, resumed, nothing lost"), once(killed));
+    add("report: every picture is drawn in a browser, nothing is fetched".into(), Box::new(report));
     add(
         format!("fuzz: {FUZZ_RUNS} executions of each target"),
         once(|| fuzz::run(&[], fuzz::Limit::Executions(FUZZ_RUNS))),
@@ -390,6 +391,22 @@ fn killed() -> Result<()> {
         0 => Ok(()),
         lost => bail!("{lost} of {KILL_MOMENTS} killed trainings ended with other bytes"),
     }
+}
+
+/// The report of the run that the step before trained, or of one trained now.
+fn report(_: &Context) -> Result<Tally> {
+    run_command(cargo().args(["build", "-q", "--locked", "--workspace", "--bin", "qat"]))?;
+    let (program, folder) = (target_dir()?.join("debug/qat"), target_dir()?.join("letter"));
+    if !folder.join("summary.json").exists() {
+        demo::train(&program, "letter", &folder)?;
+    }
+    let page = folder.join("report.html");
+    let mut command = Command::new(&program);
+    let told =
+        output(command.current_dir(root()).args(["report", "--json", "--out"]).arg(&page).arg(&folder))?;
+    let told: serde_json::Value = serde_json::from_str(&told).context("qat report --json")?;
+    let pictures = told["pictures"].as_u64().context("no number of pictures")?;
+    pictures::check(&page, usize::try_from(pictures)?, &folder).map(|()| PASSED)
 }
 
 #[cfg(test)]

@@ -20,6 +20,8 @@ pub(crate) enum Tool {
     QemuRiscV,
     /// A linker for every target, where Rust brings none.
     Lld,
+    /// A browser that runs without a screen.
+    Chromium,
     /// Debian's Rust with the source of its core library.
     DebianRust,
 }
@@ -35,6 +37,7 @@ impl Tool {
             Tool::QemuArm => succeeds(Command::new("qemu-system-arm").arg("--version")),
             Tool::QemuRiscV => succeeds(Command::new("qemu-system-riscv32").arg("--version")),
             Tool::Lld => succeeds(Command::new("ld.lld").arg("--version")),
+            Tool::Chromium => succeeds(Command::new("chromium").arg("--version")),
             Tool::DebianRust => {
                 ["/usr/bin/rustc", "/usr/bin/cargo", "/usr/lib/rustlib/src/rust/library/core/Cargo.toml"]
                     .iter()
@@ -50,6 +53,7 @@ impl Tool {
             Tool::QemuArm => &["qemu-system-arm"],
             Tool::QemuRiscV => &["qemu-system-misc"],
             Tool::Lld => &["lld"],
+            Tool::Chromium => &["chromium"],
             Tool::DebianRust => &["rustc-web", "cargo-web", "rust-web-src"],
         }
     }
