@@ -7,11 +7,14 @@
 //! | `cortex-m0` | Armv6-M, Armv7-M and Armv8-M baseline |
 //! | `cortex-m55` | Armv8.1-M with Helium, if the compiler was asked for that core |
 //! | `riscv32` | RV32 with multiplication |
+//!
+//! Within `cortex-m0`, `thumb1` or `thumb2` tells Armv7-M's whole instruction set from the small one of the others.
 
 fn main() {
     let families = ["cortex-m4", "cortex-m0", "cortex-m55", "riscv32"];
     let values = families.map(|family| format!("{family:?}")).join(", ");
     println!("cargo::rustc-check-cfg=cfg(core_family, values({values}))");
+    println!("cargo::rustc-check-cfg=cfg(thumb1, thumb2)");
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-env-changed=CARGO_ENCODED_RUSTFLAGS");
     let target = std::env::var("TARGET").unwrap_or_default();
@@ -27,4 +30,7 @@ fn main() {
         _ => return,
     };
     println!("cargo::rustc-cfg=core_family={family:?}");
+    if family == "cortex-m0" {
+        println!("cargo::rustc-cfg={}", if target.starts_with("thumbv7m-") { "thumb2" } else { "thumb1" });
+    }
 }

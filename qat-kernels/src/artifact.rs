@@ -20,7 +20,7 @@ mod sections;
 mod target;
 
 pub(crate) use layout::Layout;
-pub(crate) use layout::{cortex_m4, cortex_m55};
+pub(crate) use layout::{cortex_m4, cortex_m55, planes};
 pub use metadata::{InputTransform, Metadata};
 #[cfg(feature = "alloc")]
 pub(crate) use plan::Buffers;

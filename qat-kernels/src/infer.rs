@@ -19,6 +19,7 @@ mod engine;
 mod kernels;
 mod last_linear;
 mod model;
+mod planes;
 
 #[cfg(feature = "alloc")]
 pub use arena_use::ArenaUse;
@@ -29,3 +30,5 @@ pub(crate) use check::{SOFTMAX_ONE, SOFTMAX_OUTPUT};
 pub use kernels::argmax;
 pub use last_linear::LastLinear;
 pub use model::{KnownAnswer, Model, OperatorInfo};
+#[cfg(any(core_family = "cortex-m0", core_family = "riscv32"))]
+pub(crate) use planes::Table;

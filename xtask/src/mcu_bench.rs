@@ -8,7 +8,7 @@ use qat_kernels::infer::Model;
 use qat_kernels::{Grid, Levels};
 
 use crate::bare_metal::{self, Toolchain};
-use crate::emulator::{Board, M4, M55};
+use crate::emulator::{Board, M0, M3, M4, M55, RV32};
 use crate::mcu::{host_logits, mismatches, run_model, write_model};
 use crate::probe::{Layers, Numbers};
 use crate::results::{Figure, record, value};
@@ -53,44 +53,80 @@ pub(crate) struct Case {
 /// All rows.
 pub(crate) fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
-    for board in [&M4, &M55] {
-        let mut add = |op, shape: &str, bits, group| {
-            // Groups of 16 are what adaptive presets have.
-            let adaptive = match group {
-                0 => String::new(),
-                16 => "_adaptive".to_owned(),
-                _ => format!("_adaptive{group}"),
-            };
-            let bits_name = if bits > 0 { format!("_{bits}bit") } else { String::new() };
-            let name = format!("{}_{shape}{bits_name}{adaptive}", board.core);
-            cases.push(Case { name, board, op, bits, group });
+    let mut add = |board: &'static Board, op: Op, bits, group| {
+        // Groups of 16 are what adaptive presets have.
+        let adaptive = match group {
+            0 => String::new(),
+            16 => "_adaptive".to_owned(),
+            _ => format!("_adaptive{group}"),
         };
+        let bits_name = if bits > 0 { format!("_{bits}bit") } else { String::new() };
+        let name = format!("{}_{}{bits_name}{adaptive}", board.core, op.shape());
+        cases.push(Case { name, board, op, bits, group });
+    };
+    for board in [&M4, &M55] {
+        let [fc, long, conv, pointwise, depthwise] = shapes(board);
         for bits in [2, 3, 4, 8] {
-            add(Op::Fc(256, 128), "fc_256x128", bits, 0);
-            add(Op::Fc(640, 128), "fc_640x128", bits, 0);
-            add(Op::Conv(3, [16, 16, 16], 32), "conv3x3_16x32", bits, 0);
-            add(Op::Conv(1, [25, 5, 64], 64), "conv1x1_64x64", bits, 0);
-            add(Op::Depthwise([25, 5, 64]), "dw3x3_64", bits, 0);
+            for op in [fc, long, conv, pointwise, depthwise] {
+                add(board, op, bits, 0);
+            }
         }
-        add(Op::Fc(256, 128), "fc_256x128", 2, 16);
-        add(Op::Fc(640, 128), "fc_640x128", 2, 16);
-        add(Op::Conv(3, [16, 16, 16], 32), "conv3x3_16x32", 2, 16);
-        add(Op::Conv(1, [25, 5, 64], 64), "conv1x1_64x64", 2, 16);
-        if board.core != M4.core {
-            continue;
+        for op in [fc, long, conv, pointwise] {
+            add(board, op, 2, 16);
         }
-        for group in [8, 32] {
-            add(Op::Fc(640, 128), "fc_640x128", 2, group);
-            add(Op::Conv(1, [25, 5, 64], 64), "conv1x1_64x64", 2, group);
-        }
-        // First layers, and what has no weights.
-        add(Op::Conv(3, [28, 28, 1], 16), "conv3x3_1x16", 8, 0);
-        add(Op::Conv(3, [32, 32, 3], 16), "conv3x3_3x16", 8, 0);
-        add(Op::Add([16, 16, 32]), "add_16x16x32", 0, 0);
-        add(Op::MaxPool([16, 16, 32]), "maxpool2x2_16x16x32", 0, 0);
-        add(Op::GlobalPool([25, 5, 64]), "globalpool_25x5x64", 0, 0);
     }
+    for board in [&M0, &M3, &RV32] {
+        let [fc, long, conv, pointwise, depthwise] = shapes(board);
+        for op in [fc, long, conv, pointwise, depthwise] {
+            add(board, op, 2, 0);
+        }
+        for bits in [3, 4, 8] {
+            add(board, fc, bits, 0);
+            add(board, conv, bits, 0);
+        }
+        for op in [fc, long, conv] {
+            add(board, op, 2, 16);
+        }
+    }
+    for group in [8, 32] {
+        add(&M4, Op::Fc(640, 128), 2, group);
+        add(&M4, Op::Conv(1, [25, 5, 64], 64), 2, group);
+    }
+    // First layers, and what has no weights.
+    add(&M4, Op::Conv(3, [28, 28, 1], 16), 8, 0);
+    add(&M4, Op::Conv(3, [32, 32, 3], 16), 8, 0);
+    add(&M4, Op::Add([16, 16, 32]), 0, 0);
+    add(&M4, Op::MaxPool([16, 16, 32]), 0, 0);
+    add(&M4, Op::GlobalPool([25, 5, 64]), 0, 0);
     cases
+}
+
+/// The layers that are measured, as large as the board's memory allows: a larger image only repeats the work on its pixels.
+fn shapes(board: &Board) -> [Op; 5] {
+    let [image, map] = if board.core == M0.core { [[8, 8], [5, 5]] } else { [[16, 16], [25, 5]] };
+    [
+        Op::Fc(256, 128),
+        Op::Fc(640, 128),
+        Op::Conv(3, [image[0], image[1], 16], 32),
+        Op::Conv(1, [map[0], map[1], 64], 64),
+        Op::Depthwise([map[0], map[1], 64]),
+    ]
+}
+
+impl Op {
+    /// Operator and shape, as they are called in the table.
+    fn shape(self) -> String {
+        match self {
+            Self::Fc(inputs, outputs) => format!("fc_{inputs}x{outputs}"),
+            Self::Conv(kernel, [_, _, inputs], outputs) => {
+                format!("conv{kernel}x{kernel}_{inputs}x{outputs}")
+            }
+            Self::Depthwise([_, _, channels]) => format!("dw3x3_{channels}"),
+            Self::Add([height, width, channels]) => format!("add_{height}x{width}x{channels}"),
+            Self::MaxPool([height, width, channels]) => format!("maxpool2x2_{height}x{width}x{channels}"),
+            Self::GlobalPool([height, width, channels]) => format!("globalpool_{height}x{width}x{channels}"),
+        }
+    }
 }
 
 impl Case {

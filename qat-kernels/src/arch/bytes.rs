@@ -24,7 +24,12 @@ pub(crate) fn words_mut(bytes: &mut [i8]) -> &mut [u32] {
 }
 
 /// The words' bytes.
-#[cfg(any(core_family = "cortex-m55", all(test, feature = "alloc")))]
+#[cfg(any(
+    core_family = "cortex-m0",
+    core_family = "cortex-m55",
+    core_family = "riscv32",
+    all(test, feature = "alloc")
+))]
 #[inline]
 pub(crate) fn of_words_mut(words: &mut [u32]) -> &mut [i8] {
     // SAFETY: every bit pattern is valid in both types, and bytes have no alignment.
@@ -32,9 +37,23 @@ pub(crate) fn of_words_mut(words: &mut [u32]) -> &mut [i8] {
 }
 
 /// The words' halves.
-#[cfg(any(core_family = "cortex-m55", all(test, feature = "alloc")))]
+#[cfg(any(
+    core_family = "cortex-m0",
+    core_family = "cortex-m55",
+    core_family = "riscv32",
+    all(test, feature = "alloc")
+))]
 #[inline]
 pub(crate) fn halves_mut(words: &mut [u32]) -> &mut [i16] {
     // SAFETY: every bit pattern is valid in both types, and words are aligned for halves.
     unsafe { words.align_to_mut().1 }
+}
+
+/// Pairs of little-endian words, if they lie where words should.
+#[cfg(any(core_family = "cortex-m0", core_family = "riscv32"))]
+#[inline]
+pub(crate) fn word_pairs(bytes: &[[u8; 8]]) -> Option<&[[i32; 2]]> {
+    // SAFETY: every bit pattern is valid in both types, and these cores are little-endian.
+    let (head, pairs, tail) = unsafe { bytes.align_to() };
+    (head.is_empty() && tail.is_empty()).then_some(pairs)
 }

@@ -14,6 +14,8 @@ pub(crate) mod cortex_m4;
 #[cfg(any(core_family = "cortex-m55", all(test, feature = "alloc")))]
 pub(crate) mod cortex_m55;
 pub(crate) mod ints;
+#[cfg(any(core_family = "cortex-m0", core_family = "riscv32"))]
+pub(crate) mod planes;
 mod portable;
 mod stream;
 #[cfg(any(core_family = "cortex-m55", all(test, feature = "alloc")))]

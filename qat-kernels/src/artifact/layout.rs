@@ -5,6 +5,7 @@
 
 pub(crate) mod cortex_m4;
 pub(crate) mod cortex_m55;
+pub(crate) mod planes;
 
 use super::record::{OpKind, WeightSpec};
 use super::target::Target;
@@ -36,7 +37,8 @@ impl Layout {
             Target::Portable => true,
             Target::CortexM4 => cortex_m4::exists(kind, spec, rows, columns),
             Target::CortexM55 => cortex_m55::exists(kind, spec.bits, spec.group, [rows, columns]),
-            Target::CortexM0 | Target::RiscV32 | Target::Host => false,
+            Target::CortexM0 | Target::RiscV32 => planes::exists(kind, spec.bits, spec.group, rows),
+            Target::Host => false,
         };
         exists.then_some(Self { target, kind, bits: spec.bits, group: spec.group, rows, columns })
     }
@@ -50,6 +52,7 @@ impl Layout {
         match self.target {
             Target::CortexM4 => cortex_m4::code_bytes(self),
             Target::CortexM55 => cortex_m55::code_bytes(self),
+            Target::CortexM0 | Target::RiscV32 => planes::code_bytes(self),
             _ => self.portable_code_bytes(),
         }
     }
@@ -63,6 +66,7 @@ impl Layout {
         match self.target {
             Target::CortexM4 => cortex_m4::divisor_bytes(self, groups),
             Target::CortexM55 => cortex_m55::divisor_bytes(self, groups),
+            Target::CortexM0 | Target::RiscV32 => planes::divisor_bytes(self, groups),
             _ => self.rows.checked_mul(packed_len(groups, 2)),
         }
     }
@@ -72,6 +76,7 @@ impl Layout {
         match self.target {
             Target::CortexM4 => cortex_m4::bit_of(self, row, column, bit),
             Target::CortexM55 => cortex_m55::bit_of(self, row, column, bit),
+            Target::CortexM0 | Target::RiscV32 => planes::bit_of(self, row, column, bit),
             _ => self.portable_bit_of(row, column, bit),
         }
     }
@@ -135,6 +140,7 @@ impl Layout {
         match self.target {
             Target::CortexM4 => cortex_m4::divisor_of(self, row, group, groups),
             Target::CortexM55 => cortex_m55::divisor_of(row, group, groups),
+            Target::CortexM0 | Target::RiscV32 => planes::divisor_of(self, row, group),
             _ => row * packed_len(groups, 2) * 4 + group,
         }
     }

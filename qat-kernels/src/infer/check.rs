@@ -3,7 +3,7 @@
 mod buffers;
 
 use super::model::Model;
-use super::{cortex_m4, cortex_m55};
+use super::{cortex_m4, cortex_m55, planes};
 use crate::artifact::{
     ChannelParams, Layout, OpKind, OpRecord, RECORD_LEN, RotationRecord, Target, TensorInfo, WeightSpec,
 };
@@ -96,6 +96,10 @@ pub(crate) fn scratch_len(kind: OpKind, op: &OpRecord, input: &TensorInfo) -> Op
         }
         Some(Target::CortexM55) if kind.has_weights() => {
             cortex_m55::scratch_len(op.weight_spec, kind, [op.output.shape[2].into(), columns])
+        }
+        Some(target @ (Target::CortexM0 | Target::RiscV32)) if kind.has_weights() => {
+            let rows = op.output.shape[2].into();
+            planes::scratch_len(target, op.weight_spec, kind, [rows, columns], window)
         }
         _ => Some(window),
     }
@@ -389,7 +393,7 @@ mod tests {
             (0, 0, &[99][..], OpFault::Kind { kind: 99 }),
             (0, 1, &[9], quantiser),
             (0, 2, &[2], quantiser),
-            (0, 3, &[4], OpFault::Layout { layout: 4 }),
+            (0, 3, &[99], OpFault::Layout { layout: 99 }),
             (0, 4, &[16], quantiser), // nine weights do not fall into groups of 16
             (1, 4, &[8], quantiser),  // no groups where every channel has its own kernel
             (0, 5, &[0], OpFault::Requantisation),

@@ -7,7 +7,12 @@ use super::kernels::{self, Requant, WeightView, Windows};
 use super::model::Model;
 use crate::arch::Backend;
 use crate::arch::bytes::words_mut;
-#[cfg(any(core_family = "cortex-m4", core_family = "cortex-m55"))]
+#[cfg(any(
+    core_family = "cortex-m4",
+    core_family = "cortex-m55",
+    core_family = "cortex-m0",
+    core_family = "riscv32"
+))]
 use crate::artifact::Target;
 use crate::artifact::{IN_OUTPUT, OpKind, OpRecord, TensorInfo};
 use crate::error::{Error, OpFault, Result};
@@ -143,6 +148,8 @@ fn linear(
         Target::CortexM4 => kernels::cortex_m4::linear(x, weights, requant, scratch, out),
         #[cfg(core_family = "cortex-m55")]
         Target::CortexM55 => kernels::cortex_m55::linear(x, weights, requant, scratch, out),
+        #[cfg(any(core_family = "cortex-m0", core_family = "riscv32"))]
+        Target::CortexM0 | Target::RiscV32 => kernels::planes::linear(x, weights, requant, scratch, out),
         _ => kernels::linear(x, weights, requant, out),
     }
 }
@@ -168,6 +175,10 @@ fn conv2d(
         Target::CortexM55 => {
             kernels::cortex_m55::conv2d(x, windows, weights, requant, zero_point, scratch, out)
         }
+        #[cfg(any(core_family = "cortex-m0", core_family = "riscv32"))]
+        Target::CortexM0 | Target::RiscV32 => {
+            kernels::planes::conv2d(x, windows, weights, requant, zero_point, scratch, out)
+        }
         _ => kernels::conv2d(x, windows, weights, requant, zero_point, scratch, out),
     }
 }
@@ -192,6 +203,10 @@ fn depthwise_conv2d(
         #[cfg(core_family = "cortex-m55")]
         Target::CortexM55 => {
             kernels::cortex_m55::depthwise_conv2d(x, windows, weights, requant, zero_point, scratch, out)
+        }
+        #[cfg(any(core_family = "cortex-m0", core_family = "riscv32"))]
+        Target::CortexM0 | Target::RiscV32 => {
+            kernels::planes::depthwise_conv2d(x, windows, weights, requant, zero_point, scratch, out)
         }
         _ => kernels::depthwise_conv2d(x, windows, weights, requant, zero_point, out),
     }

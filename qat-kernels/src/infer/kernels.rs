@@ -18,6 +18,8 @@ mod hadamard;
 #[cfg(not(target_os = "none"))]
 pub(super) mod host;
 mod linear;
+#[cfg(any(core_family = "cortex-m0", core_family = "riscv32", all(test, feature = "alloc")))]
+pub(super) mod planes;
 mod pool;
 mod requant;
 mod table;

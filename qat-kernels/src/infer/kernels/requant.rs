@@ -1,5 +1,10 @@
 //! The one rounding of the engine.
 
+#[cfg(core_family = "cortex-m4")]
+use crate::arch::cortex_m4::rounded_product;
+#[cfg(any(core_family = "cortex-m0", core_family = "riscv32", test))]
+use product::rounded_product;
+
 /// Everything but the multiplier that turns an accumulator into an output.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::infer) struct Requant {
@@ -15,15 +20,13 @@ impl Requant {
     #[inline(always)]
     pub(in crate::infer) fn apply(&self, acc: i32, multiplier: i32) -> i8 {
         // |acc| ≤ 2^(n−1) by the overflow check of `parse`: the shifted product fits 32 bits, and so does acc·2^(32−n).
-        #[cfg(core_family = "cortex-m4")]
+        #[cfg(any(core_family = "cortex-m4", core_family = "cortex-m0", core_family = "riscv32"))]
         {
             let left = 32u32.wrapping_sub(self.shift.into());
             // A shift by 32 − n and n ≥ 1: never by 32.
-            let y =
-                crate::arch::cortex_m4::rounded_product(acc.wrapping_shl(left), multiplier, self.zero_point);
-            self.clamp(y)
+            self.clamp(rounded_product(acc.wrapping_shl(left), multiplier, self.zero_point))
         }
-        #[cfg(not(core_family = "cortex-m4"))]
+        #[cfg(not(any(core_family = "cortex-m4", core_family = "cortex-m0", core_family = "riscv32")))]
         {
             let shift = u32::from(self.shift);
             let half = 1i64.wrapping_shl(shift.wrapping_sub(1));
@@ -51,7 +54,12 @@ impl Requant {
     }
 
     /// Clamps results that already are int8.
-    #[cfg(any(core_family = "cortex-m4", all(test, feature = "alloc")))]
+    #[cfg(any(
+        core_family = "cortex-m4",
+        core_family = "cortex-m0",
+        core_family = "riscv32",
+        all(test, feature = "alloc")
+    ))]
     pub(super) fn clamp_all(&self, out: &mut [i8]) {
         if self.lo > i8::MIN.into() || self.hi < i8::MAX.into() {
             crate::arch::cortex_m4::clamp(out, self.lo as i8, self.hi as i8);
@@ -71,9 +79,47 @@ impl Requant {
     }
 }
 
+#[cfg(any(core_family = "cortex-m0", core_family = "riscv32", test))]
+mod product {
+    /// `add + (a·b + 2^31 >> 32)`, modulo 2^32; b is not negative.
+    #[inline(always)]
+    pub(super) fn rounded_product(a: i32, b: i32, add: i32) -> i32 {
+        #[cfg(not(any(thumb1, test)))]
+        {
+            let product = i64::from(a) * i64::from(b);
+            let carry = (product as u32 >> 31).cast_signed();
+            ((product >> 32) as i32).wrapping_add(carry).wrapping_add(add)
+        }
+        // From products of halves: there is no wider multiplication.
+        #[cfg(any(thumb1, test))]
+        {
+            let (a_high, a_low) = (a >> 16, a & 0xFFFF);
+            let (b_high, b_low) = (b >> 16, b & 0xFFFF);
+            let lowest = a_low.wrapping_mul(b_low).cast_unsigned() >> 16;
+            // Within −2^31..2^31: (2^15 − 1)·(2^16 − 1) + 2^16 − 1.
+            let middle = a_high.wrapping_mul(b_low).wrapping_add(lowest.cast_signed());
+            // Within 0..2^32: (2^16 − 1)·(2^15 − 1) + 2^16 − 1 + 2^15.
+            let rest = a_low.wrapping_mul(b_high).wrapping_add(middle & 0xFFFF).wrapping_add(1 << 15);
+            let carry = (rest.cast_unsigned() >> 16).cast_signed();
+            a_high.wrapping_mul(b_high).wrapping_add(middle >> 16).wrapping_add(carry).wrapping_add(add)
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn products_of_halves_are_exact() {
+        let edges = [0, 1, 2, 0x7FFF, 0x8000, 0xFFFF, 0x1_0000, 0x7FFF_FFFF, 0x7FFF_8000, 0x1234_5678];
+        for a in edges.into_iter().flat_map(|a| [a, -a - 1, !a & i32::MAX, a.wrapping_neg()]) {
+            for b in edges.into_iter().flat_map(|b| [b, i32::MAX - b]) {
+                let exact = (i64::from(a) * i64::from(b) + (1 << 31)) >> 32;
+                assert_eq!(i64::from(rounded_product(a, b, 0)), exact, "{a}·{b}");
+            }
+        }
+    }
 
     #[test]
     fn equals_the_real_number_formula() {

@@ -1,0 +1,129 @@
+//! Rows of a step of a linear layer with a divisor for each row. There are no registers for a second step.
+
+use crate::arch::planes::Factors;
+use crate::infer::Table;
+use core::arch::naked_asm;
+
+/// What the loop reads, a word a field.
+#[repr(C)]
+struct Task<'a> {
+    table: &'a Table,
+    rows: *const u8,
+    sums: *mut u32,
+    end: *const u32,
+    divisors: *const u8,
+    factors: &'a Factors,
+}
+
+/// Adds to each of the first `sums` what its row of `BITS` planes of two blocks, 2 to 4, looks up, times the factor that its
+/// divisor stands for, four rows a turn; returns how many there were.
+#[inline(always)]
+pub(crate) fn grouped<const BITS: usize>(
+    table: &Table,
+    rows: &[[[u8; 2]; BITS]],
+    divisors: &[u8],
+    factors: &Factors,
+    sums: &mut [u32],
+) -> usize {
+    let count = rows.len().min(divisors.len() * 4).min(sums.len()) / 4 * 4;
+    if count > 0 {
+        let (rows, sums) = (rows.as_ptr().cast(), sums.as_mut_ptr());
+        // SAFETY: `count` is at most their number.
+        let end = unsafe { sums.add(count) };
+        let task = Task { table, rows, sums, end, divisors: divisors.as_ptr(), factors };
+        // SAFETY: reads `count` rows and a divisor for each of them, and changes `count` sums; an index of a byte stays inside
+        // its table.
+        unsafe {
+            match BITS {
+                2 => planes2(&task),
+                3 => planes3(&task),
+                _ => planes4(&task),
+            }
+        }
+    }
+    count
+}
+
+/// A plane at `$at` behind r1 into r0, from r4 and r5. Below the sign, its first lookup takes in twice the sum of the planes
+/// above: `$join`.
+macro_rules! plane {
+    (top, $at:literal) => {
+        concat!("ldrb r0, [r1, #", $at, "]\n lsls r0, r0, #2\n ldrh r0, [r4, r0]\n", plane!(rest, $at))
+    };
+    ($join:literal, $at:literal) => {
+        concat!(
+            "lsls r0, r0, #1\n ldrb r3, [r1, #",
+            $at,
+            "]\n lsls r3, r3, #2\n ldrh r3, [r4, r3]\n",
+            $join,
+            "\n",
+            plane!(rest, $at)
+        )
+    };
+    (rest, $at:literal) => {
+        concat!("ldrb r3, [r1, #", $at, " + 1]\n lsls r3, r3, #2\n ldrsh r3, [r5, r3]\n adds r0, r0, r3\n")
+    };
+}
+
+/// A row, its planes at these places behind r1, times its factor behind r6, and its sum at r2.
+macro_rules! row {
+    ($row:literal: $top:literal $sign:literal $($at:literal)*) => {
+        concat!(
+            plane!(top, $top), plane!("subs r0, r3, r0", $sign), $(plane!("adds r0, r3, r0", $at),)*
+            "ldrb r3, [r6, #", $row, "]\n muls r0, r3, r0\n ldr r3, [r2]\n adds r0, r0, r3\n stmia r2!, {{r0}}\n"
+        )
+    };
+}
+
+/// A function over rows of a quarter of `$turn` bytes.
+macro_rules! rows {
+    ($name:ident, $turn:literal: $rows:expr) => {
+        /// # Safety
+        /// All pointers must be valid for as many rows as lie between sums and end, a multiple of four and not none.
+        #[unsafe(naked)]
+        unsafe extern "C" fn $name(task: &Task<'_>) {
+            naked_asm!(
+                "push {{r4-r7, lr}}",
+                "mov r4, r8",
+                "push {{r4}}",
+                "ldmia r0!, {{r4}}",
+                "ldmia r0!, {{r1, r2, r3}}",
+                "mov r12, r3",
+                "ldr r7, [r0]",
+                "ldr r3, [r0, #4]",
+                "mov r8, r3",
+                "adds r5, r4, #2",
+                "2:",
+                "ldrb r6, [r7]",
+                "adds r7, #1",
+                "lsls r6, r6, #2",
+                "add r6, r8",
+                $rows,
+                concat!("adds r1, #", $turn),
+                "cmp r2, r12",
+                "beq 3f",
+                // Too far for a conditional branch, maybe.
+                "b 2b",
+                "3:",
+                "pop {{r4}}",
+                "mov r8, r4",
+                "pop {{r4-r7, pc}}",
+            )
+        }
+    };
+}
+
+rows!(planes2, "16": concat!(row!("0": "0" "2"), row!("1": "4" "6"), row!("2": "8" "10"), row!("3": "12" "14")));
+rows!(
+    planes3,
+    "24": concat!(row!("0": "0" "2" "4"), row!("1": "6" "8" "10"), row!("2": "12" "14" "16"), row!("3": "18" "20" "22"))
+);
+rows!(
+    planes4,
+    "32": concat!(
+        row!("0": "0" "2" "4" "6"),
+        row!("1": "8" "10" "12" "14"),
+        row!("2": "16" "18" "20" "22"),
+        row!("3": "24" "26" "28" "30")
+    )
+);

@@ -1,0 +1,177 @@
+//! Rows of two steps of a linear layer, each with a divisor of its own.
+
+use crate::arch::planes::Factors;
+use crate::infer::Table;
+use core::arch::naked_asm;
+
+/// What the loop reads, a word a field.
+#[repr(C)]
+struct Task<'a> {
+    tables: &'a [Table; 2],
+    rows: [*const u8; 2],
+    sums: *mut u32,
+    end: *const u32,
+    divisors: [*const u8; 2],
+    factors: &'a Factors,
+}
+
+/// Adds to each of the first `sums` what its rows of `BITS` planes of two blocks, 2 to 4, look up, times the factor that its
+/// divisor stands for, four rows a turn; returns how many there were.
+#[inline(always)]
+pub(crate) fn grouped<const BITS: usize>(
+    tables: &[Table; 2],
+    rows: [&[[[u8; 2]; BITS]]; 2],
+    divisors: [&[u8]; 2],
+    factors: &Factors,
+    sums: &mut [u32],
+) -> usize {
+    let [first, second] = divisors.map(|divisors| divisors.len() * 4);
+    let count = rows[0].len().min(rows[1].len()).min(first).min(second).min(sums.len()) / 4 * 4;
+    if count > 0 {
+        let sums = sums.as_mut_ptr();
+        let task = Task {
+            tables,
+            rows: rows.map(|rows| rows.as_ptr().cast()),
+            sums,
+            // SAFETY: `count` is at most their number.
+            end: unsafe { sums.add(count) },
+            divisors: divisors.map(<[u8]>::as_ptr),
+            factors,
+        };
+        // SAFETY: reads `count` rows and a divisor for each of them, of both steps, and changes `count` sums; an index of a
+        // byte stays inside its table.
+        unsafe {
+            match BITS {
+                2 => planes2(&task),
+                3 => planes3(&task),
+                _ => planes4(&task),
+            }
+        }
+    }
+    count
+}
+
+/// A lookup with the byte at `$at` behind `$rows`, from `$to` behind the tables.
+macro_rules! lookup {
+    ($x:literal, $rows:literal, $at:expr, $to:literal) => {
+        concat!(
+            "lbu ",
+            $x,
+            ", ",
+            $at,
+            "(",
+            $rows,
+            ")\n slli ",
+            $x,
+            ", ",
+            $x,
+            ", 2\n",
+            "add ",
+            $x,
+            ", ",
+            $x,
+            ", a0\n lh ",
+            $x,
+            ", ",
+            $to,
+            "(",
+            $x,
+            ")\n",
+        )
+    };
+}
+
+/// A plane into t0. Below the sign, its first lookup takes in twice the sum of the planes above: `$join`.
+macro_rules! plane {
+    (top, $rows:literal, $at:literal, $low:literal, $high:literal) => {
+        concat!(lookup!("t0", $rows, $at, $low), plane!($rows, $at, $high))
+    };
+    ($join:literal, $rows:literal, $at:literal, $low:literal, $high:literal) => {
+        concat!("slli t0, t0, 1\n", lookup!("t1", $rows, $at, $low), $join, "\n", plane!($rows, $at, $high))
+    };
+    ($rows:literal, $at:literal, $high:literal) => {
+        concat!(lookup!("t1", $rows, concat!($at, " + 1"), $high), "add t0, t0, t1\n")
+    };
+}
+
+/// A row of one step, times its factor, added to t4.
+macro_rules! step {
+    ($rows:literal $factors:literal $low:literal $high:literal, $row:literal: $top:literal $sign:literal $($at:literal)*) => {
+        concat!(
+            plane!(top, $rows, $top, $low, $high),
+            plane!("sub t0, t1, t0", $rows, $sign, $low, $high),
+            $(plane!("add t0, t1, t0", $rows, $at, $low, $high),)*
+            "lbu t1, ", $row, "(", $factors, ")\n mul t0, t0, t1\n add t4, t4, t0\n"
+        )
+    };
+}
+
+/// A row, its planes at these places behind a1 and a2.
+macro_rules! row {
+    ($row:literal: $($at:literal)+) => {
+        concat!(
+            "lw t4, 4 * ", $row, "(a3)\n",
+            step!("a1" "t2" "0" "2", $row: $($at)+),
+            step!("a2" "t3" "1024" "1026", $row: $($at)+),
+            "sw t4, 4 * ", $row, "(a3)\n"
+        )
+    };
+}
+
+/// A function over rows of a quarter of `$turn` bytes.
+macro_rules! rows {
+    ($name:ident, $turn:literal: $rows:expr) => {
+        /// # Safety
+        /// All pointers must be valid for as many rows as lie between sums and end, a multiple of four and not none.
+        #[unsafe(naked)]
+        unsafe extern "C" fn $name(task: &Task<'_>) {
+            naked_asm!(
+                // Naked functions do not inherit the extension.
+                ".option push",
+                ".option arch, +m",
+                "lw a1, 4(a0)",
+                "lw a2, 8(a0)",
+                "lw a3, 12(a0)",
+                "lw a4, 16(a0)",
+                "lw a5, 20(a0)",
+                "lw a6, 24(a0)",
+                "lw a7, 28(a0)",
+                "lw a0, 0(a0)",
+                "2:",
+                "lbu t2, 0(a5)",
+                "lbu t3, 0(a6)",
+                "addi a5, a5, 1",
+                "addi a6, a6, 1",
+                "slli t2, t2, 2",
+                "slli t3, t3, 2",
+                "add t2, t2, a7",
+                "add t3, t3, a7",
+                $rows,
+                concat!("addi a1, a1, ", $turn),
+                concat!("addi a2, a2, ", $turn),
+                "addi a3, a3, 16",
+                "beq a3, a4, 3f",
+                // Too far for a conditional branch, maybe.
+                "j 2b",
+                "3:",
+                "ret",
+                ".option pop",
+            )
+        }
+    };
+}
+
+rows!(planes2, "16": concat!(row!("0": "0" "2"), row!("1": "4" "6"), row!("2": "8" "10"), row!("3": "12" "14")));
+rows!(
+    planes3,
+    "24": concat!(row!("0": "0" "2" "4"), row!("1": "6" "8" "10"), row!("2": "12" "14" "16"), row!("3": "18" "20" "22"))
+);
+rows!(
+    planes4,
+    "32": concat!(
+        row!("0": "0" "2" "4" "6"),
+        row!("1": "8" "10" "12" "14"),
+        row!("2": "16" "18" "20" "22"),
+        row!("3": "24" "26" "28" "30")
+    )
+);

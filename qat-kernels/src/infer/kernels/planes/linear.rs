@@ -1,0 +1,137 @@
+//! Fully connected layer.
+
+use super::super::{Requant, WeightView};
+use super::{begin, finish, rows, step_divisors, step_rows, table, wide};
+use crate::arch::bytes::words_mut;
+use crate::artifact::Target;
+use crate::artifact::planes::{LINEAR_STEP, PAIR, QUAD};
+use crate::infer::planes::{STEP_TABLES, TABLE_WORDS, Table, linear_steps};
+
+#[inline(never)]
+pub(in crate::infer) fn linear(
+    x: &[i8],
+    weights: &WeightView<'_>,
+    requant: &Requant,
+    scratch: &mut [i8],
+    out: &mut [i8],
+) -> Option<()> {
+    if weights.spec.bits == 8 {
+        return wide::linear(x, weights, requant, out);
+    }
+    let steps = linear_steps(Target::DEVICE.unwrap_or(weights.layout.target()));
+    let (tables, sums) = words_mut(scratch).split_at_mut_checked(steps * STEP_TABLES * TABLE_WORDS)?;
+    let (tables, sums) = (tables.as_chunks_mut().0.as_chunks_mut().0, sums.get_mut(..out.len())?);
+    begin(weights, sums.as_chunks_mut().0, |bias| [bias])?;
+    match weights.spec.bits {
+        2 => accumulate::<2>(x, weights, tables, sums),
+        3 => accumulate::<3>(x, weights, tables, sums),
+        4 => accumulate::<4>(x, weights, tables, sums),
+        _ => None,
+    }?;
+    finish(sums.as_chunks::<1>().0, 0, weights, requant, out)
+}
+
+/// Whether this build has cores that take two steps at once.
+const TWO_STEPS: bool = !cfg!(core_family = "cortex-m0");
+
+fn accumulate<const BITS: usize>(
+    x: &[i8],
+    weights: &WeightView<'_>,
+    tables: &mut [[Table; STEP_TABLES]],
+    sums: &mut [u32],
+) -> Option<()> {
+    if weights.spec.group == 0 {
+        fixed::<BITS>(x, weights, tables, sums)
+    } else {
+        grouped::<BITS>(x, weights, tables.first_mut()?, sums)
+    }
+}
+
+fn fixed<const BITS: usize>(
+    x: &[i8],
+    weights: &WeightView<'_>,
+    tables: &mut [[Table; STEP_TABLES]],
+    sums: &mut [u32],
+) -> Option<()> {
+    let mut steps = (0..).map(|step| step_rows::<4, BITS>(weights, step));
+    for x in x.chunks((LINEAR_STEP * tables.len()).max(1)) {
+        fill(tables.as_flattened_mut(), x, weights.spec.grid != 0);
+        let first = steps.next()??;
+        match tables.first_chunk() {
+            Some(tables) if TWO_STEPS && x.len() > LINEAR_STEP => {
+                two_steps(tables, [first, steps.next()??], sums)?;
+            }
+            #[cfg(any(thumb1, thumb2))]
+            _ => crate::arch::planes::linear(tables.first()?, first, sums),
+            #[cfg(not(any(thumb1, thumb2)))]
+            _ => rows::linear(tables.first()?, first, sums),
+        }
+    }
+    Some(())
+}
+
+fn two_steps<const BITS: usize>(
+    tables: &[[Table; STEP_TABLES]; 2],
+    rows: [&[rows::Wide<BITS>]; 2],
+    sums: &mut [u32],
+) -> Option<()> {
+    #[cfg(core_family = "riscv32")]
+    let done = crate::arch::planes::linear(tables, rows, sums);
+    #[cfg(not(core_family = "riscv32"))]
+    let done = 0;
+    let sums = sums.get_mut(done..)?;
+    for (tables, rows) in tables.iter().zip(rows) {
+        rows::linear(tables, rows.get(done..)?, sums);
+    }
+    Some(())
+}
+
+fn grouped<const BITS: usize>(
+    x: &[i8],
+    weights: &WeightView<'_>,
+    tables: &mut [Table; STEP_TABLES],
+    sums: &mut [u32],
+) -> Option<()> {
+    for (pair, x) in x.chunks(STEP_TABLES * PAIR).enumerate() {
+        fill(tables, x, weights.spec.grid != 0);
+        let (mut rows, mut divisors) = ([&[][..]; STEP_TABLES], [&[][..]; STEP_TABLES]);
+        let steps = if x.len() > PAIR { 2 } else { 1 };
+        for (step, (rows, divisors)) in rows.iter_mut().zip(&mut divisors).enumerate().take(steps) {
+            *rows = step_rows::<2, BITS>(weights, STEP_TABLES * pair + step)?;
+            *divisors = step_divisors(weights, STEP_TABLES * pair + step)?;
+        }
+        #[cfg(any(thumb2, core_family = "riscv32"))]
+        let both = crate::arch::planes::grouped(tables, rows, divisors, &rows::FACTORS, sums);
+        for ((table, rows), divisors) in tables.iter().zip(rows).zip(divisors) {
+            #[cfg(any(thumb2, core_family = "riscv32"))]
+            let done = both;
+            #[cfg(thumb1)]
+            let done = crate::arch::planes::grouped(table, rows, divisors, &rows::FACTORS, sums);
+            #[cfg(not(any(thumb1, thumb2, core_family = "riscv32")))]
+            let done = 0;
+            // What fills no turn of the loop in assembly.
+            let (rows, divisors) =
+                (rows.get(done..).unwrap_or(&[]), divisors.get(done / QUAD..).unwrap_or(&[]));
+            rows::grouped(table, rows, divisors, sums.get_mut(done..)?);
+        }
+    }
+    Some(())
+}
+
+/// Tables of the first columns, sixteen each; columns that there are not count as zero.
+fn fill(tables: &mut [Table], x: &[i8], mid_rise: bool) {
+    let (columns, tail) = x.as_chunks();
+    let mut columns = columns.iter();
+    let mut tail = Some(tail);
+    for table in tables {
+        match columns.next() {
+            Some(columns) => table::linear(columns, mid_rise, table),
+            None => {
+                let mut columns = [0; PAIR];
+                let tail = tail.take().unwrap_or(&[]);
+                columns.iter_mut().zip(tail).for_each(|(to, &from)| *to = from);
+                table::linear(&columns, mid_rise, table);
+            }
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! The loops over channels: what one step adds to the accumulators, modulo 2^32. Rows are as the layout has them.
+
+use super::table::PIXEL_OFFSET;
+use crate::artifact::planes::QUAD;
+use crate::infer::planes::Table;
+
+/// A row of a step of a linear layer with fixed k: for each plane the bytes of four blocks.
+pub(super) type Wide<const BITS: usize> = [[u8; 4]; BITS];
+/// A row of any other step: for each plane the bytes of two blocks.
+pub(super) type Narrow<const BITS: usize> = [[u8; 2]; BITS];
+/// Accumulators of two pixels of a convolution.
+pub(super) type Sums = [u32; 2];
+
+/// 60/k of the four divisors that share a byte, the first one in the lowest bits.
+pub(super) static FACTORS: [[u8; QUAD]; 256] = {
+    let mut factors = [[0; QUAD]; 256];
+    let mut byte = 0;
+    while byte < factors.len() {
+        let mut at = 0;
+        while at < QUAD {
+            factors[byte][at] = [30, 20, 15, 12][byte >> (2 * at) & 3];
+            at += 1;
+        }
+        byte += 1;
+    }
+    factors
+};
+
+/// The low half of one word and the high half of another one: two blocks of a linear layer.
+#[inline(always)]
+fn halves(table: &Table, [low, high]: [u8; 2]) -> u32 {
+    let (low, high) = (table[usize::from(low)], table[usize::from(high)]);
+    (i32::from(low as u16 as i16) + i32::from((high >> 16) as u16 as i16)).cast_unsigned()
+}
+
+/// `Σ ±2^j·plane_j` from the sign down.
+#[inline(always)]
+fn planes<const BITS: usize>(plane: impl Fn(usize) -> u32) -> u32 {
+    let mut total = plane(0);
+    for below in 1..BITS {
+        let twice = total << 1;
+        total = if below == 1 { plane(below).wrapping_sub(twice) } else { plane(below).wrapping_add(twice) };
+    }
+    total
+}
+
+/// A step of a linear layer with fixed k.
+#[inline(never)]
+pub(super) fn linear<const BITS: usize>([first, second]: &[Table; 2], rows: &[Wide<BITS>], sums: &mut [u32]) {
+    for (row, sum) in rows.iter().zip(sums) {
+        *sum = sum.wrapping_add(planes::<BITS>(|plane| {
+            let [a, b, c, d] = row[plane];
+            halves(first, [a, b]).wrapping_add(halves(second, [c, d]))
+        }));
+    }
+}
+
+/// A step of a linear layer with a divisor for each row.
+#[inline(never)]
+pub(super) fn grouped<const BITS: usize>(
+    table: &Table,
+    rows: &[Narrow<BITS>],
+    divisors: &[u8],
+    sums: &mut [u32],
+) {
+    for ((rows, sums), &divisors) in rows.chunks(QUAD).zip(sums.chunks_mut(QUAD)).zip(divisors) {
+        let factors = FACTORS[usize::from(divisors)];
+        for ((row, sum), factor) in rows.iter().zip(sums).zip(factors) {
+            let step = planes::<BITS>(|plane| halves(table, row[plane]));
+            *sum = sum.wrapping_add(step.wrapping_mul(factor.into()));
+        }
+    }
+}
+
+/// Sums of a row of a convolution over both blocks, `low + 2^16·high`.
+#[inline(always)]
+fn words<const BITS: usize>([first, second]: &[Table; 2], row: &Narrow<BITS>) -> u32 {
+    planes::<BITS>(|plane| {
+        let [a, b] = row[plane];
+        first[usize::from(a)].wrapping_add(second[usize::from(b)])
+    })
+}
+
+/// A step of a convolution with fixed k. What the accumulators mean say [`joined`] and [`split`].
+#[inline(never)]
+pub(super) fn pixels<const BITS: usize>(tables: &[Table; 2], rows: &[Narrow<BITS>], sums: &mut [Sums]) {
+    for (row, [both, high]) in rows.iter().zip(sums) {
+        let word = words(tables, row);
+        *both = both.wrapping_add(word);
+        *high = high.wrapping_add(word >> 16);
+    }
+}
+
+/// Accumulators of [`pixels`] for so many steps: the first one is the first pixel's sum plus 2^16 times the second one's.
+#[inline(always)]
+pub(super) fn joined(bias: u32, steps: u32) -> Sums {
+    let sum = bias.wrapping_sub(PIXEL_OFFSET.wrapping_mul(steps));
+    [sum.wrapping_add(sum << 16), sum]
+}
+
+/// The sums of two pixels.
+#[inline(always)]
+pub(super) fn split([both, high]: Sums) -> Sums {
+    [both.wrapping_sub(high << 16), high]
+}
+
+/// A step of a convolution with a divisor for each row: the sums of both pixels, times 60/k.
+#[inline(never)]
+pub(super) fn grouped_pixels<const BITS: usize>(
+    tables: &[Table; 2],
+    rows: &[Narrow<BITS>],
+    divisors: &[u8],
+    sums: &mut [Sums],
+) {
+    for ((rows, sums), &divisors) in rows.chunks(QUAD).zip(sums.chunks_mut(QUAD)).zip(divisors) {
+        let factors = FACTORS[usize::from(divisors)];
+        for ((row, [low, high]), factor) in rows.iter().zip(sums).zip(factors) {
+            let word = words(tables, row);
+            let sum = |half: u32| half.wrapping_sub(PIXEL_OFFSET).wrapping_mul(factor.into());
+            *low = low.wrapping_add(sum(word & 0xFFFF));
+            *high = high.wrapping_add(sum(word >> 16));
+        }
+    }
+}
