@@ -43,8 +43,15 @@ pub(crate) fn probes() -> Result<Vec<Probe>> {
                     probes.push(probe(bits, grid, group, family)?);
                 }
                 probes.push(odd_shapes(bits, grid, family)?);
+                if family == Target::CortexM4 {
+                    probes.push(shifted(bits, grid, family)?);
+                }
             }
         }
+    }
+    for (group, grid) in [(8, Grid::MidTread), (16, Grid::MidRise), (32, Grid::MidTread), (32, Grid::MidRise)]
+    {
+        probes.push(groups(grid, group, Target::CortexM4)?);
     }
     Ok(probes)
 }
@@ -140,6 +147,54 @@ fn odd_shapes(bits: u8, grid: Grid, target: Target) -> Result<Probe> {
     let mut values = vec![i8::MIN.cast_unsigned(); len];
     values.resize(2 * len, i8::MAX.cast_unsigned());
     values.resize_with((2 + SAMPLES) * len, || layers.numbers.int8().cast_unsigned());
+    Ok(Probe { samples: Samples::new(len, values)?, file, target, name })
+}
+
+/// Results that are so large that their multipliers need a shift below 32, and mostly saturate.
+fn shifted(bits: u8, grid: Grid, target: Target) -> Result<Probe> {
+    let name = format!("{target}_{bits}bit_{grid:?}_shifted").to_lowercase();
+    let mut layers = Layers { numbers: Numbers(u64::from(bits)), levels: Levels::new(bits, grid)?, group: 0 };
+    let spec = TensorSpec { shape: [6, 5, 1], scale: 0.02, zero_point: layers.numbers.int8() };
+    let mut model = ModelBuilder::new(spec).with_target(target);
+    // A unit of an accumulator is worth about 0.6 of the result's.
+    let large = |input: TensorSpec| Output::new(input.scale * STEP / 2.0 / 0.6, -3);
+    let layer = layers.next(7, 9, spec);
+    let x =
+        model.conv2d(model.input(), Window::square(3, 1, 1), &layer.weights(), &layer.bias, large(spec))?;
+    let input = model.tensor(x)?;
+    let layer = layers.next(7, 9, input);
+    let x = model.depthwise_conv2d(x, Window::square(3, 2, 1), &layer.weights(), &[], large(input))?;
+    let input = model.tensor(x)?;
+    let layer = layers.next(CLASSES, input.shape.iter().map(|&n| usize::from(n)).product(), input);
+    let x = model.linear(x, &layer.weights(), &[], large(input))?;
+    let layer = layers.next(CLASSES, CLASSES, model.tensor(x)?);
+    model.linear(x, &layer.weights(), &layer.bias, layer.output)?;
+    finish(name, target, model, &mut layers.numbers)
+}
+
+/// Two bits with a divisor for each group of weights: an odd number of groups, channels that fill no band.
+fn groups(grid: Grid, group: usize, target: Target) -> Result<Probe> {
+    let name = format!("{target}_2bit_{grid:?}_groups{group}").to_lowercase();
+    let mut layers = Layers { numbers: Numbers(group as u64), levels: Levels::new(2, grid)?, group };
+    let spec = TensorSpec { shape: [5, 3, 32], scale: 0.02, zero_point: layers.numbers.int8() };
+    let mut model = ModelBuilder::new(spec).with_target(target);
+    let layer = layers.next(32, 9 * 32, spec);
+    let x = model.input();
+    let x = model.conv2d(x, Window::square(3, 1, 1), &layer.weights(), &layer.bias, layer.output.relu())?;
+    let layer = layers.next(5, 32, model.tensor(x)?);
+    model.conv2d(x, Window::square(1, 1, 0), &layer.weights(), &layer.bias, layer.output)?;
+    let x = model.avg_pool(x, Window { kernel: [5, 1], stride: [1, 1], pad: [0; 4] }, layer.output)?;
+    let layer = layers.next(CLASSES, 3 * 32, model.tensor(x)?);
+    model.linear(x, &layer.weights(), &layer.bias, layer.output)?;
+    finish(name, target, model, &mut layers.numbers)
+}
+
+/// The model and random samples for it.
+fn finish(name: String, target: Target, model: ModelBuilder, numbers: &mut Numbers) -> Result<Probe> {
+    let len = model.tensor(model.input())?.shape.iter().map(|&n| usize::from(n)).product();
+    let metadata = Metadata { name: &name, tool: "xtask", ..Metadata::default() };
+    let file = model.finish(&metadata, &[]).with_context(|| format!("probe {name}"))?;
+    let values = (0..SAMPLES * len).map(|_| numbers.int8().cast_unsigned()).collect();
     Ok(Probe { samples: Samples::new(len, values)?, file, target, name })
 }
 
