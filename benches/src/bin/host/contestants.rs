@@ -56,7 +56,8 @@ impl Matrix {
         }
         let groups = if adaptive { codes.len() / GROUP } else { 0 };
         let fields: Vec<u8> = (0..groups).map(|_| (random.bits() & 3) as u8).collect();
-        let divisors = fields.chunks(4).map(|four| four.iter().rev().fold(0, |byte, field| byte << 2 | field));
+        let divisors =
+            fields.chunks(4).map(|four| four.iter().rev().fold(0, |byte, field| byte << 2 | field));
         Ok(Self { levels, codes, packed, divisors: divisors.collect(), fields })
     }
 
@@ -194,7 +195,8 @@ fn torch(weights: &Tensor, x: &Tensor, batch: usize) -> Tensor {
 
 /// A file with the matrix as its only layer, and its buffers.
 fn model(matrix: &Matrix) -> Result<How> {
-    let mut builder = ModelBuilder::new(TensorSpec { shape: [1, 1, COLUMNS as u16], scale: 1.0, zero_point: 0 });
+    let mut builder =
+        ModelBuilder::new(TensorSpec { shape: [1, 1, COLUMNS as u16], scale: 1.0, zero_point: 0 });
     let steps = Steps::PerChannel(&[2.0; ROWS]);
     let weights = Weights { levels: matrix.levels, codes: &matrix.codes, steps };
     builder.linear(builder.input(), &weights, &[], Output::new(16_384.0, 0))?;
