@@ -94,7 +94,7 @@ pub(crate) fn find(targets: &[&str], yes: bool) -> Result<Toolchain> {
 }
 
 /// Whether the toolchain that runs us has `targets`, if need be after asking rustup for them.
-fn rustup(targets: &[&str]) -> bool {
+pub(crate) fn rustup(targets: &[&str]) -> bool {
     let missing: Vec<_> = targets.iter().filter(|target| !installed(target)).collect();
     missing.is_empty()
         || (succeeds(Command::new("rustup").args(["target", "add"]).args(&missing))

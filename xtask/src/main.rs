@@ -2,6 +2,7 @@
 //!
 //! Only this file knows the command line; every other file is one idea.
 
+mod aarch64;
 mod adapt;
 mod args;
 mod bare_metal;
@@ -176,7 +177,8 @@ fn run() -> Result<()> {
 }
 
 fn setup(yes: bool) -> Result<()> {
-    tools::ensure(&[tools::Tool::Cxx, tools::Tool::QemuArm, tools::Tool::QemuRiscV], yes)?;
+    use tools::Tool;
+    tools::ensure(&[Tool::Cxx, Tool::QemuArm, Tool::QemuRiscV, Tool::Aarch64], yes)?;
     println!("compiler and emulators: there");
     let toolchain = bare_metal::find(&bare_metal::TARGETS, yes)?;
     println!("bare-metal Rust: {toolchain}");

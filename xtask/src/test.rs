@@ -16,7 +16,7 @@ use crate::panic_free::panic_paths;
 use crate::probe::probes;
 use crate::samples::Samples;
 use crate::tools::{Tool, ensure};
-use crate::{adapt, demo, faults, fuzz, libtorch, mcu_bench, models, pictures, softfloat};
+use crate::{aarch64, adapt, demo, faults, fuzz, libtorch, mcu_bench, models, pictures, softfloat};
 
 /// What the user asked for.
 pub(crate) struct Options {
@@ -58,7 +58,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         bail!("no step's name contains any of {:?}; --list prints them", options.only);
     }
     let began = Instant::now();
-    ensure(&[Tool::Cxx, Tool::QemuArm, Tool::QemuRiscV, Tool::Chromium], options.yes)?;
+    let tools = [Tool::Cxx, Tool::QemuArm, Tool::QemuRiscV, Tool::Aarch64, Tool::Chromium];
+    ensure(&tools, options.yes)?;
     libtorch::ensure(options.yes)?;
     let context = Context { toolchain: bare_metal::find(&TARGETS, options.yes)? };
     println!("bare-metal Rust: {}", context.toolchain);
@@ -115,7 +116,8 @@ fn steps() -> Result<Vec<Step>> {
         let of_kernels = kernels.iter().map(|features| format!("-p qat-kernels {features}"));
         of_kernels.chain(["-p qat-trainer --no-default-features".to_owned()])
     };
-    for packages in ["--workspace".to_owned()].into_iter().chain(variants()) {
+    let with_torch = "-p qat-benches --features tch".to_owned();
+    for packages in ["--workspace".to_owned(), with_torch].into_iter().chain(variants()) {
         let arguments = lint(&packages);
         add(format!("lint: {packages}"), once(move || run_command(cargo().args(&arguments))));
     }
@@ -130,6 +132,10 @@ fn steps() -> Result<Vec<Step>> {
         let arguments = test(&packages);
         add(format!("tests: {packages}"), Box::new(move |_| cargo_test(cargo().args(&arguments))));
     }
+    add(
+        "tests: integer kernels on emulated AArch64".into(),
+        Box::new(|_| aarch64::tests()?.map_or(Ok(Tally::default()), |mut tests| cargo_test(&mut tests))),
+    );
 
     for target in TARGETS {
         for features in ["", "micromath", "alloc"] {

@@ -18,6 +18,8 @@ pub(crate) enum Tool {
     QemuArm,
     /// QEMU with RISC-V machines.
     QemuRiscV,
+    /// A linker for AArch64 Linux, its C library, and QEMU for single programs.
+    Aarch64,
     /// A linker for every target, where Rust brings none.
     Lld,
     /// A browser that runs without a screen.
@@ -36,6 +38,9 @@ impl Tool {
             Tool::Pip => succeeds(Command::new("python3").args(["-m", "pip", "--version"])),
             Tool::QemuArm => succeeds(Command::new("qemu-system-arm").arg("--version")),
             Tool::QemuRiscV => succeeds(Command::new("qemu-system-riscv32").arg("--version")),
+            Tool::Aarch64 => ["aarch64-linux-gnu-gcc", "qemu-aarch64-static"]
+                .iter()
+                .all(|program| succeeds(Command::new(program).arg("--version"))),
             Tool::Lld => succeeds(Command::new("ld.lld").arg("--version")),
             Tool::Chromium => succeeds(Command::new("chromium").arg("--version")),
             Tool::DebianRust => {
@@ -52,6 +57,7 @@ impl Tool {
             Tool::Pip => &["python3-pip"],
             Tool::QemuArm => &["qemu-system-arm"],
             Tool::QemuRiscV => &["qemu-system-misc"],
+            Tool::Aarch64 => &["gcc-aarch64-linux-gnu", "libc6-dev-arm64-cross", "qemu-user-static"],
             Tool::Lld => &["lld"],
             Tool::Chromium => &["chromium"],
             Tool::DebianRust => &["rustc-web", "cargo-web", "rust-web-src"],

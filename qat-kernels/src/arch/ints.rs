@@ -28,6 +28,9 @@ pub(crate) trait Ints<const LEN: usize>: Copy {
     const SIGNED_OFFSET: i32;
 
     fn bytes(self, from: &[u8; LEN]) -> Self::Bytes;
+    /// Asks for the cache line at `at`, which need not be inside, ahead of its use.
+    #[inline(always)]
+    fn prefetch(self, _bytes: &[u8], _at: usize) {}
     /// Every byte with the bits of `pattern` flipped.
     fn flip(self, bytes: Self::Bytes, pattern: u8) -> Self::Bytes;
     /// `byte >> SHIFT & mask`; the mask has no bit that the shift brings in from another byte.

@@ -216,10 +216,13 @@ fn plain<
     for (r, packed) in packed.iter_mut().enumerate() {
         *packed = rows.codes.get((first + r).checked_mul(rows.code_stride)?..)?;
     }
+    let ahead = rows.code_stride.wrapping_mul(R);
     let mut sums = [[v.zero(); N]; R];
     let mut at = 0;
     for x in x {
         for r in 0..R {
+            // The same place of the rows that come next: no prefetcher follows several short rows side by side.
+            v.prefetch(packed[r], at + ahead);
             let w = C::unpack(v, &bytes_at(packed[r], at));
             for n in 0..N {
                 sums[r][n] = C::dot(v, sums[r][n], w, vectors::<V, LEN, P, Q>(v, &x[n]));
@@ -268,9 +271,11 @@ impl<V: Ints<LEN>, const LEN: usize> Group<V, LEN> {
         let v = self.v;
         let packed = rows.codes.get(row.checked_mul(rows.code_stride)?..)?;
         let divisors = rows.divisors.get(row.checked_mul(rows.divisor_stride)?..)?;
+        let ahead = rows.code_stride.wrapping_mul(2);
         let mut sums = [[v.zero(); 2]; N];
         let (mut at, mut column) = (0, 0usize);
         for x in x {
+            v.prefetch(packed, at + ahead);
             let w = C::unpack(v, &bytes_at(packed, at));
             // A step uses 64 bits at most, and begins within a byte only if it uses no more than four.
             let bit = column.wrapping_shr(self.log) * 2;

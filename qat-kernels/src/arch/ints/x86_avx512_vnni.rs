@@ -5,10 +5,11 @@
 use super::{GROUP_FACTORS, IntKernel, Ints};
 use crate::arch::{Backend, Isa};
 use core::arch::x86_64::{
-    __m512i, _mm_cvtsi32_si128, _mm512_add_epi16, _mm512_and_si512, _mm512_dpbusd_epi32, _mm512_dpwssd_epi32,
-    _mm512_loadu_si512, _mm512_maddubs_epi16, _mm512_multishift_epi64_epi8, _mm512_permutexvar_epi8,
-    _mm512_permutexvar_epi16, _mm512_reduce_add_epi32, _mm512_set1_epi8, _mm512_set1_epi64,
-    _mm512_setzero_si512, _mm512_srl_epi16, _mm512_srlv_epi16, _mm512_storeu_si512, _mm512_xor_si512,
+    __m512i, _MM_HINT_T0, _mm_cvtsi32_si128, _mm_prefetch, _mm512_add_epi16, _mm512_and_si512,
+    _mm512_dpbusd_epi32, _mm512_dpwssd_epi32, _mm512_loadu_si512, _mm512_maddubs_epi16,
+    _mm512_multishift_epi64_epi8, _mm512_permutexvar_epi8, _mm512_permutexvar_epi16, _mm512_reduce_add_epi32,
+    _mm512_set1_epi8, _mm512_set1_epi64, _mm512_setzero_si512, _mm512_srl_epi16, _mm512_srlv_epi16,
+    _mm512_storeu_si512, _mm512_xor_si512,
 };
 
 /// The proof that the machine has AVX-512 F, BW, DQ, VL, VNNI and VBMI.
@@ -113,6 +114,12 @@ impl Ints<64> for Vnni {
     fn bytes(self, from: &[u8; 64]) -> __m512i {
         // SAFETY: `self` is the proof of AVX-512F; the array has 64 bytes.
         unsafe { _mm512_loadu_si512(from.as_ptr().cast()) }
+    }
+
+    #[inline(always)]
+    fn prefetch(self, bytes: &[u8], at: usize) {
+        // SAFETY: SSE is part of x86-64; a prefetch of any address whatever reads nothing that the program could see.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(bytes.as_ptr().wrapping_add(at).cast()) }
     }
 
     #[inline(always)]
