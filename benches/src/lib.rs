@@ -5,3 +5,4 @@ pub mod cases;
 pub mod numbers;
 pub mod results;
 pub mod rounds;
+pub mod tables;
