@@ -61,6 +61,13 @@ pub enum QatEvent {
         /// Code of the real number 0.
         zero_point: i8,
     },
+    /// The bits of a layer were chosen under a budget of bytes.
+    BitsChosen {
+        /// The layer.
+        layer: String,
+        /// Bits of its weights.
+        bits: u8,
+    },
     /// The optimiser made a step.
     StepDone {
         /// In which phase.

@@ -29,6 +29,7 @@ pub mod export;
 pub mod graph;
 pub mod inspect;
 pub mod lock;
+pub mod mixed;
 #[cfg(feature = "tch")]
 mod nn;
 pub mod presets;

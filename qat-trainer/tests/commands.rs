@@ -453,6 +453,35 @@ mod train {
     }
 
     #[test]
+    fn a_budget_of_bytes_is_kept_by_the_model() {
+        let f = Fixture::new(CSV);
+        let train = ["train", "run.toml", "--out", "new", "--json"];
+        let bytes =
+            |more: &[&str]| json(&success(&f.qat(&[&train, more].concat())))["file_bytes"].as_u64().unwrap();
+        let (small, large) = (
+            bytes(&["--set", "model.layers.linear0.bits=2", "--set", "model.layers.linear1.bits=2"]),
+            bytes(&[]),
+        );
+        assert!(small < large);
+        let budget = (small + large) / 2;
+        let text = budget.to_string();
+        let chosen = bytes(&["--max-bytes", &text]);
+        assert!(chosen <= budget && chosen > small - 16, "{chosen} of {budget}");
+        // The copy says what was chosen, and stands for itself.
+        let copy = String::from_utf8(f.read("new/config.toml")).unwrap();
+        assert!(copy.contains("bits = ") && !copy.contains("max_bytes"), "{copy}");
+        let model = f.read("new/model.piq");
+        success(&f.qat(&["export", "new", "--out", "again.piq"]));
+        assert_eq!(f.read("again.piq"), model);
+        let resume = [&train[..], &["--resume", "--max-bytes", &text]].concat();
+        assert_eq!(json(&success(&f.qat(&resume)))["file_bytes"], chosen);
+        let output = f.qat(&[&train[..], &["--max-bytes", "100"]].concat());
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(4), "{text}");
+        assert!(text.lines().last().unwrap().contains("`max_bytes` of [qat]"), "{text}");
+    }
+
+    #[test]
     fn what_fails_leaves_no_folder() {
         let f = Fixture::new(CSV);
         let config = CSV.replace("out = 3", "out = 4");

@@ -82,7 +82,7 @@ fn training(program: &Path, out: &Path) -> Command {
         .current_dir(root())
         .args(["train", "qat-trainer/configs/letter.toml", "--resume", "--out"])
         .arg(out);
-    command.args(["--checkpoint-steps", "9", "--set", "train.epochs=3", "--set", "qat.epochs=3"]);
+    command.args(["--checkpoint-steps", "9", "--set", "train.epochs=2", "--set", "qat.epochs=2"]);
     command.args([
         "--set",
         "train.ema=0.99",

@@ -5,7 +5,7 @@ use qat_trainer::spec::{Layers, Run};
 use std::path::{Path, PathBuf};
 
 /// Layers around the TOML file: defaults, then the preset, then the file, then single values.
-#[derive(clap::Args)]
+#[derive(clap::Args, Clone)]
 pub(super) struct Overrides {
     /// A run description that comes with the program, to start from; `qat presets` lists them. Its paths start at the
     /// working directory.
@@ -18,6 +18,12 @@ pub(super) struct Overrides {
 }
 
 impl Overrides {
+    /// Adds a value that another option stands for.
+    #[cfg(feature = "tch")]
+    pub(super) fn set(&mut self, key: &str, value: impl std::fmt::Display) {
+        self.set.push(format!("{key}={value}"));
+    }
+
     /// The run description of all layers.
     pub(super) fn load(&self, file: Option<&Path>) -> Result<Run> {
         Run::layered(Layers { preset: self.preset.as_deref(), file, set: &self.set })

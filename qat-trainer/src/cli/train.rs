@@ -40,6 +40,10 @@ pub(super) struct Arguments {
     /// Take a checkpoint, to resume from, after this many minutes.
     #[arg(long, value_name = "M", default_value_t = 5.0, value_parser = positive)]
     checkpoint_minutes: f64,
+    /// Choose the bits of every layer so that the exported file has at most this many bytes; short for --set
+    /// qat.max_bytes=BYTES.
+    #[arg(long, value_name = "BYTES")]
+    max_bytes: Option<u64>,
     /// Write the curves of losses, accuracies and learning rate into this folder, for TensorBoard.
     #[arg(long, value_name = "DIR")]
     tensorboard: Option<PathBuf>,

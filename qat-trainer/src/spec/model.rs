@@ -159,6 +159,13 @@ impl Op {
         }
     }
 
+    /// Changes the quantiser of the weights, where there are weights.
+    pub(crate) fn set_quant(&mut self, to: WeightQuant) {
+        if let Op::Conv { quant, .. } | Op::Depthwise { quant, .. } | Op::Linear { quant, .. } = self {
+            *quant = to;
+        }
+    }
+
     /// The shape of the weights in torch's layout, for an input of this shape; see [`crate::checkpoint`].
     #[must_use]
     pub fn weight_shape(&self, input: Shape) -> Option<Vec<usize>> {

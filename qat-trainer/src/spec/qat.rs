@@ -34,6 +34,9 @@ pub struct QatSpec {
     /// next. The stages have equal shares of the epochs; layers with more bits keep theirs. TOML: `progressive`; default
     /// none.
     pub progressive: Vec<u8>,
+    /// Bytes that the exported file may have. The bits of the layers are then chosen after the first phase, see
+    /// [`crate::mixed`], in place of what the run description says. TOML: `max_bytes`; default: no limit.
+    pub max_bytes: Option<usize>,
     /// Peak learning rate of the steps and ranges, which move by about this share per step; positive. TOML:
     /// `scale_learning_rate`; default: `learning_rate`, but at most 0.01.
     pub scale_learning_rate: f32,
@@ -96,6 +99,7 @@ pub(super) struct RawQat {
     init: StepInit,
     importance: Importance,
     choose_k_every: Option<usize>,
+    max_bytes: Option<usize>,
     progressive: Vec<u8>,
 }
 
@@ -160,6 +164,7 @@ impl QatSpec {
             init: raw.init,
             importance: raw.importance,
             choose_k_every,
+            max_bytes: raw.max_bytes,
             progressive: raw.progressive,
             scale_learning_rate,
         })

@@ -29,6 +29,42 @@ impl Run {
         Ok(document.to_string())
     }
 
+    /// The same run description with these bits for the layers of these names, and no budget for them to be chosen under.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Spec`] if there is no such layer, or for bits that cannot be.
+    pub fn with_bits(&self, bits: &[(String, u8)]) -> Result<Self> {
+        let mut document: DocumentMut = self
+            .text
+            .parse()
+            .map_err(|e: toml_edit::TomlError| Error::new(ErrorKind::Spec, e.message()).file(&self.file))?;
+        for (name, bits) in bits {
+            let found = self.model.layers.iter().position(|l| &l.name == name);
+            let layers = &mut document["model"]["layers"];
+            let set = found.is_some_and(|i| {
+                if let Some(layer) = layers.get_mut(i).and_then(|l| l.as_table_like_mut()) {
+                    layer.insert("bits", value(i64::from(*bits)));
+                    true
+                } else {
+                    false
+                }
+            });
+            if !set {
+                let problem = format!("there is no layer `{name}` to give {bits} bits to");
+                return Err(Error::new(ErrorKind::Spec, problem).file(&self.file));
+            }
+        }
+        if let Some(qat) = document.get_mut("qat").and_then(|q| q.as_table_like_mut()) {
+            qat.remove("max_bytes");
+        }
+        let mut run = Self::parse(&document.to_string(), &self.file)?;
+        // The paths of a merged text start elsewhere, and a seed may come from the command line.
+        run.name.clone_from(&self.name);
+        (run.base, run.data, run.distill) = (self.base.clone(), self.data.clone(), self.distill.clone());
+        run.train.seed = self.train.seed;
+        Ok(run)
+    }
+
     /// All of this run description that decides how a training goes, in one canonical form: with the seed that holds,
     /// without the name and without the data, which is better known by what is in it.
     ///

@@ -37,6 +37,8 @@ pub(super) struct Text {
     pub(super) place: Place,
     float_accuracy: Option<u64>,
     best: Option<BestText>,
+    /// The bits that were chosen under a budget.
+    pub(super) bits: Option<Vec<(String, u8)>>,
 }
 
 /// The place in a phase.
@@ -78,6 +80,7 @@ const FLOAT: &str = "float/";
 const BEST: &str = "best/";
 
 impl TrainingCheckpoint {
+    #[allow(clippy::too_many_arguments, reason = "the parts of a state, each of its own kind")]
     pub(super) fn new(
         fingerprint: &str,
         phase: Phase,
@@ -86,12 +89,20 @@ impl TrainingCheckpoint {
         network: Checkpoint,
         float: Option<&Trained>,
         best: Option<&Best>,
+        bits: Option<&[(String, u8)]>,
     ) -> Self {
         let best_text =
             best.map(|b| BestText { loss: b.loss.to_bits(), accuracy: b.accuracy.to_bits(), epoch: b.epoch });
         let float_accuracy = float.map(|f| f.test_accuracy.to_bits());
-        let text =
-            Text { fingerprint: fingerprint.into(), phase, events, place, float_accuracy, best: best_text };
+        let text = Text {
+            fingerprint: fingerprint.into(),
+            phase,
+            events,
+            place,
+            float_accuracy,
+            best: best_text,
+            bits: bits.map(<[_]>::to_vec),
+        };
         Self { text, network, float: float.cloned(), best: best.cloned() }
     }
 
@@ -235,7 +246,17 @@ mod tests {
         let float = Trained { checkpoint: c("a.weight", 1.0), test_accuracy: 0.1 + 0.2 };
         let best = Best { loss: 1.0 / 3.0, accuracy: 2.0 / 3.0, epoch: 2, network: c("a.alpha", 4.0) };
         let network = c("a.weight.m", 3.0);
-        TrainingCheckpoint::new("f", Phase::Quantised, 99, place, network, Some(&float), Some(&best))
+        let bits = [("a".to_owned(), 3)];
+        TrainingCheckpoint::new(
+            "f",
+            Phase::Quantised,
+            99,
+            place,
+            network,
+            Some(&float),
+            Some(&best),
+            Some(&bits),
+        )
     }
 
     #[test]

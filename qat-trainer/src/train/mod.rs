@@ -21,8 +21,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::events::{Phase, QatEvent};
 use crate::graph::Graph;
 use crate::nn::{FloatNet, Learning, Network, QuantNet, fold, weight_shapes};
-use crate::ptq;
 use crate::spec::{ActivationQuant, Importance, Run, Task, TeacherSource};
+use crate::{mixed, ptq};
 use batches::{Batches, Examples};
 use checkpoint::fingerprint;
 use fisher::fisher;
@@ -48,6 +48,9 @@ pub struct Outcome {
     pub float: Trained,
     /// The quantised network, judged with every rounding of the integer engine in place.
     pub quantised: Trained,
+    /// The bits of every layer with weights, if they were chosen under a budget: the quantised network is one of the run
+    /// description with them, [`Run::with_bits`].
+    pub bits: Option<Vec<(String, u8)>>,
 }
 
 /// Trains the network of a run description on a data set.
@@ -133,8 +136,17 @@ impl<'a> QatTrainer<'a> {
             None => self.float_phase(from, &mut session)?,
         };
         session.float = Some(float.clone());
-        let quantised = self.quantised_phase(&float.checkpoint, in_quantised, &mut session)?;
-        Ok(Outcome { float, quantised })
+        session.bits = match in_quantised {
+            Some(state) => state.text.bits.clone(),
+            None => self.choose_bits(&float.checkpoint, &mut session)?,
+        };
+        let quantised =
+            match session.bits.clone() {
+                None => self.quantised_phase(&float.checkpoint, in_quantised, &mut session)?,
+                Some(bits) => QatTrainer { run: &self.run.with_bits(&bits)?, data: self.data }
+                    .quantised_phase(&float.checkpoint, in_quantised, &mut session)?,
+            };
+        Ok(Outcome { float, quantised, bits: session.bits })
     }
 
     /// The first phase alone: training in floating point.
@@ -208,6 +220,22 @@ impl<'a> QatTrainer<'a> {
             objective.teacher = Some(Teacher::new(self.run, self.data, spec, float)?);
         }
         fit(&mut net, &self.examples(true), &objective, &plan, from, session)
+    }
+
+    /// The bits of every layer, if there is a budget to choose them under.
+    fn choose_bits(
+        &self,
+        float: &Checkpoint,
+        session: &mut Session<'_>,
+    ) -> Result<Option<Vec<(String, u8)>>> {
+        let Some(max_bytes) = self.run.qat.max_bytes else { return Ok(None) };
+        let (model, data) = (&self.run.model, self.data);
+        let graph = Graph::from_checkpoint(model, data.shape, data.classes.len(), float)?;
+        let bits = mixed::search(self.run, data, &graph, max_bytes).map_err(|e| e.file(&self.run.file))?;
+        for (layer, bits) in &bits {
+            session.tell(&QatEvent::BitsChosen { layer: layer.clone(), bits: *bits });
+        }
+        Ok(Some(bits))
     }
 
     /// The start of the second phase.

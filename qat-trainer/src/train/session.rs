@@ -43,12 +43,14 @@ pub(super) struct Session<'a> {
     events: u64,
     /// The result of the floating-point phase, once there is one.
     pub(super) float: Option<Trained>,
+    /// The bits that were chosen under a budget, once they are.
+    pub(super) bits: Option<Vec<(String, u8)>>,
 }
 
 impl<'a> Session<'a> {
     /// A session after `events` events.
     pub(super) fn new(listener: &'a mut dyn Listener, fingerprint: String, events: u64) -> Self {
-        Self { listener, fingerprint, events, float: None }
+        Self { listener, fingerprint, events, float: None, bits: None }
     }
 
     /// Reports an event.
@@ -80,7 +82,9 @@ impl<'a> Session<'a> {
             net.save_state(&mut network)?;
             let float = self.float.as_ref();
             let (fingerprint, events) = (&self.fingerprint, self.events);
-            let state = TrainingCheckpoint::new(fingerprint, phase, events, place, network, float, best);
+            let bits = self.bits.as_deref();
+            let state =
+                TrainingCheckpoint::new(fingerprint, phase, events, place, network, float, best, bits);
             self.listener.checkpoint(&state)?;
         }
         if stop {

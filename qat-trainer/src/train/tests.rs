@@ -3,6 +3,7 @@
 use super::*;
 use crate::affine::Affine;
 use crate::data::{Split, Standardisation};
+use crate::export::{About, export_checkpoint};
 use crate::random::{Purpose, Random};
 use crate::spec::{Op, Shape};
 
@@ -426,4 +427,30 @@ fn a_teacher_that_lacks_a_layer_is_named() {
     let run = with_teacher("features = [{ student = \"stem\", teacher = \"tail\" }]");
     let e = QatTrainer::new(&run, &data).unwrap().train(&mut |_: &QatEvent| ()).unwrap_err().to_string();
     assert!(e.contains("`features` of [distill]") && e.contains("`tail`") && e.contains("stem"), "{e}");
+}
+
+#[test]
+fn bits_chosen_under_a_budget_are_trained_and_resumed() {
+    let text = small_cnn(3).text.replace("[qat]\n", "[qat]\nmax_bytes = 1500\n");
+    let run = Run::parse(&text, "run.toml".as_ref()).unwrap();
+    let data = quarters();
+    let trainer = QatTrainer::new(&run, &data).unwrap();
+    let mut listener = Keeper { stop_after: Some(90), ..Keeper::default() };
+    trainer.train(&mut listener).unwrap_err();
+    let outcome = trainer.train(&mut |_: &QatEvent| ()).unwrap();
+    let bits = outcome.bits.as_ref().unwrap();
+    assert_eq!(bits.len(), 4);
+    assert_eq!(trainer.resume(&listener.states[89].0, &mut |_: &QatEvent| ()).unwrap(), outcome);
+    // What was trained has the size that was asked for.
+    let chosen = run.with_bits(bits).unwrap();
+    assert_eq!(chosen.qat.max_bytes, None);
+    let mut checkpoint = outcome.quantised.checkpoint.clone();
+    About::new(&chosen, &data, "qat".into()).store(&mut checkpoint).unwrap();
+    let bytes = checkpoint.to_bytes().unwrap();
+    let file = export_checkpoint(&chosen, &bytes, crate::export::Options::default()).unwrap();
+    assert!(file.len() <= 1500, "{}", file.len());
+    assert!(outcome.quantised.test_accuracy > 0.9, "{}", outcome.quantised.test_accuracy);
+    let tight = Run::parse(&text.replace("= 1500", "= 150"), "run.toml".as_ref()).unwrap();
+    let e = QatTrainer::new(&tight, &data).unwrap().train(&mut |_: &QatEvent| ()).unwrap_err().to_string();
+    assert!(e.contains("`max_bytes` of [qat]") && e.contains("150 are allowed"), "{e}");
 }

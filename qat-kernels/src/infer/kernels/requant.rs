@@ -62,7 +62,10 @@ impl Requant {
     ))]
     pub(super) fn clamp_all(&self, out: &mut [i8]) {
         if self.lo > i8::MIN.into() || self.hi < i8::MAX.into() {
+            #[cfg(any(core_family = "cortex-m4", all(test, feature = "alloc")))]
             crate::arch::cortex_m4::clamp(out, self.lo as i8, self.hi as i8);
+            #[cfg(not(any(core_family = "cortex-m4", all(test, feature = "alloc"))))]
+            out.iter_mut().for_each(|y| *y = self.clamp((*y).into()));
         }
     }
 

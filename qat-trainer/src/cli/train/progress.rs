@@ -29,6 +29,7 @@ impl Progress {
                     bar.set_style(style(*phase));
                 }
             }
+            QatEvent::BitsChosen { layer, bits } => self.line(&format!("layer {layer}: {bits} bits")),
             QatEvent::Resumed { phase, epochs, steps_per_epoch, steps } => {
                 self.line(&format!(
                     "{phase}: goes on after {steps} of {} steps",

@@ -11,7 +11,7 @@ use qat_kernels::infer::Model;
 use qat_trainer::data::Dataset;
 use qat_trainer::eval::evaluate;
 use qat_trainer::export::{About, Options, export_checkpoint};
-use qat_trainer::spec::{ActivationQuant, Run};
+use qat_trainer::spec::{ActivationQuant, LayerSpec, Run};
 use qat_trainer::train::{QatTrainer, Trained, TrainingCheckpoint};
 use qat_trainer::{Error, ErrorKind, Result};
 use serde::Serialize;
@@ -70,6 +70,10 @@ pub(super) fn train(arguments: &Arguments) -> Result<()> {
         None => trainer.train(&mut watch),
     };
     let trained = trained.map_err(|e| stopped(e, &folder))?;
+    let run = match &trained.bits {
+        Some(bits) => run.with_bits(bits)?,
+        None => run.clone(),
+    };
     let seconds = watch.finish()?;
 
     let calibration = run.qat.calibration.method.name();
@@ -101,6 +105,9 @@ pub(super) fn train(arguments: &Arguments) -> Result<()> {
     };
     let line = json(&summary)?;
     folder.write("summary.json", format!("{line}\n").as_bytes())?;
+    if trained.bits.is_some() {
+        folder.write("config.toml", run.text_for(folder.path())?.as_bytes())?;
+    }
     let path = folder.file("model.piq");
     folder.keep()?;
     if arguments.json {
@@ -126,9 +133,13 @@ pub(super) fn train(arguments: &Arguments) -> Result<()> {
 fn read_run(arguments: &Arguments) -> Result<Run> {
     let own = arguments.out.join("config.toml");
     let file = arguments.config.as_deref();
+    let mut overrides = arguments.overrides.clone();
+    if let Some(bytes) = arguments.max_bytes {
+        overrides.set("qat.max_bytes", bytes);
+    }
     let mut run = match arguments.resume && file.is_none() {
-        true => arguments.overrides.load_beside(None, &own)?,
-        false => arguments.overrides.load(file)?,
+        true => overrides.load_beside(None, &own)?,
+        false => overrides.load(file)?,
     };
     if let Some(seed) = arguments.seed {
         run.train.seed = seed;
@@ -142,7 +153,13 @@ fn complete_already(folder: &Folder, run: &Run, as_json: bool) -> Result<()> {
         let path = folder.file(name);
         std::fs::read_to_string(&path).map_err(|e| Error::io("read", path, &e))
     };
-    if read("config.toml")? != run.text_for(folder.path())? {
+    let own = Run::load(folder.file("config.toml"))?;
+    // Bits that were chosen under a budget stand in the folder's copy in place of the budget.
+    let run = match run.qat.max_bytes {
+        Some(_) => run.with_bits(&bits_of(&own))?,
+        None => run.clone(),
+    };
+    if own.text != run.text_for(folder.path())? {
         return Err(Error::new(
             ErrorKind::Spec,
             "this folder holds a complete run of another run description",
@@ -154,6 +171,12 @@ fn complete_already(folder: &Folder, run: &Run, as_json: bool) -> Result<()> {
         true => say(read("summary.json")?.trim_end()),
         false => say(&format!("{}: complete already", folder.path().display())),
     }
+}
+
+/// The bits of every layer with weights.
+fn bits_of(run: &Run) -> Vec<(String, u8)> {
+    let bits = |l: &LayerSpec| l.op.quant().map(|q| (l.name.clone(), q.levels.bits()));
+    run.model.layers.iter().filter_map(bits).collect()
 }
 
 /// Says how to go on after a stop.
