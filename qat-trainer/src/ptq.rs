@@ -33,7 +33,7 @@ pub fn calibrate(
 /// The steps of a layer's weights with the least squared error, channel by channel.
 ///
 /// # Errors
-/// [`ErrorKind::Model`] for weights that are not finite.
+/// [`Model`](crate::ErrorKind::Model) for weights that are not finite.
 pub fn fit_weights(weights: &Weights, quant: WeightQuant) -> Result<Steps> {
     let rows: Vec<&[f32]> = weights.channel_rows().collect();
     let fit = |row: &&[f32]| Ok(fit_step(quant.levels, row, None)?);
@@ -64,7 +64,7 @@ pub fn fit_weights(weights: &Weights, quant: WeightQuant) -> Result<Steps> {
 /// Quantises a trained network without training it further.
 ///
 /// # Errors
-/// Those of [`calibrate`] and [`fit_weights`].
+/// Those of [`calibrate()`] and [`fit_weights`].
 pub fn quantise(graph: Graph, input: Affine, features: &[f32], how: Calibration) -> Result<Quantised> {
     let ranges = calibrate(&graph, input, features, how)?;
     with_ranges(graph, input, &ranges)

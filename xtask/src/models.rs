@@ -178,7 +178,6 @@ pub(crate) fn run(only: &[String], yes: bool) -> Result<()> {
         boards.map(|board| ensure(&[board.tool], yes).map(|()| board.target)).collect::<Result<Vec<_>>>()?;
     let toolchain = bare_metal::find(&targets, yes)?;
     let qat = program()?;
-    let mut figures = Vec::new();
     for case in &cases {
         match case.measure(&qat, &toolchain).with_context(|| case.name.clone())? {
             None => println!("{:<20} no room on {}", case.name, case.board.name),
@@ -193,11 +192,12 @@ pub(crate) fn run(only: &[String], yes: bool) -> Result<()> {
                     arena.largest_live_set(),
                     measured.report.stack,
                 );
-                figures.extend(case.figures(&measured)?);
+                // One by one: what is measured is not lost when a later case fails.
+                record(SUITE, COMMAND, &case.figures(&measured)?)?;
             }
         }
     }
-    record(SUITE, COMMAND, &figures)
+    Ok(())
 }
 
 /// Builds `qat` without training, which needs no libtorch.
