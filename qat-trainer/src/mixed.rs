@@ -260,7 +260,8 @@ mod tests {
         };
         let (least, most) = (bytes(&all(2)), bytes(&all(8)));
         assert_eq!(search(&run, &data, &float, most).unwrap(), all(8));
-        assert_eq!(search(&run, &data, &float, least).unwrap(), all(2));
+        // What alignment leaves free may be used, but no byte more.
+        assert!(bytes(&search(&run, &data, &float, least).unwrap()) <= least);
         for budget in [least + 40, (least + most) / 2, most - 40] {
             let chosen = search(&run, &data, &float, budget).unwrap();
             let bytes = bytes(&chosen);
