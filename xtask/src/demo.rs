@@ -7,6 +7,7 @@ use std::process::Command;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
+use qat_kernels::infer::Model;
 use serde_json::Value;
 
 use crate::bare_metal::{self, Toolchain};
@@ -97,7 +98,11 @@ pub(crate) fn train(program: &Path, case: &str, folder: &Path) -> Result<()> {
 /// Trains, exports, verifies, and runs on host and board.
 fn example(program: &Path, toolchain: &Toolchain, case: &'static str, folder: &Path) -> Result<Row> {
     train(program, case, folder)?;
-    let model = folder.join("model.piq");
+    // The same codes once more, in the order that the board's kernels read.
+    let model = folder.join(format!("model-{}.piq", M4.family));
+    let mut export = qat(program);
+    export.arg("export").arg(folder).args(["--target", M4.family.name(), "--out"]).arg(&model);
+    run_command(&mut export)?;
     run_command(qat(program).arg("verify").arg(&model))?;
 
     let [samples_file, logits_file] = ["test-samples.bin", "test-logits.bin"].map(|name| folder.join(name));
@@ -118,6 +123,8 @@ fn example(program: &Path, toolchain: &Toolchain, case: &'static str, folder: &P
 
     println!("running the test split on {}", M4.name);
     let samples = Samples::parse(&fs::read(&samples_file)?).context("test samples")?;
+    let bytes = fs::read(&model).with_context(|| model.display().to_string())?;
+    let parsed = Model::parse(&bytes).with_context(|| model.display().to_string())?;
     let report = run_model(toolchain, &M4, &model, &samples)?;
     let host = fs::read(&logits_file).context("test logits")?;
     let percent = |key: &str| number(key).map(|share| 100.0 * share);
@@ -129,9 +136,9 @@ fn example(program: &Path, toolchain: &Toolchain, case: &'static str, folder: &P
             percent("qat_float_accuracy")?,
             100.0 * int_accuracy,
         ],
-        file_bytes: number("file_bytes")? as u64,
-        arena_bytes: number("arena_bytes")? as u64,
-        macs: number("macs")? as u64,
+        file_bytes: bytes.len() as u64,
+        arena_bytes: parsed.arena_len() as u64,
+        macs: parsed.macs(),
         instructions: instructions(&report)?,
         samples: samples.count(),
         mismatches: mismatches(&report.logits, &host, samples.count()),

@@ -2,6 +2,8 @@
 //! requantisation and everything else that one run of a one-layer model takes. The counts are exact, so the committed
 //! table is a gate: `cargo xtask test` measures again.
 
+mod yardsticks;
+
 use anyhow::{Context as _, Result, bail};
 use qat_kernels::artifact::{Metadata, ModelBuilder, Output, TensorSpec, Window};
 use qat_kernels::infer::Model;
@@ -196,6 +198,21 @@ impl Case {
         Ok(instructions as f64 / count as f64)
     }
 
+    /// The row of the table.
+    fn figure(&self, value: f64) -> Figure {
+        let shape = format!("{}_{}", self.board.core, self.op.shape());
+        let mut figure = Figure::new(self.name.clone(), self.metric(), format!("{value:.4}"), "");
+        if self.group == 0
+            && let Some(goal) = yardsticks::goal(&shape, self.bits)
+        {
+            figure = figure.with_goal(goal.to_string());
+        }
+        match yardsticks::rival(&shape) {
+            Some(count) => figure.with_rival(yardsticks::RIVAL.to_owned(), count.to_string()),
+            None => figure,
+        }
+    }
+
     /// Measures again and compares with the committed table.
     pub(crate) fn check(&self, toolchain: &Toolchain) -> Result<()> {
         let committed: f64 =
@@ -225,8 +242,7 @@ pub(crate) fn run(only: &[String], yes: bool) -> Result<()> {
     for case in cases {
         let value = case.measure(&toolchain)?;
         println!("{:<32} {value:.4} {}", case.name, case.metric());
-        let metric = case.metric();
-        figures.push(Figure::new(case.name, metric, format!("{value:.4}"), ""));
+        figures.push(case.figure(value));
     }
     record(SUITE, "cargo xtask mcu-bench", &figures)
 }
