@@ -94,17 +94,33 @@ fn commit() -> Result<String> {
 /// # Errors
 /// A file that is not there or has another schema, or no such row in it.
 pub fn value(suite: &str, case: &str, metric: &str) -> Result<String> {
-    let path = path(suite);
-    let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
-    find(&text, &[suite, case, metric]).with_context(|| path.display().to_string())
+    field(suite, case, metric, VALUE)
 }
 
-/// The value in the row that begins with `key`.
-fn find(text: &str, key: &[&str; 3]) -> Result<String> {
+/// The rival's value in a suite's file, empty if it has none there.
+///
+/// # Errors
+/// As [`value`].
+pub fn rival(suite: &str, case: &str, metric: &str) -> Result<String> {
+    field(suite, case, metric, RIVAL_VALUE)
+}
+
+/// Columns of the schema.
+const VALUE: usize = 3;
+const RIVAL_VALUE: usize = 7;
+
+fn field(suite: &str, case: &str, metric: &str, column: usize) -> Result<String> {
+    let path = path(suite);
+    let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+    find(&text, &[suite, case, metric], column).with_context(|| path.display().to_string())
+}
+
+/// The column of the row that begins with `key`.
+fn find(text: &str, key: &[&str; 3], column: usize) -> Result<String> {
     for line in text.lines().skip(1).filter(|line| !line.is_empty()) {
         let row = parse(line)?;
         if row[..3] == *key {
-            return Ok(row[3].clone());
+            return Ok(row[column].clone());
         }
     }
     bail!("no row {}", key.join(","))
@@ -240,8 +256,8 @@ mod tests {
         let expected =
             format!("{HEADER}\ndemo,digits,macs,2,,9,them,7,{tail}\n{other}\ndemo,third,macs,3,,,,,{tail}\n");
         assert_eq!(new, expected);
-        assert_eq!(find(&new, &["demo", "third", "macs"]).unwrap(), "3");
-        assert!(find(&new, &["demo", "fourth", "macs"]).is_err());
+        assert_eq!(find(&new, &["demo", "third", "macs"], VALUE).unwrap(), "3");
+        assert!(find(&new, &["demo", "fourth", "macs"], VALUE).is_err());
         // What was written reads back as itself.
         assert_eq!(merge(&new, "demo", &[], &stamp()).unwrap(), new);
     }

@@ -1,6 +1,6 @@
-//! Tables of measured figures for `qat-kernels/README.md`, made of the results files.
+//! Tables of measured figures for `README.md` and `qat-kernels/README.md`, made of the results files.
 
-use crate::results::value;
+use crate::results::{rival, value};
 use anyhow::{Context as _, Result};
 use std::path::PathBuf;
 
@@ -28,19 +28,95 @@ const SPEEDS: [(&str, &str); 8] = [
     ("hadamard_4096", "the same of one row in the first-level cache"),
 ];
 
-/// The file that the tables are in.
+/// Columns of the table of cores: core, its name, whether CMSIS-NN was counted there.
+const CORES: [(&str, &str, bool); 5] = [
+    ("m0", "Cortex-M0", true),
+    ("m3", "Cortex-M3", true),
+    ("m4", "Cortex-M4F", true),
+    ("m55", "Cortex-M55", true),
+    ("rv32", "RV32IMC", false),
+];
+
+/// Rows of the table of cores: layer and bits as the results and as the table name them, and whether it is compared.
+const LAYERS: [(&str, &str, bool); 9] = [
+    ("fc_256x128_2bit", "fully connected 256 → 128, 2 bits", true),
+    ("fc_640x128_2bit", "fully connected 640 → 128, 2 bits", true),
+    ("fc_640x128_2bit_adaptive", "the same, k per group of 16", false),
+    ("fc_256x128_3bit", "fully connected 256 → 128, 3 bits", false),
+    ("fc_256x128_4bit", "4 bits", false),
+    ("fc_256x128_8bit", "8 bits", false),
+    ("conv3x3_16x32_2bit", "3×3 convolution 16 → 32, 2 bits", false),
+    ("conv1x1_64x64_2bit", "1×1 convolution 64 → 64, 2 bits", false),
+    ("dw3x3_64_2bit", "depthwise 3×3, 64 channels, 2 bits", false),
+];
+
+/// Rows of the table of whole models.
+const MODELS: [(&str, &str); 4] = [
+    ("ds_cnn", "DS-CNN (keywords)"),
+    ("resnet8", "ResNet-8 (images)"),
+    ("mobilenet", "MobileNetV1 0.25 (persons)"),
+    ("autoencoder", "autoencoder (anomalies)"),
+];
+
+/// A file with tables, and what makes its text anew.
+pub type Page = (PathBuf, fn(&str) -> Result<String>);
+
+/// The files that the tables are in.
 #[must_use]
-pub fn readme() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../qat-kernels/README.md")
+pub fn pages() -> [Page; 2] {
+    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..");
+    [(root.join("README.md"), renew_front), (root.join("qat-kernels/README.md"), renew_kernels)]
 }
 
-/// The text with every table made anew.
-///
-/// # Errors
-/// A figure or a marker is missing.
-pub fn renew(text: &str) -> Result<String> {
+/// The front page with every table made anew.
+fn renew_front(text: &str) -> Result<String> {
+    let text = between(text, "cores", &cores()?)?;
+    between(&text, "models", &models()?)
+}
+
+/// The kernels' page with every table made anew.
+fn renew_kernels(text: &str) -> Result<String> {
     let text = between(text, "sqnr", &errors()?)?;
     between(&text, "speed", &speeds()?)
+}
+
+/// Instructions per multiply-accumulate of each layer on each core.
+fn cores() -> Result<String> {
+    let names = CORES.map(|(_, name, _)| name).join(" | ");
+    let mut table = format!("| instructions per MAC | {names} |\n|---|{}\n", "---|".repeat(CORES.len()));
+    for (layer, name, compared) in LAYERS {
+        let mut cells = vec![name.to_owned()];
+        for (core, _, counted) in CORES {
+            let case = format!("{core}_{layer}");
+            let ours = number("mcu", &case, "insns_per_mac")?;
+            cells.push(match compared && counted {
+                true => format!("**{ours}** ({})", rival("mcu", &case, "insns_per_mac")?),
+                false => ours,
+            });
+        }
+        table += &format!("| {} |\n", cells.join(" | "));
+    }
+    Ok(table)
+}
+
+/// Whole models on the Cortex-M4F, and their counts on the other cores.
+fn models() -> Result<String> {
+    let mut table = String::from(
+        "| network | MACs | M4F | M3 | M55 | RV32 | weight bytes | `.piq` | arena | stack |\n\
+         |---|---|---|---|---|---|---|---|---|---|\n",
+    );
+    for (model, name) in MODELS {
+        let m4 = |metric| value("models", &format!("{model}_m4"), metric);
+        let mut cells = vec![name.to_owned(), m4("macs")?];
+        for core in ["m4", "m3", "m55", "rv32"] {
+            cells.push(number("models", &format!("{model}_{core}"), "insns_per_mac")?);
+        }
+        for metric in ["weight_bytes", "file_bytes", "arena_bytes", "stack_bytes"] {
+            cells.push(m4(metric)?);
+        }
+        table += &format!("| {} |\n", cells.join(" | "));
+    }
+    Ok(table)
 }
 
 /// SQNR of each scheme against its bits.
@@ -93,8 +169,10 @@ mod tests {
 
     #[test]
     fn the_readmes_tables_are_the_recorded_figures() {
-        let text = std::fs::read_to_string(readme()).unwrap();
-        assert_eq!(text, renew(&text).unwrap(), "run: cargo run -p qat-benches --bin tables");
+        for (path, renew) in pages() {
+            let text = std::fs::read_to_string(path).unwrap();
+            assert_eq!(text, renew(&text).unwrap(), "run: cargo run -p qat-benches --bin tables");
+        }
     }
 
     #[test]
