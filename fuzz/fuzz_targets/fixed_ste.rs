@@ -19,6 +19,7 @@ fn check(u: &mut Unstructured<'_>) -> Result<()> {
     let (levels, mask) = (levels(u)?, mask(u)?);
     let (step, w) = (Q16::<12>::from_raw(u.arbitrary()?), Q16::<12>::from_raw(u.arbitrary()?));
     let (g, lambda) = (Q32::<20>::from_raw(u.arbitrary()?), Q32::<30>::from_raw(u.arbitrary()?));
+    let clip_val = Q16::<12>::from_raw(u.arbitrary()?);
     let real = |q: Q16<12>| f64::from(q.raw()) * ULP;
     let Ok(quantizer) = FixedQuantizer::new(levels, step) else {
         assert!(step.raw() <= 0);
@@ -36,7 +37,7 @@ fn check(u: &mut Unstructured<'_>) -> Result<()> {
 
     for ste in [
         FixedSte::Standard,
-        FixedSte::Clipped { clip_val: Q16::from_raw(w.raw().saturating_abs().max(1)) },
+        FixedSte::Clipped { clip_val },
         FixedSte::LearnedStepSize,
         FixedSte::Ewgs { lambda },
     ] {
@@ -44,16 +45,30 @@ fn check(u: &mut Unstructured<'_>) -> Result<()> {
             continue;
         }
         let gradient = ste.backward(&quantizer, mask, w, g);
-        let passes =
-            !matches!(ste, FixedSte::LearnedStepSize | FixedSte::Ewgs { .. }) || quantizer.passes(w, mask);
-        if passes && matches!(ste, FixedSte::Standard | FixedSte::LearnedStepSize) {
+        let passes = match ste {
+            FixedSte::Standard => true,
+            FixedSte::Clipped { clip_val } => real(w).abs() <= real(clip_val),
+            _ => quantizer.passes(w, mask),
+        };
+        if passes && !matches!(ste, FixedSte::Ewgs { .. }) {
             assert_eq!(gradient, g);
+        }
+        if passes && matches!(ste, FixedSte::Ewgs { .. }) {
+            let (ulp, real_g) = (1.0 / f64::from(1 << 20), f64::from(g.raw()) / f64::from(1 << 20));
+            let lambda = f64::from(lambda.raw()) / f64::from(1 << 30);
+            let wanted = real_g * (1.0 + lambda * real_g.signum() * (v - exact - offset));
+            let wanted = wanted.clamp(f64::from(i32::MIN) * ulp, f64::from(i32::MAX) * ulp);
+            let error = (f64::from(gradient.raw()) * ulp - wanted).abs();
+            // One ulp where a gradient is kept from zero; the last term is for the f64 itself.
+            let bound = if gradient.raw().unsigned_abs() == 1 { ulp } else { 0.5 * ulp }
+                + real_g.abs() / f64::from(1u32 << 31);
+            assert!(error <= bound + 1e-11, "{ste:?}: {error} > {bound}");
         }
         if !passes {
             assert_eq!(gradient.raw(), 0);
         }
         // INV-1, to the last bit.
-        if passes && g.raw() != 0 && !matches!(ste, FixedSte::Clipped { .. }) {
+        if passes && g.raw() != 0 {
             assert!(gradient.raw() != 0, "{ste:?}");
         }
     }
