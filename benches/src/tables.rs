@@ -50,6 +50,16 @@ const LAYERS: [(&str, &str, bool); 9] = [
     ("dw3x3_64_2bit", "depthwise 3×3, 64 channels, 2 bits", false),
 ];
 
+/// Rows of the table of peers on a Cortex-M4F: layer as the results and as the table name it, and whether embedded-nn has an
+/// int4 kernel for it.
+const PEERS: [(&str, &str, bool); 5] = [
+    ("fc_256x128", "fully connected 256 → 128", true),
+    ("fc_640x128", "fully connected 640 → 128", true),
+    ("conv3x3_16x32", "3×3 convolution 16 → 32, 16×16", true),
+    ("conv1x1_64x64", "1×1 convolution 64 → 64, 25×5", true),
+    ("dw3x3_64", "depthwise 3×3, 64 channels, 25×5", false),
+];
+
 /// Rows of the table of whole models.
 const MODELS: [(&str, &str); 4] = [
     ("ds_cnn", "DS-CNN (keywords)"),
@@ -71,6 +81,7 @@ pub fn pages() -> [Page; 2] {
 /// The front page with every table made anew.
 fn renew_front(text: &str) -> Result<String> {
     let text = between(text, "cores", &cores()?)?;
+    let text = between(&text, "peers", &peers()?)?;
     between(&text, "models", &models()?)
 }
 
@@ -94,6 +105,32 @@ fn cores() -> Result<String> {
                 false => ours,
             });
         }
+        table += &format!("| {} |\n", cells.join(" | "));
+    }
+    Ok(table)
+}
+
+/// Instructions per multiply-accumulate of other people's kernels beside ours, on the Cortex-M4F.
+fn peers() -> Result<String> {
+    let mut table = String::from(
+        "| instructions per MAC | ours, 2 bits | 4 bits | 8 bits | CMSIS-NN int8 | int4 | embedded-nn int8 | int4 | microflow int8 |\n\
+         |---|---|---|---|---|---|---|---|---|\n",
+    );
+    for (layer, name, int4) in PEERS {
+        let case = |kernel: &str| format!("m4_{layer}_{kernel}");
+        let count = |kernel| number("mcu", &case(kernel), "insns_per_mac");
+        let cmsis = |kernel| two_decimals(&rival("mcu", &case(kernel), "insns_per_mac")?);
+        let cells = [
+            name.to_owned(),
+            format!("**{}**", count("2bit")?),
+            count("4bit")?,
+            count("8bit")?,
+            cmsis("8bit")?,
+            cmsis("4bit")?,
+            count("int8_embedded_nn")?,
+            if int4 { count("int4_embedded_nn")? } else { "–".into() },
+            count("int8_microflow")?,
+        ];
         table += &format!("| {} |\n", cells.join(" | "));
     }
     Ok(table)
@@ -150,9 +187,11 @@ fn speeds() -> Result<String> {
 
 /// A figure with two decimals.
 fn number(suite: &str, case: &str, metric: &str) -> Result<String> {
-    let text = value(suite, case, metric)?;
-    let number: f64 = text.parse().with_context(|| format!("{case} {metric}"))?;
-    Ok(format!("{number:.2}"))
+    two_decimals(&value(suite, case, metric)?).with_context(|| format!("{case} {metric}"))
+}
+
+fn two_decimals(text: &str) -> Result<String> {
+    Ok(format!("{:.2}", text.parse::<f64>()?))
 }
 
 /// Replaces what stands between a table's markers.

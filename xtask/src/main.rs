@@ -62,6 +62,7 @@ usage: cargo xtask <command> [options]
             --model FILE.piq    such as runs/letter/model.piq, which `demo letter` writes
   mcu-bench  count the instructions of the kernels on emulated cores and write benches/results/mcu.csv
             [CASE…]             only the cases whose names contain one of these
+            --peers             the kernels of microflow and embedded-nn instead, on the Cortex-M4F
   faults  kill trainings at random moments, resume them, and compare with one that ran through; writes
           benches/results/faults.csv
             [--moments N]       20 if not given
@@ -150,8 +151,9 @@ fn run() -> Result<()> {
             adapt::command(&model, yes)
         }
         Some("mcu-bench") => {
-            let yes = args.flag("--yes");
-            mcu_bench::run(&args.rest()?, yes)
+            let (yes, peers) = (args.flag("--yes"), args.flag("--peers"));
+            let only = args.rest()?;
+            if peers { mcu_bench::peers::run(&only, yes) } else { mcu_bench::run(&only, yes) }
         }
         Some("faults") => {
             let yes = args.flag("--yes");

@@ -2,6 +2,7 @@
 //! requantisation and everything else that one run of a one-layer model takes. The counts are exact, so the committed
 //! table is a gate: `cargo xtask test` measures again.
 
+pub(crate) mod peers;
 mod yardsticks;
 
 use anyhow::{Context as _, Result, bail};
@@ -207,8 +208,8 @@ impl Case {
         {
             figure = figure.with_goal(goal.to_string());
         }
-        match yardsticks::rival(&shape) {
-            Some(count) => figure.with_rival(yardsticks::RIVAL.to_owned(), count.to_string()),
+        match yardsticks::rival(&shape, self.bits) {
+            Some((name, count)) => figure.with_rival(name.to_owned(), count.to_string()),
             None => figure,
         }
     }

@@ -100,7 +100,9 @@ fn steps() -> Result<Vec<Step>> {
     let words = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
 
     add("data: checksums".into(), Box::new(|_| checksums(&root().join("data"))));
-    for (name, folder) in [("workspace", "."), ("firmware", "firmware"), ("fuzz", "fuzz")] {
+    for (name, folder) in
+        [("workspace", "."), ("firmware", "firmware"), ("peers", "firmware/peers"), ("fuzz", "fuzz")]
+    {
         add(
             format!("format: {name}"),
             once(move || {
@@ -188,6 +190,10 @@ fn steps() -> Result<Vec<Step>> {
             Box::new(move |context| case.check(&context.toolchain).map(|()| PASSED)),
         );
     }
+    add(
+        "instructions: kernels of microflow and embedded-nn".into(),
+        Box::new(|context| mcu_bench::peers::check(&context.toolchain).map(|()| PASSED)),
+    );
     for case in models::cases() {
         add(
             format!("whole model: {}", case.name),
