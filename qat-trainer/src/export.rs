@@ -221,6 +221,10 @@ fn build(network: &Quantised, target: Target) -> Result<(ModelBuilder, Vec<Strin
         };
         values.push(value);
     }
+    if let (true, Some(logits)) = (network.graph.softmax, values.last()) {
+        layers.push("softmax".into());
+        builder.softmax(*logits).map_err(|e| refused(e, "softmax"))?;
+    }
     Ok((builder, layers))
 }
 
@@ -268,6 +272,7 @@ fn operator(
         (Op::GlobalAvgPool, ..) => {
             builder.avg_pool(x, window16(crate::spec::Window::whole(node.input_shape), node)?, output)
         }
+        (Op::Sigmoid, ..) => builder.sigmoid(x),
         (Op::Add { .. }, ..) if other.is_some() => builder.add(x, other.unwrap_or(x), output),
         _ => {
             return Err(Error::new(ErrorKind::Model, "the layer has no quantiser")

@@ -24,6 +24,8 @@ pub struct Graph {
     pub input: Shape,
     /// The layers, in order.
     pub nodes: Vec<Node>,
+    /// Whether an exported file ends with a softmax; nothing here applies it.
+    pub softmax: bool,
 }
 
 /// One layer.
@@ -93,7 +95,7 @@ impl Graph {
                 weights,
             });
         }
-        Ok(Self { input, nodes })
+        Ok(Self { input, nodes, softmax: model.softmax })
     }
 
     /// Number of weights and biases.

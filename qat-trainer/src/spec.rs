@@ -32,6 +32,7 @@
 mod augment;
 mod data;
 mod distill;
+mod geometry;
 mod layered;
 mod layers;
 mod model;
@@ -43,8 +44,9 @@ mod train;
 pub use augment::Augment;
 pub use data::{Column, DataSpec, Files, Layout, SplitRule, TestHalf};
 pub use distill::{DistillSpec, Divergence, Feature, FeatureLoss, TeacherSource};
+pub use geometry::{Padding, Shape, Window};
 pub use layered::Layers;
-pub use model::{Act, LayerSpec, ModelSpec, Op, Padding, Shape, Task, Value, WeightQuant, Window};
+pub use model::{Act, LayerSpec, ModelSpec, Op, Task, Value, WeightQuant};
 pub use qat::{ActivationQuant, Calibration, Importance, QatSpec};
 pub use qat_kernels::calibration::CalibrationMethod;
 pub use train::{Balanced, ClassWeights, Keep, Optimizer, Schedule, Sgd, TrainSpec};

@@ -18,9 +18,8 @@ fn about(graph: &Graph, known: &[f32]) -> About {
     }
 }
 
-/// The network with everything at 8 bits but what `layers` says, its examples, and the largest difference between
-/// engine and reference in units of the output's scale.
-fn worst_difference(layers: &str) -> f32 {
+/// A network without training, its examples, and the file made of it.
+fn exported(layers: &str) -> (Quantised, Vec<f32>, Vec<u8>) {
     let model = nets::model(layers);
     let checkpoint = nets::checkpoint(&model, nets::SMALL_INPUT);
     let graph = Graph::from_checkpoint(&model, nets::SMALL_INPUT, 3, &checkpoint).unwrap();
@@ -28,25 +27,37 @@ fn worst_difference(layers: &str) -> f32 {
     let how = Calibration { method: CalibrationMethod::MinMax, samples: 40 };
     let input = Affine::from_range(-1.5, 1.5);
     let network = ptq::quantise(graph, input, &examples, how).unwrap();
-    let width = network.graph.input.len();
-    let file =
-        export(&network, "net", &about(&network.graph, &examples[..2 * width]), [3; 32], Options::default())
-            .unwrap();
-    let model = Model::parse(&file).unwrap();
+    let about = about(&network.graph, &examples[..2 * network.graph.input.len()]);
+    let file = export(&network, "net", &about, [3; 32], Options::default()).unwrap();
+    (network, examples, file)
+}
+
+/// What the engine makes of every example, in a row.
+fn answers(network: &Quantised, examples: &[f32], file: &[u8]) -> Vec<i8> {
+    let model = Model::parse(file).unwrap();
     let (mut out, mut arena) = (vec![0; model.output_len()], vec![0; model.arena_len()]);
     assert_eq!(model.self_test(&mut out, &mut arena).unwrap(), 2);
-
-    let dequantised = network.dequantised().unwrap();
-    let code = *network.outputs.last().unwrap();
-    let mut worst = 0f32;
-    for x in examples.chunks_exact(width) {
+    let mut all = Vec::new();
+    for x in examples.chunks_exact(network.graph.input.len()) {
         let q: Vec<i8> = x.iter().map(|&x| network.input.quantize(x)).collect();
         model.run(&q, &mut out, &mut arena).unwrap();
-        for (&q, y) in out.iter().zip(network.forward(&dequantised, x)) {
-            worst = worst.max((code.dequantize(q) - y).abs() / code.scale);
-        }
+        all.extend(&out);
     }
-    worst
+    all
+}
+
+/// The largest difference between engine and reference in units of the output's scale.
+fn worst_difference(layers: &str) -> f32 {
+    let (network, examples, file) = exported(layers);
+    let dequantised = network.dequantised().unwrap();
+    let code = *network.outputs.last().unwrap();
+    let wanted =
+        examples.chunks_exact(network.graph.input.len()).flat_map(|x| network.forward(&dequantised, x));
+    let differences = answers(&network, &examples, &file)
+        .into_iter()
+        .zip(wanted)
+        .map(|(q, y)| (code.dequantize(q) - y).abs() / code.scale);
+    differences.fold(0.0, f32::max)
 }
 
 #[test]
@@ -72,6 +83,44 @@ fn a_network_of_every_operator_follows_the_reference() {
     // Differences of one code in early layers reach the logits through the layers after them.
     let worst = worst_difference(nets::SMALL_CNN);
     assert!(worst <= 4.0, "{worst}");
+}
+
+#[test]
+fn sigmoids_follow_the_reference() {
+    // The table is the reference's own function: behind one layer it hides the difference of one code, or passes it on
+    // with a slope of at most ¼ of the scale of its input.
+    let worst = worst_difference(
+        r#"{ op = "flatten" }, { op = "linear", out = 3, act = "sigmoid" }, { op = "linear", out = 3, bits = 8 }"#,
+    );
+    assert!(worst <= 2.001, "{worst}");
+    let plain = nets::SIGMOIDS.replace("{ op = \"softmax\" }", "");
+    let worst = worst_difference(plain.trim_end().trim_end_matches(','));
+    assert!(worst <= 4.0, "{worst}");
+}
+
+/// A file with a softmax gives the softmax of what the same file without gives, in its exact integers.
+#[test]
+fn a_softmax_follows_the_logits_in_the_file_alone() {
+    let plain = r#"{ op = "flatten" }, { op = "linear", out = 3, bits = 8 }"#;
+    let (network, examples, file) = exported(plain);
+    let (with, _, with_file) = exported(&format!("{plain}, {{ op = \"softmax\" }}"));
+    assert_eq!(network, Quantised { graph: Graph { softmax: false, ..with.graph.clone() }, ..with.clone() });
+    let (logits, shares) = (answers(&network, &examples, &file), answers(&with, &examples, &with_file));
+    let scale = f64::from(network.outputs.last().unwrap().scale);
+    let (logits, shares) = (logits.as_chunks::<3>().0, shares.as_chunks::<3>().0);
+    assert_eq!((logits.len(), shares.len()), (40, 40));
+    for (logits, shares) in logits.iter().zip(shares) {
+        let largest = i32::from(*logits.iter().max().unwrap());
+        let powers = logits.map(|q| {
+            (f64::from(1 << 15) * (scale * f64::from(i32::from(q) - largest)).exp()).round_ties_even() as u32
+        });
+        let sum: u32 = powers.iter().sum();
+        let exact = powers.map(|e| ((256 * e + sum / 2) / sum) as i32 - 128);
+        assert_eq!(shares.map(i32::from), exact.map(|share| share.min(127)));
+        let total: i32 = shares.iter().map(|&s| i32::from(s) + 128).sum();
+        assert!((254..=258).contains(&total), "{shares:?}");
+    }
+    assert!(shares.iter().flatten().any(|&s| (-100..100).contains(&s)), "every share is all or nothing");
 }
 
 #[test]

@@ -46,6 +46,11 @@ impl Node {
                     *y = a + b;
                 }
             }
+            (Op::Sigmoid, _) => {
+                for (y, x) in out.iter_mut().zip(x) {
+                    *y = sigmoid(*x);
+                }
+            }
             // Channels are innermost already, and the next layer's weights are ordered to match.
             (Op::Flatten, _) => out.copy_from_slice(&x[..self.shape.len()]),
             (Op::Conv { .. } | Op::Depthwise { .. } | Op::Linear { .. }, None) => {}
@@ -56,6 +61,11 @@ impl Node {
         }
         out
     }
+}
+
+/// 1/(1 + e^(−x)), rounded once: the integer engine's table is made in f64, too.
+fn sigmoid(x: f32) -> f32 {
+    (1.0 / (1.0 + (-f64::from(x)).exp())) as f32
 }
 
 /// Where the windows of an operator lie.

@@ -4,7 +4,7 @@ use super::{Graph, Node, Weights};
 use crate::affine::Affine;
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, ErrorKind, Result};
-use crate::spec::{Value, WeightQuant};
+use crate::spec::WeightQuant;
 use qat_kernels::config::StepRule;
 use qat_kernels::pi_step;
 
@@ -188,7 +188,7 @@ impl Quantised {
     pub fn forward(&self, dequantised: &Graph, example: &[f32]) -> Vec<f32> {
         let x: Vec<f32> = example.iter().map(|&x| self.input.fake_quantize(x)).collect();
         dequantised.forward(&x, |i, out| {
-            // The other operators cannot leave the range that their input was clamped to.
+            // The other operators have 8 bits, or cannot leave the range that their input was clamped to.
             let bits = if self.graph.nodes[i].op.has_range() { self.graph.nodes[i].act_bits } else { 8 };
             let code = self.outputs[i];
             out.iter_mut().for_each(|y| *y = code.fake_quantize_to(bits, *y));
@@ -196,15 +196,13 @@ impl Quantised {
     }
 }
 
-/// The code of every output: its own range, or that of what it reads.
+/// The code of every output: its own range, the one that its operator always has, or that of what it reads.
 fn resolve(nodes: &[Node], input: Affine, ranges: &[Option<Affine>]) -> Vec<Affine> {
     let mut outputs: Vec<Affine> = Vec::with_capacity(nodes.len());
     for (i, node) in nodes.iter().enumerate() {
-        let inherited = match node.input {
-            Value::Input => input,
-            Value::Layer(from) => outputs[from],
-        };
-        outputs.push(ranges.get(i).copied().flatten().unwrap_or(inherited));
+        let inherited = node.input.of(input, &outputs);
+        let own = ranges.get(i).copied().flatten().or(node.op.fixed_code());
+        outputs.push(own.unwrap_or(inherited));
     }
     outputs
 }

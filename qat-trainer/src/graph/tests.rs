@@ -38,6 +38,19 @@ pub(crate) const SMALL_CNN: &str = r#"
     { op = "flatten" },
     { op = "linear", name = "l", out = 3, bits = 8 }"#;
 
+/// Sigmoids on maps and on vectors, before every operator that can follow one.
+pub(crate) const SIGMOIDS: &str = r#"
+    { op = "conv", name = "c", out = 4, kernel = 3, pad = 1, bits = 8, act = "sigmoid" },
+    { op = "depthwise", name = "d", kernel = 3, pad = 1, bits = 8 },
+    { op = "sigmoid" },
+    { op = "add", from = "c", act = "sigmoid" },
+    { op = "max-pool", kernel = 2 },
+    { op = "avg-pool", kernel = [1, 2] },
+    { op = "flatten" },
+    { op = "linear", out = 5, bits = 8, act = "sigmoid" },
+    { op = "linear", out = 3, bits = 8 },
+    { op = "softmax" }"#;
+
 pub(crate) const SMALL_INPUT: Shape = Shape { h: 6, w: 5, c: 2 };
 
 /// A checkpoint with numbers for every tensor of a model.
@@ -85,7 +98,7 @@ pub(crate) fn linear_graph(weights: Weights, quant: WeightQuant) -> Graph {
         act_bits: 8,
         weights: Some(weights),
     };
-    Graph { input, nodes: vec![node] }
+    Graph { input, nodes: vec![node], softmax: false }
 }
 
 /// The network straight from torch's tensors: loops over batch-free C×H×W arrays, no folding, no reordering.
@@ -123,6 +136,7 @@ fn naive(model: &ModelSpec, c: &Checkpoint, input: Shape, hwc: &[f32]) -> Vec<f3
             Op::Add { from, .. } => {
                 (x.iter().zip(&get(*from).0).map(|(a, b)| a + b).collect(), [*cin, *h, *w])
             }
+            Op::Sigmoid => (x.iter().map(|v| 1.0 / (1.0 + (-v).exp())).collect(), [*cin, *h, *w]),
             Op::Flatten => (x.clone(), [x.len(), 1, 1]),
             Op::Linear { out, .. } => {
                 let wt = tensor("weight").unwrap();
@@ -192,7 +206,8 @@ fn the_reference_equals_torchs_definitions() {
         { op = "global-avg-pool" },
         { op = "linear", out = 5, bn = true, act = "relu" },
         { op = "linear", out = 3 }"#;
-    for layers in [SMALL_CNN, global, r#"{ op = "flatten" }, { op = "flatten" }, { op = "linear", out = 3 }"#]
+    for layers in
+        [SMALL_CNN, SIGMOIDS, global, r#"{ op = "flatten" }, { op = "flatten" }, { op = "linear", out = 3 }"#]
     {
         let model = model(layers);
         let c = checkpoint(&model, SMALL_INPUT);

@@ -75,6 +75,7 @@ pub(crate) fn unweighted(l: &LayerSpec, inputs: &Inputs<'_>) -> Result<Tensor> {
             Ok(as_map(x)?.f_avg_pool2d(pair(w.kernel), pair(w.stride), [0, 0], false, true, divisor)?)
         }
         Op::GlobalAvgPool => Ok(as_map(x)?.f_mean_dim([2i64, 3].as_slice(), false, tch::Kind::Float)?),
+        Op::Sigmoid => Ok(x.f_sigmoid()?),
         Op::Flatten => flat(x),
         Op::Add { .. } => {
             let Some(other) = inputs.other else { return Err(l.error("a sum needs two inputs")) };

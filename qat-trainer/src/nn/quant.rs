@@ -2,7 +2,7 @@
 //!
 //! Batch normalisation is folded before anything is quantised and does not come back. Every value between two layers
 //! passes an affine quantiser of at most 8 bits where the engine rounds: after each layer with weights and each sum (there the
-//! quantiser's lower bound is the ReLU), and after each average, on the range of its input. Biases stay in floating
+//! quantiser's lower bound is the ReLU), after each average, on the range of its input, and after each sigmoid. Biases stay in floating
 //! point: the engine's 32-bit biases are finer than f32 sums of this size.
 
 use super::float::weight_shapes;
@@ -28,6 +28,7 @@ pub(crate) struct QuantNet {
     spec: ModelSpec,
     weights: Vec<Option<(Vec<usize>, QuantWeights, Param)>>,
     input: Range,
+    /// Of the layers that have ranges of their own or fixed codes.
     ranges: Vec<Option<Range>>,
     /// Whose range the output of each layer is rounded to.
     rounds_to: Vec<Option<Value>>,
@@ -108,7 +109,9 @@ impl QuantNet {
             own.push(match (l.op.has_range(), affine) {
                 (true, Some(affine)) => Some(Range::new(*affine, l.act_bits, shape.len(), learning.ranges)?),
                 (true, None) => return Err(l.error("its output has no range")),
-                (false, _) => None,
+                (false, _) => {
+                    l.op.fixed_code().map(|code| Range::new(code, 8, shape.len(), false)).transpose()?
+                }
             });
         }
         let input = Range::new(input, 8, shape.len(), false)?;
@@ -173,9 +176,10 @@ fn rounds_to(spec: &ModelSpec) -> Vec<Option<Value>> {
     let mut rounds: Vec<Option<Value>> = Vec::new();
     for (i, l) in spec.layers.iter().enumerate() {
         let source = l.input.of(Value::Input, &owner);
-        owner.push(if l.op.has_range() { Value::Layer(i) } else { source });
+        let owns = l.op.has_range() || l.op.fixed_code().is_some();
+        owner.push(if owns { Value::Layer(i) } else { source });
         let averages = matches!(l.op, Op::AvgPool(_) | Op::GlobalAvgPool);
-        rounds.push((l.op.has_range() || averages).then_some(owner[i]));
+        rounds.push((owns || averages).then_some(owner[i]));
     }
     for (j, l) in spec.layers.iter().enumerate() {
         if let (Op::MaxPool(_), Value::Layer(i)) = (&l.op, l.input) {
@@ -273,7 +277,7 @@ impl Network for QuantNet {
         };
         put_range("input", &self.input)?;
         for (l, range) in self.spec.layers.iter().zip(&self.ranges) {
-            if let Some(range) = range {
+            if let (true, Some(range)) = (l.op.has_range(), range) {
                 put_range(&format!("{}.act", l.name), range)?;
             }
         }
@@ -369,12 +373,22 @@ mod tests {
     #[test]
     fn computes_what_the_exported_graph_computes() {
         let (run, float) = float();
+        agrees_with_its_export(&run, &float);
+        // The same with sigmoids, and numbers instead of a training.
+        let text = run.text.replace("act = \"relu\"", "act = \"sigmoid\"").replace("bn = true", "bn = false");
+        let run = crate::spec::Run::parse(&text, "run.toml".as_ref()).unwrap();
+        assert_eq!(run.model.layers.iter().filter(|l| l.op == Op::Sigmoid).count(), 2);
+        let float = crate::graph::tests::checkpoint(&run.model, quarters().shape);
+        agrees_with_its_export(&run, &float);
+    }
+
+    fn agrees_with_its_export(run: &crate::spec::Run, float: &Checkpoint) {
         let data = quarters();
         let classes = data.classes.len();
-        let graph = Graph::from_checkpoint(&run.model, data.shape, classes, &float).unwrap();
+        let graph = Graph::from_checkpoint(&run.model, data.shape, classes, float).unwrap();
         let ranges =
             ptq::calibrate(&graph, data.input, &data.train.features, Calibration::default()).unwrap();
-        let folded = fold(&run.model, &weight_shapes(&run.model, data.shape).unwrap(), &float).unwrap();
+        let folded = fold(&run.model, &weight_shapes(&run.model, data.shape).unwrap(), float).unwrap();
         let net = QuantNet::new(
             &run.model,
             data.shape,

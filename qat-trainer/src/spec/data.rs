@@ -4,7 +4,7 @@ mod keys;
 
 pub(super) use keys::RawData;
 
-use super::model::Shape;
+use super::geometry::Shape;
 use serde::Deserialize;
 use std::path::PathBuf;
 

@@ -1,8 +1,7 @@
 //! `[model]` as TOML has it: one flat table per layer, checked key by key.
 
-use super::model::{
-    Act, Defaults, LayerSpec, MAX_DIM, ModelSpec, Op, Padding, Task, Value, WeightQuant, Window,
-};
+use super::geometry::{MAX_DIM, Padding, Window};
+use super::model::{Act, Defaults, LayerSpec, ModelSpec, Op, Task, Value, WeightQuant};
 use super::{Source, qat::check_layer_config};
 use crate::error::{Error, ErrorKind, Result};
 use qat_kernels::config::StepRule;
@@ -54,7 +53,7 @@ impl From<Pad> for Padding {
     }
 }
 
-#[derive(Clone, Copy, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 enum OpName {
     Conv,
@@ -64,7 +63,30 @@ enum OpName {
     AvgPool,
     GlobalAvgPool,
     Add,
+    Sigmoid,
     Flatten,
+    Softmax,
+}
+
+/// [`Act`] as TOML has it, and a sigmoid, which is a layer of its own.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum RawAct {
+    #[default]
+    None,
+    Relu,
+    Relu6,
+    Sigmoid,
+}
+
+impl From<RawAct> for Act {
+    fn from(act: RawAct) -> Self {
+        match act {
+            RawAct::None | RawAct::Sigmoid => Act::None,
+            RawAct::Relu => Act::Relu,
+            RawAct::Relu6 => Act::Relu6,
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -88,7 +110,7 @@ struct RawLayer {
     stride: Option<Pair>,
     pad: Option<Pad>,
     bn: Option<bool>,
-    act: Option<Act>,
+    act: Option<RawAct>,
     bits: Option<u8>,
     grid: Option<Grid>,
     step: Option<StepRule>,
@@ -98,31 +120,80 @@ struct RawLayer {
 
 impl ModelSpec {
     pub(super) fn from_raw(raw: RawModel, defaults: Defaults, source: Source<'_>) -> Result<Self> {
-        if raw.layers.is_empty() {
+        let RawModel { layers: mut list, task } = raw;
+        let softmax = list.pop_if(|last| last.get_ref().op == OpName::Softmax);
+        if let Some(softmax) = &softmax {
+            let line = source.place(softmax.span().start);
+            softmax.get_ref().refuse_foreign_keys("softmax").map_err(|e| e.place(line))?;
+        }
+        if list.is_empty() {
             return Err(source.error("model", "layers", "the network has no layer").remedy("add layers"));
         }
-        let count = raw.layers.len();
-        let mut layers: Vec<LayerSpec> = Vec::with_capacity(count);
-        for (i, raw) in raw.layers.into_iter().enumerate() {
+        let count = list.len();
+        let mut before = Before::default();
+        for (i, raw) in list.into_iter().enumerate() {
             let line = source.place(raw.span().start);
             // Logits are compared with each other: few codes would make ties.
             let activation_bits = if i + 1 == count { MAX_BITS } else { defaults.activation_bits };
             let defaults = Defaults { activation_bits, ..defaults };
-            let layer = raw.into_inner().resolve(i, &layers, &defaults, &line).map_err(|e| e.place(line))?;
-            layers.push(layer);
+            let raw = raw.into_inner();
+            let sigmoid = raw.act == Some(RawAct::Sigmoid);
+            let resolved = raw.resolve(i, &before, &defaults, &line).and_then(|layer| {
+                let name = layer.name.clone();
+                before.push(layer)?;
+                if sigmoid { before.push_sigmoid(name, &line) } else { Ok(()) }
+            });
+            resolved.map_err(|e| e.place(line))?;
         }
-        Ok(Self { layers, task: raw.task })
+        Ok(Self { layers: before.layers, softmax: softmax.is_some(), task })
+    }
+}
+
+/// The layers so far.
+#[derive(Default)]
+struct Before {
+    layers: Vec<LayerSpec>,
+    /// What a name stands for: the layer of this index.
+    names: Vec<(String, usize)>,
+}
+
+impl Before {
+    fn find(&self, wanted: &str) -> Option<Value> {
+        self.names.iter().find(|(name, _)| name == wanted).map(|&(_, i)| Value::Layer(i))
+    }
+
+    /// The value that a layer reads if it does not say what.
+    fn last(&self) -> Value {
+        self.layers.len().checked_sub(1).map_or(Value::Input, Value::Layer)
+    }
+
+    fn push(&mut self, layer: LayerSpec) -> Result<()> {
+        if self.find(&layer.name).is_some() {
+            return Err(spec(format!("two layers are called `{}`", layer.name)).remedy("rename one"));
+        }
+        self.names.push((layer.name.clone(), self.layers.len()));
+        self.layers.push(layer);
+        Ok(())
+    }
+
+    /// Puts a sigmoid behind the last layer, called `name`; from now on that name stands for the sigmoid.
+    fn push_sigmoid(&mut self, name: String, line: &str) -> Result<()> {
+        let input = self.last();
+        if let Some((_, stands_for)) = self.names.last_mut() {
+            *stands_for = self.layers.len();
+        }
+        self.push(LayerSpec {
+            name: format!("{name}-sigmoid"),
+            input,
+            op: Op::Sigmoid,
+            act_bits: MAX_BITS,
+            line: line.into(),
+        })
     }
 }
 
 impl RawLayer {
-    fn resolve(
-        self,
-        index: usize,
-        before: &[LayerSpec],
-        defaults: &Defaults,
-        line: &str,
-    ) -> Result<LayerSpec> {
+    fn resolve(self, index: usize, before: &Before, defaults: &Defaults, line: &str) -> Result<LayerSpec> {
         let kind = match self.op {
             OpName::Conv => "conv",
             OpName::Depthwise => "depthwise",
@@ -131,7 +202,9 @@ impl RawLayer {
             OpName::AvgPool => "avg-pool",
             OpName::GlobalAvgPool => "global-avg-pool",
             OpName::Add => "add",
+            OpName::Sigmoid => "sigmoid",
             OpName::Flatten => "flatten",
+            OpName::Softmax => "softmax",
         };
         self.refuse_foreign_keys(kind)?;
         let name = match &self.name {
@@ -143,23 +216,20 @@ impl RawLayer {
             return Err(spec(format!("`{name}` cannot be the name of a layer"))
                 .remedy("use letters, digits, - and _, at most 64, and not `input`"));
         }
-        if before.iter().any(|l| l.name == name) {
-            return Err(spec(format!("two layers are called `{name}`")).remedy("rename one"));
-        }
         let find = |wanted: &str| {
             if wanted == "input" {
                 return Ok(Value::Input);
             }
-            before.iter().position(|l| l.name == wanted).map(Value::Layer).ok_or_else(|| {
+            before.find(wanted).ok_or_else(|| {
                 spec(format!("no earlier layer is called `{wanted}`"))
                     .remedy("give that layer a `name`, or correct this one")
             })
         };
         let input = match &self.input {
             Some(wanted) => find(wanted)?,
-            None => index.checked_sub(1).map_or(Value::Input, Value::Layer),
+            None => before.last(),
         };
-        let (bn, act) = (self.bn.unwrap_or(false), self.act.unwrap_or_default());
+        let (bn, act) = (self.bn.unwrap_or(false), self.act.unwrap_or_default().into());
         let op = match self.op {
             OpName::Conv => Op::Conv {
                 out: self.out()?,
@@ -175,7 +245,13 @@ impl RawLayer {
             OpName::MaxPool => Op::MaxPool(self.window(true)?),
             OpName::AvgPool => Op::AvgPool(self.window(true)?),
             OpName::GlobalAvgPool => Op::GlobalAvgPool,
+            OpName::Sigmoid => Op::Sigmoid,
             OpName::Flatten => Op::Flatten,
+            OpName::Softmax => {
+                return Err(spec("a softmax can only be the last layer").remedy(
+                    "move it to the end, or remove it: training reads logits, exported files get the softmax",
+                ));
+            }
             OpName::Add => {
                 let from = self.from.as_deref().ok_or_else(|| {
                     spec("`from` is missing").remedy("name the layer whose output is to be added")
@@ -207,6 +283,7 @@ impl RawLayer {
             ("step", self.step.is_some(), weighted),
             ("act_bits", self.act_bits.is_some(), weighted || matches!(self.op, O::Add)),
             ("from", self.from.is_some(), matches!(self.op, O::Add)),
+            ("input", self.input.is_some(), !matches!(self.op, O::Softmax)),
         ];
         for (key, given, meant) in keys {
             if given && !meant {
@@ -261,6 +338,7 @@ fn spec(problem: impl Into<String>) -> Error {
 
 #[cfg(test)]
 mod tests {
+    use crate::spec::Value;
     use crate::spec::model::tests::model;
 
     #[test]
@@ -276,11 +354,62 @@ mod tests {
             (r#"{ op = "flatten", act_bits = 4 }"#, "`act_bits` has no meaning"),
             (r#"{ op = "flatten", name = "a b" }"#, "cannot be the name"),
             (r#"{ op = "flatten", name = "a" }, { op = "flatten", name = "a" }"#, "two layers"),
+            (r#"{ op = "softmax" }, { op = "linear", out = 3 }"#, "only be the last layer; move it"),
+            (
+                r#"{ op = "linear", out = 3 }, { op = "softmax" }, { op = "softmax" }"#,
+                "only be the last layer",
+            ),
+            (r#"{ op = "linear", out = 3, act = "softmax" }"#, "`softmax`"),
+            (r#"{ op = "linear", out = 3 }, { op = "softmax", input = "input" }"#, "`input` has no meaning"),
+            (r#"{ op = "linear", out = 3 }, { op = "softmax", bits = 8 }"#, "`bits` has no meaning"),
+            (r#"{ op = "sigmoid", act = "relu" }"#, "`act` has no meaning"),
+            (r#"{ op = "max-pool", kernel = 2, act = "sigmoid" }"#, "`act` has no meaning"),
+            (
+                r#"{ op = "linear", name = "a", out = 3, act = "sigmoid" }, { op = "linear", name = "a-sigmoid", out = 3 }"#,
+                "two layers are called `a-sigmoid`",
+            ),
+            (r#"{ op = "softmax" }"#, "no layer"),
             ("", "no layer"),
         ];
         for (layers, want) in cases {
             let e = model(layers).unwrap_err().to_string();
             assert!(e.contains("line ") && e.contains(want), "{e}");
         }
+    }
+    #[test]
+    fn a_sigmoid_as_activation_is_a_layer_of_its_own() {
+        let short = model(
+            r#"
+            { op = "linear", name = "a", out = 4, act = "sigmoid" },
+            { op = "linear", out = 4 },
+            { op = "add", from = "a", act = "sigmoid" },
+            { op = "linear", out = 3 }"#,
+        );
+        let long = model(
+            r#"
+            { op = "linear", name = "a", out = 4 },
+            { op = "sigmoid", name = "a-sigmoid" },
+            { op = "linear", name = "linear1", out = 4 },
+            { op = "add", name = "add2", from = "a-sigmoid" },
+            { op = "sigmoid", name = "add2-sigmoid" },
+            { op = "linear", name = "linear3", out = 3 }"#,
+        );
+        let (short, long) = (short.unwrap(), long.unwrap());
+        assert_eq!(short.layers.len(), long.layers.len());
+        for (short, long) in short.layers.iter().zip(&long.layers) {
+            assert_eq!((&short.name, short.input, &short.op), (&long.name, long.input, &long.op));
+        }
+        assert_eq!(short.layers[5].input, Value::Layer(4));
+    }
+
+    #[test]
+    fn a_closing_softmax_is_no_layer() {
+        let plain = model(r#"{ op = "linear", out = 4 }, { op = "linear", out = 3 }"#).unwrap();
+        let with =
+            model(r#"{ op = "linear", out = 4 }, { op = "linear", out = 3 }, { op = "softmax" }"#).unwrap();
+        assert!(with.softmax && !plain.softmax);
+        assert_eq!(with.layers.len(), 2);
+        // The layer before it is still the last, and has 8 bits.
+        assert_eq!(with.layers[1].act_bits, plain.layers[1].act_bits);
     }
 }

@@ -1,5 +1,7 @@
 //! `[model]`: the layers, and the shape of every value between them.
 
+use super::geometry::{MAX_DIM, Shape, Window};
+use crate::affine::Affine;
 use crate::error::{Error, ErrorKind, Result};
 use qat_kernels::config::StepRule;
 use qat_kernels::{Levels, QatConfig};
@@ -13,6 +15,11 @@ use serde::Deserialize;
 pub struct ModelSpec {
     /// The layers; at least one.
     pub layers: Vec<LayerSpec>,
+    /// Whether the exported file ends with a softmax over the classes, so that it gives probabilities. TOML: `{ op =
+    /// "softmax" }` behind the last layer. Everything before the export works on the logits, as if it was not there:
+    /// losses, calibration, checkpoints. Probabilities have steps of 1/256, so that two classes can tie whose logits
+    /// differ; the first then counts as the answer.
+    pub softmax: bool,
     /// What its output stands for. TOML: `task`, default `"classify"`.
     pub task: Task,
 }
@@ -118,6 +125,9 @@ pub enum Op {
         /// Activation after the sum.
         act: Act,
     },
+    /// `sigmoid`: the logistic function 1/(1 + e^(−x)) of every value. TOML also: `act = "sigmoid"`, which is a layer of
+    /// its own behind the one that says so, called `NAME-sigmoid`; what reads `NAME` then reads that.
+    Sigmoid,
     /// `flatten`: makes a map flat, channel by channel (the order of a C×H×W tensor).
     Flatten,
 }
@@ -134,6 +144,7 @@ impl Op {
             Op::AvgPool(_) => "avg-pool",
             Op::GlobalAvgPool => "global-avg-pool",
             Op::Add { .. } => "add",
+            Op::Sigmoid => "sigmoid",
             Op::Flatten => "flatten",
         }
     }
@@ -186,74 +197,26 @@ impl Op {
         )
     }
 
-    /// Whether the output gets a range of its own (weights, sums). The others keep the range of their input.
+    /// The code of the output where it is always the same: steps of 1/256 from 0 for what lies between 0 and 1. The largest
+    /// code stands for 255/256.
+    #[must_use]
+    pub const fn fixed_code(&self) -> Option<Affine> {
+        match self {
+            Op::Sigmoid => Some(Affine { scale: 1.0 / 256.0, zero_point: i8::MIN }),
+            _ => None,
+        }
+    }
+
+    /// Whether the output gets a range of its own (weights, sums). The others have a fixed code or keep that of their
+    /// input.
     #[must_use]
     pub const fn has_range(&self) -> bool {
         matches!(self, Op::Conv { .. } | Op::Depthwise { .. } | Op::Linear { .. } | Op::Add { .. })
     }
 }
 
-/// The window of a convolution or pooling, `[vertical, horizontal]` each. In TOML each key takes one number for both or
-/// a pair.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Window {
-    /// `kernel`.
-    pub kernel: [usize; 2],
-    /// `stride`; default 1, for pooling the kernel.
-    pub stride: [usize; 2],
-    /// `pad`: zeros (the real number 0) around the input; default 0. Pooling has none.
-    pub pad: Padding,
-}
-
-/// Zeros around the input of a window.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Padding {
-    /// Above, left, below, right, each less than the kernel. TOML: one number for all sides, `[vertical, horizontal]`, or
-    /// all four.
-    Sides([usize; 4]),
-    /// As much as makes the output ⌈input / stride⌉ large, the odd one below and right, as TensorFlow does. TOML:
-    /// `"same"`.
-    Same,
-}
-
-impl Window {
-    /// The whole of a map.
-    #[must_use]
-    pub const fn whole(map: Shape) -> Self {
-        Self { kernel: [map.h, map.w], stride: [1, 1], pad: Padding::Sides([0; 4]) }
-    }
-
-    /// Padding above, left, below and right of an input of this shape.
-    #[must_use]
-    pub fn pads(&self, input: Shape) -> [usize; 4] {
-        let total = |axis: usize, len: usize| {
-            let [kernel, stride] = [self.kernel[axis], self.stride[axis]];
-            ((len.div_ceil(stride).max(1) - 1) * stride + kernel).saturating_sub(len)
-        };
-        match self.pad {
-            Padding::Sides(sides) => sides,
-            Padding::Same => {
-                let [v, h] = [total(0, input.h), total(1, input.w)];
-                [v / 2, h / 2, v - v / 2, h - h / 2]
-            }
-        }
-    }
-
-    /// Height and width of the output for an input of this shape: ⌊(n + pads − kernel) / stride⌋ + 1, `None` where the
-    /// kernel is larger than the padded input.
-    #[must_use]
-    pub fn output(&self, input: Shape) -> Option<[usize; 2]> {
-        let [top, left, bottom, right] = self.pads(input);
-        let side = |axis: usize, padded: usize| {
-            padded.checked_sub(self.kernel[axis]).map(|room| room / self.stride[axis] + 1)
-        };
-        Some([side(0, input.h + top + bottom)?, side(1, input.w + left + right)?])
-    }
-}
-
-/// The activation function that ends a layer.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+/// The activation function that ends a layer, within the range of its output.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Act {
     /// None.
     #[default]
@@ -295,51 +258,6 @@ pub(super) struct Defaults {
     pub(super) activation_bits: u8,
 }
 
-/// Height, width and channels of a value. A flat value of n features is 1×1×n.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Shape {
-    /// Height.
-    pub h: usize,
-    /// Width.
-    pub w: usize,
-    /// Channels or features.
-    pub c: usize,
-}
-
-impl Shape {
-    /// A flat value.
-    #[must_use]
-    pub const fn flat(features: usize) -> Self {
-        Self { h: 1, w: 1, c: features }
-    }
-
-    /// Number of elements.
-    #[must_use]
-    pub const fn len(self) -> usize {
-        self.h * self.w * self.c
-    }
-
-    /// Whether there are none.
-    #[must_use]
-    pub const fn is_empty(self) -> bool {
-        self.len() == 0
-    }
-
-    /// Whether it is a vector, not a map.
-    #[must_use]
-    pub const fn is_flat(self) -> bool {
-        self.h == 1 && self.w == 1
-    }
-}
-
-impl std::fmt::Display for Shape {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        if self.is_flat() { write!(f, "{}", self.c) } else { write!(f, "{}x{}x{}", self.h, self.w, self.c) }
-    }
-}
-
-/// Largest value of any dimension that a layer may ask for: the file format's 16 bits.
-pub(super) const MAX_DIM: usize = u16::MAX as usize;
 /// Largest number of elements of a value.
 const MAX_LEN: usize = 1 << 28;
 
@@ -394,6 +312,7 @@ impl ModelSpec {
                     ));
                 }
                 Op::GlobalAvgPool => Shape::flat(x.c),
+                Op::Sigmoid => x,
                 Op::Flatten => Shape::flat(x.len()),
                 Op::Add { from, .. } => {
                     let other = shape_of(&shapes, *from);
@@ -454,6 +373,14 @@ impl ModelSpec {
         let shapes = self.shapes(input)?;
         if let (Some(layer), Some(out)) = (self.layers.last(), shapes.last()) {
             if self.task == Task::Reconstruct {
+                if self.softmax {
+                    return Err(Error::new(
+                        ErrorKind::Spec,
+                        "a softmax is for classes, and `task` is \"reconstruct\"",
+                    )
+                    .place("`layers` of [model]")
+                    .remedy("remove { op = \"softmax\" }; a sigmoid is possible"));
+                }
                 let features = input.len();
                 return match *out == Shape::flat(features) {
                     true => Ok(shapes),
@@ -471,6 +398,11 @@ impl ModelSpec {
                 return Err(layer
                     .error("the last layer has an activation, but its output is read as logits")
                     .remedy("remove `act`"));
+            }
+            if layer.op == Op::Sigmoid {
+                return Err(layer
+                    .error("the last layer is a sigmoid, but its output is read as logits")
+                    .remedy("remove it; { op = \"softmax\" } makes the exported file give probabilities"));
             }
         }
         Ok(shapes)
@@ -549,6 +481,12 @@ pub(super) mod tests {
         assert!(m.check(Shape::flat(12), 0).is_ok());
         let e = m.check(Shape::flat(11), 0).unwrap_err().to_string();
         assert!(e.contains("11 features"), "{e}");
+        m.softmax = true;
+        let e = m.check(Shape::flat(12), 0).unwrap_err().to_string();
+        assert!(e.contains("softmax is for classes"), "{e}");
+        let mut m = model(r#"{ op = "linear", out = 12, act = "sigmoid" }"#).unwrap();
+        m.task = Task::Reconstruct;
+        assert!(m.check(Shape::flat(12), 0).is_ok());
     }
 
     #[test]
@@ -559,6 +497,8 @@ pub(super) mod tests {
             (r#"{ op = "conv", out = 10, kernel = 9 }"#, "kernel of 9x9"),
             (r#"{ op = "flatten" }, { op = "linear", out = 9 }"#, "10 classes"),
             (r#"{ op = "flatten" }, { op = "linear", out = 10, act = "relu" }"#, "remove `act`"),
+            (r#"{ op = "flatten" }, { op = "linear", out = 10, act = "sigmoid" }"#, "probabilities"),
+            (r#"{ op = "flatten" }, { op = "sigmoid" }"#, "a sigmoid cannot follow a flatten"),
             (
                 r#"{ op = "conv", name = "a", out = 2, kernel = 3 }, { op = "add", from = "input" }"#,
                 "it adds",

@@ -114,6 +114,35 @@ fn train(seed: u64) -> (Outcome, Vec<QatEvent>) {
     (outcome, events)
 }
 
+/// Gradients pass through sigmoids and their fixed codes; the softmax is in the file, and nowhere before it.
+#[test]
+fn sigmoids_learn_and_a_softmax_is_only_exported() {
+    let data = quarters();
+    let train = |closing: &str| {
+        let text = small_cnn(5).text;
+        let (start, end) = (text.find("layers").unwrap(), text.find("[train]").unwrap());
+        let layers = format!(
+            r#"layers = [
+  {{ op = "flatten" }},
+  {{ op = "linear", out = 12, bn = true, act = "sigmoid", bits = 4 }},
+  {{ op = "linear", out = 8, bits = 4 }},
+  {{ op = "sigmoid" }},
+  {{ op = "linear", out = 3, bits = 8 }},{closing}
+]
+"#
+        );
+        let text = format!("{}{layers}{}", &text[..start], &text[end..]).replace("augment", "# augment");
+        let run = Run::parse(&text, "run.toml".as_ref()).unwrap();
+        let trainer = QatTrainer::new(&run, &data).unwrap();
+        let outcome = trainer.train(&mut |_: &QatEvent| ()).unwrap();
+        (run, outcome)
+    };
+    let ((plain, logits), (closed, shares)) = (train(""), train("{ op = \"softmax\" }"));
+    assert!(logits.quantised.test_accuracy > 0.95, "{}", logits.quantised.test_accuracy);
+    assert_eq!(logits.quantised.checkpoint.tensors, shares.quantised.checkpoint.tensors);
+    assert_eq!((plain.model.layers.len(), closed.model.softmax), (6, true));
+}
+
 #[test]
 fn learns_and_reports() {
     let (outcome, events) = train(3);

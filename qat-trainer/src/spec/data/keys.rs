@@ -1,7 +1,7 @@
 //! `[data]` as TOML has it: one flat table for all formats, checked key by key.
 
 use super::super::Source;
-use super::super::model::{MAX_DIM, Shape};
+use super::super::geometry::{MAX_DIM, Shape};
 use super::{Column, DataSpec, Files, Layout, SplitRule, TestHalf};
 use crate::error::{Error, ErrorKind, Result};
 use serde::Deserialize;
