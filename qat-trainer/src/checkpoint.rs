@@ -14,7 +14,9 @@
 //! | `input.scale`, `input.zero_point` | `[1]` | 8-bit range of the model's input |
 //!
 //! A floating-point checkpoint has no quantisers and no ranges. An adaptive quantiser groups the weights of a channel in
-//! the integer engine's order, see [`crate::graph::row_order`].
+//! the integer engine's order, see [`crate::graph::row_order`]. The weights of a layer with incoherence are rotated in
+//! quantised checkpoints, which one knows by the range of the rotation, `L.rotation.act.scale`, and then in the engine's
+//! order too.
 
 pub use crate::atomic::write_atomically;
 use crate::error::{Error, ErrorKind, Result};

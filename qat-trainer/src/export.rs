@@ -4,7 +4,7 @@ use crate::affine::Affine;
 use crate::checkpoint::Checkpoint;
 use crate::data::{Dataset, Standardisation};
 use crate::error::{Error, ErrorKind, Result};
-use crate::graph::{Graph, Node, Quantised, Steps, codes};
+use crate::graph::{Graph, Node, Quantised, Steps, codes, rotation};
 use crate::spec::{Act, Op, Run, Shape, Value};
 use qat_kernels::artifact::{
     self, InputTransform, Metadata, ModelBuilder, Output, Target, TensorId, TensorSpec,
@@ -273,6 +273,7 @@ fn operator(
             builder.avg_pool(x, window16(crate::spec::Window::whole(node.input_shape), node)?, output)
         }
         (Op::Sigmoid, ..) => builder.sigmoid(x),
+        (Op::Rotate, ..) => builder.hadamard(x, rotation(node.shape.len())?, output),
         (Op::Add { .. }, ..) if other.is_some() => builder.add(x, other.unwrap_or(x), output),
         _ => {
             return Err(Error::new(ErrorKind::Model, "the layer has no quantiser")

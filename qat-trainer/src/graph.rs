@@ -8,10 +8,12 @@ mod fold;
 mod forward;
 mod order;
 mod quantised;
+mod rotation;
 
 pub use fold::{BN_EPS, BatchNorm, fold_batch_norm};
 pub use order::row_order;
 pub use quantised::{Quantised, Steps, codes, dequantised_rows};
+pub(crate) use rotation::{Basis, bases, rotation};
 
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, ErrorKind, Result};
@@ -75,6 +77,7 @@ impl Graph {
         from: &Checkpoint,
     ) -> Result<Self> {
         let shapes = model.check(input, classes)?;
+        let bases = bases(model, input, &shapes)?;
         let mut nodes = Vec::with_capacity(model.layers.len());
         for (i, layer) in model.layers.iter().enumerate() {
             let input_shape = layer.input.of(input, &shapes);
@@ -82,7 +85,11 @@ impl Graph {
                 None => None,
                 Some(shape) => {
                     let order = row_order(model, i, input, &shapes);
-                    Some(Weights::from_checkpoint(&layer.name, &shape, &order, from)?)
+                    // A rotation has a range in the checkpoints of quantised networks, whose weights are rotated.
+                    let unrotated = |at: &usize| !from.has(&format!("{}.act.scale", model.layers[*at].name));
+                    let rotation = model.rotation_before(i).filter(unrotated);
+                    let basis = rotation.and_then(|at| bases[at].as_ref());
+                    Some(Weights::from_checkpoint(&layer.name, &shape, &order, basis, from)?)
                 }
             };
             nodes.push(Node {
@@ -106,7 +113,14 @@ impl Graph {
 }
 
 impl Weights {
-    fn from_checkpoint(name: &str, shape: &[usize], order: &[usize], from: &Checkpoint) -> Result<Self> {
+    /// `basis`: what the weights have to be brought into.
+    fn from_checkpoint(
+        name: &str,
+        shape: &[usize],
+        order: &[usize],
+        basis: Option<&Basis>,
+        from: &Checkpoint,
+    ) -> Result<Self> {
         let channels = shape[0];
         let tensor = |part: &str, shape: &[usize]| from.get(&format!("{name}.{part}"), shape);
         let bias = match from.has(&format!("{name}.bias")) {
@@ -131,6 +145,10 @@ impl Weights {
                     .remedy("train again with this run description")
             })?;
             (weights.to_vec(), bias.to_vec())
+        };
+        let weights = match basis {
+            Some(basis) => basis.enter(&weights)?,
+            None => weights,
         };
         let fan_in = order.len();
         let rows = weights.chunks_exact(fan_in).flat_map(|row| order.iter().map(|&i| row[i])).collect();

@@ -2,17 +2,18 @@
 
 use crate::checkpoint::Checkpoint;
 use crate::error::Result;
-use crate::graph::{Quantised, row_order};
+use crate::graph::{Quantised, bases, row_order};
 use crate::spec::ModelSpec;
 
 /// The weights of `network`, each replaced by the value of its code, with batch normalisation folded: tensors
-/// `L.weight` and `L.bias` in torch's layouts (see [`crate::checkpoint`]).
+/// `L.weight` and `L.bias` in torch's layouts (see [`crate::checkpoint`]). Weights of layers with incoherence are rotated back.
 ///
 /// # Errors
 /// [`crate::ErrorKind::Model`] for steps that are none, [`crate::ErrorKind::Spec`] if `model` is not the network's.
 pub fn dequantised(model: &ModelSpec, network: &Quantised) -> Result<Checkpoint> {
     let graph = network.dequantised()?;
     let shapes = model.shapes(graph.input)?;
+    let bases = bases(model, graph.input, &shapes)?;
     let mut checkpoint = Checkpoint::default();
     for (i, node) in graph.nodes.iter().enumerate() {
         let (Some(weights), Some(shape)) = (&node.weights, node.op.weight_shape(node.input_shape)) else {
@@ -24,6 +25,9 @@ pub fn dequantised(model: &ModelSpec, network: &Quantised) -> Result<Checkpoint>
             for (&at, &value) in order.iter().zip(from) {
                 to[at] = value;
             }
+        }
+        if let Some(basis) = model.rotation_before(i).and_then(|at| bases[at].as_ref()) {
+            values = basis.leave(&values)?;
         }
         checkpoint.insert(&format!("{}.weight", node.name), &shape, values)?;
         checkpoint.insert(&format!("{}.bias", node.name), &[weights.channels], weights.bias.clone())?;
@@ -47,5 +51,24 @@ mod tests {
         let graph = Graph::from_checkpoint(&run.model, data.shape, 3, &checkpoint).unwrap();
         assert_eq!(graph, network.dequantised().unwrap());
         assert_ne!(graph, network.graph);
+    }
+
+    #[test]
+    fn rotated_weights_come_out_in_their_own_basis() {
+        let layers =
+            r#"{ op = "flatten" }, { op = "linear", name = "l", out = 3, bits = 2, incoherence = INC }"#;
+        let [plain, rotated] = ["false", "true"].map(|inc| nets::model(&layers.replace("INC", inc)));
+        let from = nets::checkpoint(&plain, nets::SMALL_INPUT);
+        let graph = Graph::from_checkpoint(&rotated, nets::SMALL_INPUT, 3, &from).unwrap();
+        let (_, data) = nets::run_and_data();
+        let how = Calibration { samples: 5, ..Calibration::default() };
+        let network = ptq::quantise(graph, data.input, &data.train.features, how).unwrap();
+        let checkpoint = dequantised(&rotated, &network).unwrap();
+        let graph = Graph::from_checkpoint(&plain, nets::SMALL_INPUT, 3, &checkpoint).unwrap();
+        let quantised = network.dequantised().unwrap();
+        for x in data.test.examples() {
+            let [got, want] = [&graph, &quantised].map(|g| g.forward(x, |_, _| ()));
+            assert!(got.iter().zip(&want).all(|(a, b)| (a - b).abs() < 1e-4), "{got:?} {want:?}");
+        }
     }
 }

@@ -69,6 +69,7 @@ fn one_layer_is_within_one_step_of_the_reference() {
         format!(
             "{flat} {{ op = \"linear\", out = 3, bits = 2, grid = \"mid-rise\", step = {{ pi = {{ k = 5 }} }} }}"
         ),
+        format!("{flat} {{ op = \"linear\", out = 3, bits = 8, incoherence = true }}"),
         r#"{ op = "conv", out = 3, kernel = [6, 5] }"#.into(),
         r#"{ op = "conv", out = 3, kernel = [6, 5], bits = 8, bn = true }"#.into(),
         r#"{ op = "conv", out = 3, kernel = 3, pad = 1 }, { op = "global-avg-pool" }"#.into(),

@@ -1,7 +1,7 @@
 //! The network in floating point, one example at a time: the reference for everything that computes the same faster or
 //! in integers.
 
-use super::{Graph, Node, Weights};
+use super::{Graph, Node, Weights, rotation};
 use crate::spec::{Act, Op, Shape, Window};
 
 impl Graph {
@@ -53,6 +53,11 @@ impl Node {
             }
             // Channels are innermost already, and the next layer's weights are ordered to match.
             (Op::Flatten, _) => out.copy_from_slice(&x[..self.shape.len()]),
+            (Op::Rotate, _) => {
+                out.copy_from_slice(&x[..self.shape.len()]);
+                // The shapes have been checked: there is something to rotate.
+                let _ = rotation(out.len()).map(|rotation| rotation.rotate(&mut out));
+            }
             (Op::Conv { .. } | Op::Depthwise { .. } | Op::Linear { .. }, None) => {}
         }
         let act = self.op.act();

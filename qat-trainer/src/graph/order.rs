@@ -1,12 +1,13 @@
 //! The order of a channel's weights: torch's against the integer engine's.
 
-use crate::spec::{ModelSpec, Op, Shape};
+use crate::spec::{ModelSpec, Op, Shape, Value};
 
 /// For each position of a channel's row in the engine's order, its position in torch's row.
 ///
 /// Torch keeps a convolution's row as input channels × kernel height × kernel width, the engine as kernel height ×
 /// kernel width × input channels. A linear layer that reads a flattened map has the same difference with the map's
-/// dimensions. Everywhere else the orders agree. Adaptive Pi quantisers group weights in the engine's order.
+/// dimensions. Everywhere else the orders agree: rotated values have the engine's order already. Adaptive Pi quantisers
+/// group weights in the engine's order.
 ///
 /// `layer` is the index of a layer of `model` and `shapes` the result of [`ModelSpec::shapes`] for `input`; a layer
 /// without weights has an empty order.
@@ -17,11 +18,16 @@ pub fn row_order(model: &ModelSpec, layer: usize, input: Shape, shapes: &[Shape]
     match &spec.op {
         Op::Conv { window, .. } => channels_last(x.c, window.kernel[0] * window.kernel[1]),
         Op::Depthwise { window, .. } => (0..window.kernel[0] * window.kernel[1]).collect(),
-        Op::Linear { .. } => match model.flattened(spec.input, input, shapes) {
-            Some(map) => channels_last(map.c, map.h * map.w),
-            None => (0..x.len()).collect(),
-        },
+        Op::Linear { .. } => flat_order(model, spec.input, input, shapes),
         _ => Vec::new(),
+    }
+}
+
+/// For each position of a flat value in the engine's order, its position in torch's.
+pub(super) fn flat_order(model: &ModelSpec, value: Value, input: Shape, shapes: &[Shape]) -> Vec<usize> {
+    match model.flattened(value, input, shapes) {
+        Some(map) => channels_last(map.c, map.h * map.w),
+        None => (0..value.of(input, shapes).len()).collect(),
     }
 }
 

@@ -1,15 +1,16 @@
 //! The network in floating point, with batch normalisation.
 
-use super::graph::{activate, unweighted, walk, weighted};
+use super::graph::{activate, shared_bases, unweighted, walk, weighted};
 use super::param::Param;
 use super::weights::Rates;
 use super::{Network, See, one_gradient};
 use crate::autograd::slice;
 use crate::checkpoint::Checkpoint;
 use crate::error::Result;
-use crate::graph::BN_EPS;
+use crate::graph::{BN_EPS, Basis};
 use crate::seeded::initial_weights;
-use crate::spec::{ModelSpec, Shape};
+use crate::spec::{ModelSpec, Op, Shape};
+use std::sync::Arc;
 use tch::{Device, Kind, Tensor};
 
 /// Share of the newest batch in the running statistics.
@@ -20,6 +21,8 @@ const BN_MOMENTUM: f64 = 0.1;
 pub(crate) struct FloatNet {
     spec: ModelSpec,
     layers: Vec<Option<Weighted>>,
+    /// Those of the rotations; none while the weights are not rotated.
+    bases: Vec<Option<Arc<Basis>>>,
 }
 
 #[derive(Debug)]
@@ -65,7 +68,7 @@ impl FloatNet {
                 shape,
             }));
         }
-        Ok(Self { spec: spec.clone(), layers })
+        Ok(Self { spec: spec.clone(), layers, bases: Vec::new() })
     }
 
     /// The network of a floating-point checkpoint.
@@ -87,6 +90,17 @@ impl FloatNet {
             }
         }
         Ok(net)
+    }
+
+    /// The network of a checkpoint that [`super::fold`] made.
+    pub(crate) fn load_folded(spec: &ModelSpec, input: Shape, folded: &Checkpoint) -> Result<Self> {
+        let mut plain = spec.clone();
+        for l in &mut plain.layers {
+            if let Op::Conv { bn, .. } | Op::Depthwise { bn, .. } | Op::Linear { bn, .. } = &mut l.op {
+                *bn = false;
+            }
+        }
+        Ok(Self { bases: shared_bases(spec, input)?, ..Self::load(&plain, input, folded)? })
     }
 
     /// The layers.
@@ -146,7 +160,7 @@ impl Network for FloatNet {
                         None => y,
                     }
                 }
-                None => unweighted(l, &inputs)?,
+                None => unweighted(l, &inputs, self.bases.get(i).and_then(Option::as_ref))?,
             };
             let y = activate(l.op.act(), y)?;
             see(i, &y);

@@ -1,21 +1,23 @@
 //! The start of the quantised phase: the floating-point network with batch normalisation folded into the weights.
 
+use super::float::weight_shapes;
 use crate::checkpoint::Checkpoint;
 use crate::error::Result;
-use crate::graph::{BatchNorm, fold_batch_norm};
-use crate::spec::ModelSpec;
+use crate::graph::{BatchNorm, bases, fold_batch_norm};
+use crate::spec::{ModelSpec, Shape};
 
-/// The checkpoint of the same network with weights and a bias for every layer, and nothing else. `shapes` are those of
-/// the layers' weights, `None` for layers without.
+/// The checkpoint of the same network, for `input`, with weights and a bias for every layer, and nothing else. Layers with
+/// incoherence get their rotated weights.
 ///
 /// # Errors
 /// [`crate::ErrorKind::Checkpoint`] if a tensor is missing, has another shape, or is not finite.
-pub(crate) fn fold(spec: &ModelSpec, shapes: &[Option<Vec<usize>>], from: &Checkpoint) -> Result<Checkpoint> {
+pub(crate) fn fold(spec: &ModelSpec, input: Shape, from: &Checkpoint) -> Result<Checkpoint> {
+    let bases = bases(spec, input, &spec.shapes(input)?)?;
     let mut folded = Checkpoint::default();
-    for (l, shape) in spec.layers.iter().zip(shapes) {
+    for (i, (l, shape)) in spec.layers.iter().zip(weight_shapes(spec, input)?).enumerate() {
         let Some(shape) = shape else { continue };
         let name = |part: &str| format!("{}.{part}", l.name);
-        let (weights, out) = (from.get(&name("weight"), shape)?, &shape[..1]);
+        let (weights, out) = (from.get(&name("weight"), &shape)?, &shape[..1]);
         let (weights, bias) = if l.op.bn() {
             let bn = BatchNorm {
                 weight: from.get(&name("bn.weight"), out)?,
@@ -27,7 +29,11 @@ pub(crate) fn fold(spec: &ModelSpec, shapes: &[Option<Vec<usize>>], from: &Check
         } else {
             (weights.to_vec(), from.get(&name("bias"), out)?.to_vec())
         };
-        folded.insert(&name("weight"), shape, weights)?;
+        let weights = match spec.rotation_before(i).and_then(|at| bases[at].as_ref()) {
+            Some(basis) => basis.enter(&weights)?,
+            None => weights,
+        };
+        folded.insert(&name("weight"), &shape, weights)?;
         folded.insert(&name("bias"), out, bias)?;
     }
     Ok(folded)

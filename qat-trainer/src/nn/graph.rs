@@ -2,8 +2,11 @@
 //!
 //! Values are tensors of shape `[batch, channels, height, width]`, flat ones `[batch, features]`.
 
+use crate::autograd::{closure_node, slice, slice_mut};
 use crate::error::Result;
+use crate::graph::{Basis, bases};
 use crate::spec::{Act, LayerSpec, ModelSpec, Op, Shape, Value, Window};
+use std::sync::Arc;
 use tch::Tensor;
 
 /// The inputs of a layer: one, for a sum two.
@@ -63,10 +66,11 @@ pub(crate) fn weighted(op: &Op, x: &Tensor, weight: &Tensor, bias: Option<&Tenso
     }
 }
 
-/// Every other operator, without its activation.
-pub(crate) fn unweighted(l: &LayerSpec, inputs: &Inputs<'_>) -> Result<Tensor> {
+/// Every other operator, without its activation. `basis`: that of a rotation, without which it does nothing.
+pub(crate) fn unweighted(l: &LayerSpec, inputs: &Inputs<'_>, basis: Option<&Arc<Basis>>) -> Result<Tensor> {
     let x = inputs.x;
     match &l.op {
+        Op::Rotate => basis.map_or_else(|| flat(x), |basis| rotated(basis, x)),
         Op::MaxPool(w) => {
             Ok(as_map(x)?.f_max_pool2d(pair(w.kernel), pair(w.stride), [0, 0], [1, 1], false)?)
         }
@@ -85,6 +89,26 @@ pub(crate) fn unweighted(l: &LayerSpec, inputs: &Inputs<'_>) -> Result<Tensor> {
             Err(l.error("it has weights, but none were given"))
         }
     }
+}
+
+/// Every example in another basis.
+fn rotated(basis: &Arc<Basis>, x: &Tensor) -> Result<Tensor> {
+    let x = flat(x)?.f_contiguous()?;
+    let mut y = tch::no_grad(|| x.f_empty_like())?;
+    slice_mut(&mut y)?.copy_from_slice(&basis.enter(slice(&x)?)?);
+    let basis = Arc::clone(basis);
+    closure_node(y, &[&x], &[], move |grad, _| {
+        let grad = grad.f_contiguous()?;
+        let mut grad_x = grad.f_empty_like()?;
+        slice_mut(&mut grad_x)?.copy_from_slice(&basis.leave(slice(&grad)?)?);
+        Ok(vec![Some(grad_x)])
+    })
+}
+
+/// The bases of all rotations.
+pub(crate) fn shared_bases(spec: &ModelSpec, input: Shape) -> Result<Vec<Option<Arc<Basis>>>> {
+    let bases = bases(spec, input, &spec.shapes(input)?)?;
+    Ok(bases.into_iter().map(|basis| basis.map(Arc::new)).collect())
 }
 
 /// The activation function.

@@ -13,7 +13,7 @@ mod range;
 mod state;
 mod weights;
 
-pub(crate) use float::{FloatNet, weight_shapes};
+pub(crate) use float::FloatNet;
 pub(crate) use fold::fold;
 pub(crate) use optimiser::{Rule, Sgd};
 pub(crate) use parallel::{UNIT, in_units};

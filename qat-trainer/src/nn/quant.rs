@@ -6,7 +6,7 @@
 //! point: the engine's 32-bit biases are finer than f32 sums of this size.
 
 use super::float::weight_shapes;
-use super::graph::{activate, reads, unweighted, walk, weighted};
+use super::graph::{activate, reads, shared_bases, unweighted, walk, weighted};
 use super::param::Param;
 use super::range::Range;
 use super::weights::{Kind, QuantWeights, Rates};
@@ -15,11 +15,12 @@ use crate::affine::Affine;
 use crate::autograd::slice;
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, ErrorKind, Result};
-use crate::graph::row_order;
+use crate::graph::{Basis, row_order};
 use crate::spec::{Act, LayerSpec, ModelSpec, Op, Shape, Value};
 use qat_kernels::SteVariant;
 use qat_kernels::config::StepRule;
 use qat_kernels::quantizer::StepInit;
+use std::sync::Arc;
 use tch::Tensor;
 
 /// A quantised network in training.
@@ -32,6 +33,8 @@ pub(crate) struct QuantNet {
     ranges: Vec<Option<Range>>,
     /// Whose range the output of each layer is rounded to.
     rounds_to: Vec<Option<Value>>,
+    /// Those of the rotations.
+    bases: Vec<Option<Arc<Basis>>>,
     learning: Learning,
 }
 
@@ -115,7 +118,8 @@ impl QuantNet {
             });
         }
         let input = Range::new(input, 8, shape.len(), false)?;
-        Ok(Self { spec: spec.clone(), weights, input, ranges: own, rounds_to: rounds_to(spec), learning })
+        let (rounds_to, bases) = (rounds_to(spec), shared_bases(spec, shape)?);
+        Ok(Self { spec: spec.clone(), weights, input, ranges: own, rounds_to, bases, learning })
     }
 
     /// The network of a quantised checkpoint.
@@ -198,7 +202,7 @@ impl Network for QuantNet {
         walk(&self.spec, x, |i, l, inputs| {
             let y = match &self.weights[i] {
                 Some((_, w, bias)) => weighted(&l.op, inputs.x, w.leaf(), Some(bias.leaf()))?,
-                None => unweighted(l, &inputs)?,
+                None => unweighted(l, &inputs, self.bases[i].as_ref())?,
             };
             let range = self.rounds_to[i].and_then(|of| self.range(of));
             // Where the code starts at 0, its lower bound is the ReLU.
@@ -326,7 +330,7 @@ impl Network for QuantNet {
 mod tests {
     use super::*;
     use crate::graph::{Graph, Quantised};
-    use crate::nn::{FloatNet, fake_quantize_slice, fold, weight_shapes};
+    use crate::nn::{FloatNet, fake_quantize_slice, fold};
     use crate::ptq;
     use crate::spec::Calibration;
     use crate::train::tests::{quarters, small_cnn};
@@ -354,14 +358,8 @@ mod tests {
         let (run, float) = float();
         let data = quarters();
         let net = FloatNet::load(&run.model, data.shape, &float).unwrap();
-        let folded = fold(&run.model, &weight_shapes(&run.model, data.shape).unwrap(), &float).unwrap();
-        let mut plain = run.model.clone();
-        for l in &mut plain.layers {
-            if let Op::Conv { bn, .. } | Op::Depthwise { bn, .. } | Op::Linear { bn, .. } = &mut l.op {
-                *bn = false;
-            }
-        }
-        let folded = FloatNet::load(&plain, data.shape, &folded).unwrap();
+        let folded = fold(&run.model, data.shape, &float).unwrap();
+        let folded = FloatNet::load_folded(&run.model, data.shape, &folded).unwrap();
         let x = batch(&data.test.features);
         let (a, b) = tch::no_grad(|| (net.forward(&x, false).unwrap(), folded.forward(&x, false).unwrap()));
         let difference = (&a - &b).abs().max().double_value(&[]);
@@ -388,7 +386,7 @@ mod tests {
         let graph = Graph::from_checkpoint(&run.model, data.shape, classes, float).unwrap();
         let ranges =
             ptq::calibrate(&graph, data.input, &data.train.features, Calibration::default()).unwrap();
-        let folded = fold(&run.model, &weight_shapes(&run.model, data.shape).unwrap(), float).unwrap();
+        let folded = fold(&run.model, data.shape, float).unwrap();
         let net = QuantNet::new(
             &run.model,
             data.shape,
@@ -423,7 +421,7 @@ mod tests {
     fn a_saved_network_loads_bit_for_bit() {
         let (run, float) = float();
         let data = quarters();
-        let folded = fold(&run.model, &weight_shapes(&run.model, data.shape).unwrap(), &float).unwrap();
+        let folded = fold(&run.model, data.shape, &float).unwrap();
         let range = Affine::from_range(-3.0, 5.0);
         let ranges: Vec<_> = run.model.layers.iter().map(|l| l.op.has_range().then_some(range)).collect();
         let net = QuantNet::new(
@@ -447,9 +445,9 @@ mod tests {
     fn rounding_waits_for_a_max_pool_and_averages_keep_their_range() {
         let run = small_cnn(1);
         let l = Value::Layer;
-        // stem, pool, depthwise, conv, add, avg-pool, global-avg-pool, linear
-        let wanted =
-            [None, Some(l(0)), Some(l(2)), Some(l(3)), Some(l(4)), Some(l(4)), Some(l(4)), Some(l(7))];
+        // pool, depthwise, conv, add, avg-pool, global-avg-pool, rotation, linear; before them the stem
+        let rounded = [0, 2, 3, 4, 4, 4, 7, 8].map(|i| Some(l(i)));
+        let wanted = [None].into_iter().chain(rounded).collect::<Vec<_>>();
         assert_eq!(rounds_to(&run.model), wanted);
     }
 }

@@ -116,6 +116,7 @@ struct RawLayer {
     step: Option<StepRule>,
     act_bits: Option<u8>,
     from: Option<String>,
+    incoherence: Option<bool>,
 }
 
 impl ModelSpec {
@@ -134,12 +135,17 @@ impl ModelSpec {
         for (i, raw) in list.into_iter().enumerate() {
             let line = source.place(raw.span().start);
             // Logits are compared with each other: few codes would make ties.
+            let rotated_bits = defaults.activation_bits;
             let activation_bits = if i + 1 == count { MAX_BITS } else { defaults.activation_bits };
             let defaults = Defaults { activation_bits, ..defaults };
             let raw = raw.into_inner();
             let sigmoid = raw.act == Some(RawAct::Sigmoid);
-            let resolved = raw.resolve(i, &before, &defaults, &line).and_then(|layer| {
+            let incoherent = raw.incoherence == Some(true);
+            let resolved = raw.resolve(i, &before, &defaults, &line).and_then(|mut layer| {
                 let name = layer.name.clone();
+                if incoherent {
+                    before.push_rotation(&mut layer, rotated_bits);
+                }
                 before.push(layer)?;
                 if sigmoid { before.push_sigmoid(name, &line) } else { Ok(()) }
             });
@@ -174,6 +180,18 @@ impl Before {
         self.names.push((layer.name.clone(), self.layers.len()));
         self.layers.push(layer);
         Ok(())
+    }
+
+    /// Puts a rotation before a layer that is still to be pushed. Its name cannot be written in a run description.
+    fn push_rotation(&mut self, before: &mut LayerSpec, act_bits: u8) {
+        let input = std::mem::replace(&mut before.input, Value::Layer(self.layers.len()));
+        self.layers.push(LayerSpec {
+            name: format!("{}.rotation", before.name),
+            input,
+            op: Op::Rotate,
+            act_bits,
+            line: before.line.clone(),
+        });
     }
 
     /// Puts a sigmoid behind the last layer, called `name`; from now on that name stands for the sigmoid.
@@ -284,6 +302,7 @@ impl RawLayer {
             ("act_bits", self.act_bits.is_some(), weighted || matches!(self.op, O::Add)),
             ("from", self.from.is_some(), matches!(self.op, O::Add)),
             ("input", self.input.is_some(), !matches!(self.op, O::Softmax)),
+            ("incoherence", self.incoherence.is_some(), matches!(self.op, O::Linear)),
         ];
         for (key, given, meant) in keys {
             if given && !meant {
@@ -352,6 +371,7 @@ mod tests {
             (r#"{ op = "add" }"#, "`from` is missing"),
             (r#"{ op = "linear", out = 3, act_bits = 1 }"#, "`act_bits` is 1"),
             (r#"{ op = "flatten", act_bits = 4 }"#, "`act_bits` has no meaning"),
+            (r#"{ op = "conv", out = 1, kernel = 3, incoherence = true }"#, "`incoherence` has no meaning"),
             (r#"{ op = "flatten", name = "a b" }"#, "cannot be the name"),
             (r#"{ op = "flatten", name = "a" }, { op = "flatten", name = "a" }"#, "two layers"),
             (r#"{ op = "softmax" }, { op = "linear", out = 3 }"#, "only be the last layer; move it"),

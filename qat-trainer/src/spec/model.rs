@@ -39,7 +39,7 @@ pub enum Task {
 #[derive(Clone, Debug, PartialEq)]
 pub struct LayerSpec {
     /// Unique name; the prefix of the layer's tensors in a checkpoint. TOML: `name`; default: the operator and the index
-    /// of the layer, as in `conv0`.
+    /// of the layer, as in `conv0`. The rotation before a linear layer `l` is called `l.rotation`.
     pub name: String,
     /// What it reads. TOML: `input`, the name of an earlier layer or `"input"`; default: the layer before.
     pub input: Value,
@@ -101,7 +101,8 @@ pub enum Op {
         /// As for `conv`.
         quant: WeightQuant,
     },
-    /// `linear`: fully connected layer to `out` features; its input must be flat.
+    /// `linear`: fully connected layer to `out` features; its input must be flat. With `incoherence = true` its weights are
+    /// quantised in the basis of a randomised Hadamard rotation, and the engine rotates its input ([`Op::Rotate`]).
     Linear {
         /// Output features.
         out: usize,
@@ -128,12 +129,15 @@ pub enum Op {
     /// `sigmoid`: the logistic function 1/(1 + e^(−x)) of every value. TOML also: `act = "sigmoid"`, which is a layer of
     /// its own behind the one that says so, called `NAME-sigmoid`; what reads `NAME` then reads that.
     Sigmoid,
+    /// Rotates its input, which must be flat, for a linear layer with `incoherence = true`, before which it is put. In
+    /// floating-point training it does nothing; see [`crate::graph`].
+    Rotate,
     /// `flatten`: makes a map flat, channel by channel (the order of a C×H×W tensor).
     Flatten,
 }
 
 impl Op {
-    /// The name in TOML.
+    /// The name in TOML. Rotations have none there.
     #[must_use]
     pub const fn name(&self) -> &'static str {
         match self {
@@ -145,6 +149,7 @@ impl Op {
             Op::GlobalAvgPool => "global-avg-pool",
             Op::Add { .. } => "add",
             Op::Sigmoid => "sigmoid",
+            Op::Rotate => "rotate",
             Op::Flatten => "flatten",
         }
     }
@@ -207,11 +212,14 @@ impl Op {
         }
     }
 
-    /// Whether the output gets a range of its own (weights, sums). The others have a fixed code or keep that of their
-    /// input.
+    /// Whether the output gets a range of its own (weights, sums, rotations). The others have a fixed code or keep that of
+    /// their input.
     #[must_use]
     pub const fn has_range(&self) -> bool {
-        matches!(self, Op::Conv { .. } | Op::Depthwise { .. } | Op::Linear { .. } | Op::Add { .. })
+        matches!(
+            self,
+            Op::Conv { .. } | Op::Depthwise { .. } | Op::Linear { .. } | Op::Add { .. } | Op::Rotate
+        )
     }
 }
 
@@ -304,11 +312,18 @@ impl ModelSpec {
                 Op::Conv { out, window, .. } => windowed(window, *out)?,
                 Op::Depthwise { window, .. } => windowed(window, x.c)?,
                 Op::MaxPool(window) | Op::AvgPool(window) => windowed(window, x.c)?,
-                Op::Linear { out, .. } if x.is_flat() => Shape::flat(*out),
-                Op::Linear { .. } => {
+                Op::Linear { .. } | Op::Rotate if !x.is_flat() => {
                     return Err(fail(
                         format!("a linear layer cannot read a map of {x}"),
                         "put { op = \"flatten\" } or a global-avg-pool before it",
+                    ));
+                }
+                Op::Linear { out, .. } => Shape::flat(*out),
+                Op::Rotate if x.c.is_multiple_of(2) => x,
+                Op::Rotate => {
+                    return Err(fail(
+                        format!("no rotation mixes an odd number of inputs, {x}"),
+                        "remove `incoherence`, or give the layer before an even number of outputs",
                     ));
                 }
                 Op::GlobalAvgPool => Shape::flat(x.c),
@@ -325,7 +340,7 @@ impl ModelSpec {
             // A flattened map lies in C×H×W order in training and in H×W×C order on the integer engine. A linear layer
             // makes up for it with the order of its weights; nothing else can.
             if self.flattened(layer.input, input, &shapes).is_some()
-                && !matches!(layer.op, Op::Linear { .. } | Op::Flatten)
+                && !matches!(layer.op, Op::Linear { .. } | Op::Rotate | Op::Flatten)
             {
                 return Err(fail(
                     format!("a {} cannot follow a flatten", layer.op.name()),
@@ -363,6 +378,14 @@ impl ModelSpec {
         let layer = self.layers.get(i).filter(|l| matches!(l.op, Op::Flatten))?;
         let map = layer.input.of(input, shapes);
         if map.is_flat() { self.flattened(layer.input, input, shapes) } else { Some(map) }
+    }
+
+    /// If the layer of this index reads a rotation, the index of that.
+    pub(crate) fn rotation_before(&self, layer: usize) -> Option<usize> {
+        match self.layers.get(layer)?.input {
+            Value::Layer(i) if matches!(self.layers.get(i)?.op, Op::Rotate) => Some(i),
+            _ => None,
+        }
     }
 
     /// Checks that the network turns `input` into one number per class, or, with [`Task::Reconstruct`], per feature.
@@ -449,6 +472,24 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn incoherence_puts_a_rotation_before_the_layer() {
+        let m = model(
+            r#"{ op = "flatten", name = "f" }, { op = "linear", name = "l", out = 6, incoherence = true, bits = 2 },
+            { op = "linear", out = 10, input = "l", incoherence = false }"#,
+        )
+        .unwrap();
+        let names: Vec<_> = m.layers.iter().map(|l| l.name.as_str()).collect();
+        assert_eq!(names, ["f", "l.rotation", "l", "linear2"]);
+        assert_eq!([1, 2, 3].map(|i| m.layers[i].input), [0, 1, 2].map(Value::Layer));
+        assert_eq!(
+            (m.layers[1].op.clone(), m.rotation_before(2), m.rotation_before(3)),
+            (Op::Rotate, Some(1), None)
+        );
+        let image = Shape { h: 4, w: 2, c: 3 };
+        assert_eq!(m.check(image, 10).unwrap()[1], Shape::flat(24));
+    }
+
+    #[test]
     fn padding_has_four_sides_or_follows_the_input() {
         let window = |keys: &str| {
             let m = model(&format!(r#"{{ op = "conv", out = 1, kernel = [10, 4], {keys} }}"#)).unwrap();
@@ -495,6 +536,11 @@ pub(super) mod tests {
         let cases = [
             (r#"{ op = "linear", out = 10 }"#, "flatten"),
             (r#"{ op = "conv", out = 10, kernel = 9 }"#, "kernel of 9x9"),
+            (r#"{ op = "linear", out = 10, incoherence = true }"#, "flatten"),
+            (
+                r#"{ op = "flatten" }, { op = "linear", out = 5 }, { op = "linear", out = 10, incoherence = true }"#,
+                "odd number of inputs, 5",
+            ),
             (r#"{ op = "flatten" }, { op = "linear", out = 9 }"#, "10 classes"),
             (r#"{ op = "flatten" }, { op = "linear", out = 10, act = "relu" }"#, "remove `act`"),
             (r#"{ op = "flatten" }, { op = "linear", out = 10, act = "sigmoid" }"#, "probabilities"),

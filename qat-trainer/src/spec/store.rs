@@ -3,7 +3,7 @@
 use super::Run;
 use crate::error::{Error, ErrorKind, Result};
 use std::path::{Component, Path, PathBuf};
-use toml_edit::{DocumentMut, value};
+use toml_edit::{DocumentMut, Item, TableLike, value};
 
 impl Run {
     /// The text of this run description for a file in `folder` (which must exist): the same text with the seed that
@@ -39,20 +39,11 @@ impl Run {
             .parse()
             .map_err(|e: toml_edit::TomlError| Error::new(ErrorKind::Spec, e.message()).file(&self.file))?;
         for (name, bits) in bits {
-            let found = self.model.layers.iter().position(|l| &l.name == name);
-            let layers = &mut document["model"]["layers"];
-            let set = found.is_some_and(|i| {
-                if let Some(layer) = layers.get_mut(i).and_then(|l| l.as_table_like_mut()) {
-                    layer.insert("bits", value(i64::from(*bits)));
-                    true
-                } else {
-                    false
-                }
-            });
-            if !set {
+            let Some(layer) = layer_of(&mut document, name) else {
                 let problem = format!("there is no layer `{name}` to give {bits} bits to");
                 return Err(Error::new(ErrorKind::Spec, problem).file(&self.file));
-            }
+            };
+            layer.insert("bits", value(i64::from(*bits)));
         }
         if let Some(qat) = document.get_mut("qat").and_then(|q| q.as_table_like_mut()) {
             qat.remove("max_bytes");
@@ -82,6 +73,23 @@ impl Run {
             train.insert("seed".into(), self.train.seed.to_string().into());
         }
         serde_json::to_string(&table).map_err(|e| wrong(e.to_string()))
+    }
+}
+
+/// The layer of a name, in the text. Rotations and sigmoids that other layers ask for are none there, so that places in
+/// the text and in the model differ.
+fn layer_of<'a>(document: &'a mut DocumentMut, name: &str) -> Option<&'a mut dyn TableLike> {
+    let layers = document.get_mut("model")?.get_mut("layers")?;
+    let mut place = 0;
+    loop {
+        let layer = layers.get(place)?.as_table_like()?;
+        let text = |key: &str| layer.get(key).and_then(Item::as_str);
+        let own =
+            text("name").map_or_else(|| format!("{}{place}", text("op").unwrap_or_default()), String::from);
+        if own == name {
+            return layers.get_mut(place)?.as_table_like_mut();
+        }
+        place += 1;
     }
 }
 

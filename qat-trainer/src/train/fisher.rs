@@ -6,7 +6,7 @@ use crate::checkpoint::Checkpoint;
 use crate::data::Dataset;
 use crate::error::Result;
 use crate::nn::{FloatNet, Network};
-use crate::spec::{ModelSpec, Op};
+use crate::spec::ModelSpec;
 use tch::{Reduction, Tensor};
 
 /// The mean square of the gradients of each example's cross entropy, for every weight of a network whose batch
@@ -18,7 +18,7 @@ pub(super) fn fisher(
     folded: &Checkpoint,
     samples: usize,
 ) -> Result<Checkpoint> {
-    let net = FloatNet::load(&without_normalisation(model), data.shape, folded)?;
+    let net = FloatNet::load_folded(model, data.shape, folded)?;
     let examples = Batches::new(data, &data.train, false);
     let mut squares: Vec<Vec<f32>> = net.leaves().iter().map(|l| vec![0.0; l.numel()]).collect();
     let count = samples.min(data.train.len());
@@ -48,17 +48,6 @@ pub(super) fn fisher(
         importance.insert(&name, &shape, squares)?;
     }
     Ok(importance)
-}
-
-/// The same network with a bias in place of batch normalisation.
-fn without_normalisation(model: &ModelSpec) -> ModelSpec {
-    let mut plain = model.clone();
-    for l in &mut plain.layers {
-        if let Op::Conv { bn, .. } | Op::Depthwise { bn, .. } | Op::Linear { bn, .. } = &mut l.op {
-            *bn = false;
-        }
-    }
-    plain
 }
 
 #[cfg(test)]

@@ -20,7 +20,7 @@ use crate::data::Dataset;
 use crate::error::{Error, ErrorKind, Result};
 use crate::events::{Phase, QatEvent};
 use crate::graph::Graph;
-use crate::nn::{FloatNet, Learning, Network, QuantNet, fold, weight_shapes};
+use crate::nn::{FloatNet, Learning, Network, QuantNet, fold};
 use crate::spec::{ActivationQuant, Importance, Run, Task, TeacherSource};
 use crate::{mixed, ptq};
 use batches::{Batches, Examples};
@@ -249,7 +249,7 @@ impl<'a> QatTrainer<'a> {
                 session.tell(&QatEvent::Calibrated { layer, scale, zero_point });
             }
         }
-        let folded = fold(model, &weight_shapes(model, shape)?, float)?;
+        let folded = fold(model, shape, float)?;
         let importance = match qat.importance {
             Importance::None => Checkpoint::default(),
             Importance::Fisher => fisher(model, self.data, &folded, qat.calibration.samples)?,
