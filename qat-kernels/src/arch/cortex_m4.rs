@@ -27,7 +27,6 @@
 
 mod add;
 mod bands;
-#[cfg_attr(not(core_family = "cortex-m4"), allow(dead_code, reason = "compiled to be tested"))]
 mod copy;
 mod depthwise;
 mod eight_bits;
@@ -43,6 +42,7 @@ mod wide;
 
 pub(crate) use add::Sum;
 pub(crate) use bands::{Bands, Rounding};
+pub(crate) use copy::copy_rectangle;
 pub(crate) use depthwise::{QUAD as DEPTHWISE_QUAD, TURN as DEPTHWISE_TURN, Taps, depthwise_pixel};
 pub(crate) use fill::{Filled, Filler, Lanes, Start};
 pub(crate) use quads::clamp;

@@ -31,7 +31,7 @@ mod requantise;
 mod sums;
 
 pub(crate) use depthwise::{BlockLevels, depthwise_sums};
-pub(crate) use gather::{Rectangle, gather};
+pub(crate) use gather::gather;
 pub(crate) use grouped::{Groups, expand, group_sums, linear_grouped, pixel_grouped};
 pub(crate) use requantise::{Scaling, requantise};
 pub(crate) use sums::{linear_sums, pixel_sums};

@@ -17,6 +17,8 @@ pub(crate) mod ints;
 #[cfg(any(core_family = "cortex-m0", core_family = "riscv32"))]
 pub(crate) mod planes;
 mod portable;
+#[cfg(any(core_family = "cortex-m4", core_family = "cortex-m55", all(test, feature = "alloc")))]
+pub(crate) mod rectangle;
 mod stream;
 #[cfg(any(core_family = "cortex-m55", all(test, feature = "alloc")))]
 pub(crate) mod tap;

@@ -143,6 +143,7 @@ impl Lanes {
 
 impl Filler<'_> {
     /// Fills whole steps; `None` if that are more than are left.
+    #[inline(always)]
     pub(crate) fn steps(&mut self, x: &[[i8; STEP]]) -> Option<()> {
         self.steps = self.steps.checked_sub(x.len())?;
         if !x.is_empty() {
@@ -161,6 +162,7 @@ impl Filler<'_> {
     }
 
     /// Fills the last columns, with zeros behind them up to a whole step. `None` unless they are all that is left.
+    #[inline(always)]
     pub(crate) fn finish(mut self, x: &[i8]) -> Option<Filled> {
         let (whole, tail) = x.as_chunks();
         self.steps(whole)?;
@@ -169,6 +171,12 @@ impl Filler<'_> {
             step.iter_mut().zip(tail).for_each(|(to, &from)| *to = from);
             self.steps(&[step])?;
         }
+        self.filled()
+    }
+
+    /// What has gone into the lane; `None` unless it is full.
+    #[inline(always)]
+    pub(crate) fn filled(self) -> Option<Filled> {
         let filled = Filled { total: self.lane.total, starts: self.starts.wrapping_sub(self.lane.taken) };
         (self.steps == 0).then_some(filled)
     }

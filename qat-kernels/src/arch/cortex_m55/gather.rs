@@ -1,37 +1,13 @@
 //! Activations to the rows that the loops read, with their sum.
 
+use crate::arch::rectangle::Rectangle;
 #[cfg(core_family = "cortex-m55")]
 use core::arch::naked_asm;
-
-/// A rectangle of bytes to copy. The loops read its first four fields.
-#[derive(Clone, Copy)]
-#[repr(C)]
-pub(crate) struct Rectangle {
-    lines: usize,
-    len: usize,
-    to_stride: usize,
-    from_stride: usize,
-    /// Bytes from the first line's beginning to the last one's end.
-    to_len: usize,
-    from_len: usize,
-}
-
-impl Rectangle {
-    /// So many `lines` of `len` bytes; the next line begins `to_stride` and `from_stride` bytes behind. `None` if there is no
-    /// line.
-    #[inline(always)]
-    pub(crate) fn new(lines: usize, len: usize, to_stride: usize, from_stride: usize) -> Option<Self> {
-        let last = lines.checked_sub(1)?;
-        let needed = |stride: usize| last.checked_mul(stride)?.checked_add(len);
-        let (to_len, from_len) = (needed(to_stride)?, needed(from_stride)?);
-        Some(Self { lines, len, to_stride, from_stride, to_len, from_len })
-    }
-}
 
 /// Copies a rectangle and returns the sum of its values; `None` if either slice is too short for it.
 #[inline(always)]
 pub(crate) fn gather(to: &mut [i8], from: &[i8], rectangle: &Rectangle) -> Option<i32> {
-    if rectangle.to_len > to.len() || rectangle.from_len > from.len() {
+    if !rectangle.fits(to, from) {
         return None;
     }
     #[cfg(core_family = "cortex-m55")]
@@ -41,14 +17,9 @@ pub(crate) fn gather(to: &mut [i8], from: &[i8], rectangle: &Rectangle) -> Optio
     }
     #[cfg(not(core_family = "cortex-m55"))]
     {
-        let &Rectangle { lines, len, to_stride, from_stride, .. } = rectangle;
-        let mut sum = 0;
-        for line in 0..lines {
-            let from = from.get(line * from_stride..)?.get(..len)?;
-            to.get_mut(line * to_stride..)?.get_mut(..len)?.copy_from_slice(from);
-            sum += from.iter().map(|&x| i32::from(x)).sum::<i32>();
-        }
-        Some(sum)
+        rectangle.copy(to, from)?;
+        let values = rectangle.lines_of(from).flatten();
+        Some(values.map(|&x| i32::from(x)).sum())
     }
 }
 

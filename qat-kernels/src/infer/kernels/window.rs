@@ -70,14 +70,6 @@ impl Windows {
         Some(())
     }
 
-    /// The input's pixel at which the window of an output pixel begins, all its channels; for windows of one pixel.
-    #[cfg(any(core_family = "cortex-m4", all(test, feature = "alloc")))]
-    pub(super) fn first<'a>(&self, x: &'a [i8], (row, column): (usize, usize)) -> Option<&'a [i8]> {
-        let [_, width, channels] = self.input;
-        let pixel = row * self.stride[0] * width + column * self.stride[1];
-        x.get(pixel * channels..)?.get(..channels)
-    }
-
     /// The lines of the window at an output pixel: how many values lie left of the input, those inside, and how many lie right
     /// of it.
     #[inline]
@@ -125,5 +117,98 @@ impl Windows {
             }
         }
         Some(())
+    }
+}
+
+/// The output pixels in order, with the windows that lie inside the input entirely.
+#[cfg(any(core_family = "cortex-m4", all(test, feature = "alloc")))]
+pub(super) struct Places<'a> {
+    windows: &'a Windows,
+    x: &'a [i8],
+    row: usize,
+    column: usize,
+    /// Columns whose windows lie inside as far as the width is concerned: the first one, and how many.
+    first: usize,
+    columns: usize,
+    /// The same in this row.
+    inside: usize,
+    /// Where the row's windows would begin in the input if there were no padding at the left.
+    start: usize,
+    /// From one window to the next one.
+    step: usize,
+}
+
+#[cfg(any(core_family = "cortex-m4", all(test, feature = "alloc")))]
+impl<'a> Places<'a> {
+    pub(super) fn new(windows: &'a Windows, x: &'a [i8]) -> Option<Self> {
+        let ([_, stride], [_, pad]) = (windows.stride, windows.pad);
+        let fits = |column: &usize| {
+            let left = (column * stride).wrapping_sub(pad);
+            Some(left) <= windows.input[1].checked_sub(windows.kernel[1])
+        };
+        let first = (0..windows.output[1]).find(fits).unwrap_or(0);
+        let columns = (first..windows.output[1]).take_while(fits).count();
+        let step = stride.checked_mul(windows.input[2])?;
+        let mut places = Self { windows, x, row: 0, column: 0, first, columns, inside: 0, start: 0, step };
+        places.begin_row();
+        Some(places)
+    }
+
+    fn begin_row(&mut self) {
+        let Windows { input: [height, width, channels], kernel, stride, pad, .. } = *self.windows;
+        // Wraps below zero for the padding, which the comparison then rejects.
+        let top = (self.row * stride[0]).wrapping_sub(pad[0]);
+        self.inside = if Some(top) <= height.checked_sub(kernel[0]) { self.columns } else { 0 };
+        self.start = top.wrapping_mul(width).wrapping_sub(pad[1]).wrapping_mul(channels);
+    }
+
+    /// The next pixel as (row, column), and the input from the first value of its window on if all of that lies inside.
+    #[inline(always)]
+    pub(super) fn next(&mut self) -> ((usize, usize), Option<&'a [i8]>) {
+        if self.column == self.windows.output[1] {
+            (self.row, self.column) = (self.row + 1, 0);
+            self.begin_row();
+        }
+        let (pixel, column) = ((self.row, self.column), self.column);
+        self.column += 1;
+        let from = if column.wrapping_sub(self.first) < self.inside {
+            self.x.get(self.start.wrapping_add(column * self.step)..)
+        } else {
+            None
+        };
+        (pixel, from)
+    }
+}
+
+#[cfg(all(test, feature = "alloc"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_is_inside_if_no_tap_is_outside() {
+        for (kernel, stride, pad) in
+            [([3, 3], [1, 1], [1, 1]), ([2, 4], [2, 3], [0, 3]), ([5, 1], [1, 2], [2, 0])]
+        {
+            for (height, width) in [(6, 7), (5, 4), (9, 9)] {
+                let steps = [(height, 0), (width, 1)]
+                    .map(|(size, i)| (size + 2 * pad[i] - kernel[i]) / stride[i] + 1);
+                let windows = Windows {
+                    input: [height, width, 2],
+                    output: [steps[0], steps[1], 1],
+                    kernel,
+                    stride,
+                    pad,
+                };
+                let x: Vec<i8> = (0..height * width * 2).map(|i| i as i8).collect();
+                let mut places = Places::new(&windows, &x).unwrap();
+                for pixel in windows.pixels() {
+                    let taps: Option<Vec<_>> =
+                        windows.taps(&x, pixel).map(|(_, channels)| channels).collect();
+                    let first = taps.map(|taps| taps[0][0]);
+                    let (at, from) = places.next();
+                    assert_eq!((at, from.map(|from| from[0])), (pixel, first), "{windows:?}");
+                }
+            }
+        }
     }
 }

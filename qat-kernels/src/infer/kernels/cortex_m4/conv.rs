@@ -1,9 +1,11 @@
 //! Convolution over all channels, two or four pixels at a time.
 
+use super::super::window::Places;
 use super::super::{Requant, WeightView, Windows};
 use super::stream::{lanes, missing};
 use crate::arch::bytes::words_mut;
-use crate::arch::cortex_m4::{Bands, Filled, Filler};
+use crate::arch::cortex_m4::{Bands, Filled, Filler, copy_rectangle};
+use crate::arch::rectangle::Rectangle;
 use crate::artifact::OpKind;
 use crate::artifact::cortex_m4::STEP;
 
@@ -36,20 +38,33 @@ pub(in crate::infer) fn conv2d(
     // A group of too few pixels leaves the other lanes as they are; their results are dropped.
     words.fill(1);
     lanes.end(words)?;
-    let mut pixels = windows.pixels();
+    let mut places = Places::new(windows, x)?;
+    let [line, from_stride] =
+        [windows.kernel[1].checked_mul(windows.input[2])?, windows.input[1].checked_mul(windows.input[2])?];
+    let rectangle = Rectangle::new(windows.kernel[0], line, line, from_stride)?;
     for out in out.chunks_mut(together.checked_mul(channels)?.max(1)) {
         let mut lacking = [[0; 4]; 2];
         let [low, high] = &mut lacking;
         let count =
             if out.len() == together * channels { together } else { out.len().checked_div(channels)? };
         for (lane, (low, high)) in low.iter_mut().zip(high).enumerate().take(count) {
-            let (pixel, lane) = (pixels.next()?, lanes.lane(lane, words)?);
-            let filled = match source {
-                Source::Pixel => lane.finish(windows.first(x, pixel)?)?,
-                Source::Lines => fill_lines(lane, windows, x, pixel, window)?,
-                Source::Window => {
-                    windows.gather(x, pixel, zero_point, window.get_mut(..columns)?)?;
-                    lane.finish(window)?
+            let mut lane = lanes.lane(lane, words)?;
+            let filled = match (source, places.next()) {
+                (Source::Pixel, (_, from)) => lane.finish(from?.get(..columns)?)?,
+                (Source::Lines, (_, Some(from))) => {
+                    for from in from.chunks(from_stride.max(1)).take(windows.kernel[0]) {
+                        lane.steps(from.get(..line)?.as_chunks().0)?;
+                    }
+                    lane.filled()?
+                }
+                (Source::Lines, (pixel, None)) => fill_lines(lane, windows, x, pixel, window)?,
+                (Source::Window, (pixel, from)) => {
+                    match from {
+                        Some(from) => copy_rectangle(window, from, &rectangle)?,
+                        None => windows.gather(x, pixel, zero_point, window.get_mut(..columns)?)?,
+                    }
+                    lane.steps(window.as_chunks().0)?;
+                    lane.filled()?
                 }
             };
             [*low, *high] = missing(spec, &filled);
@@ -101,5 +116,5 @@ fn fill_lines(
             lane.steps(padding.get(..after)?.as_chunks().0)?;
         }
     }
-    lane.finish(&[])
+    lane.filled()
 }

@@ -2,9 +2,8 @@
 
 use super::super::{Requant, WeightView, Windows};
 use super::{carve, grouped, scaling};
-use crate::arch::cortex_m55::{
-    Rectangle, Scaling, gather, group_sums, pixel_grouped, pixel_sums, requantise,
-};
+use crate::arch::cortex_m55::{Scaling, gather, group_sums, pixel_grouped, pixel_sums, requantise};
+use crate::arch::rectangle::Rectangle;
 use crate::infer::cortex_m55::{PIXELS, group_words, pixel_sums as sum_words, row_bytes};
 
 /// `scratch` holds the sums, what groups need, and the windows of two pixels, filled up to whole steps.

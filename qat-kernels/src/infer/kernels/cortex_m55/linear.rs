@@ -3,8 +3,9 @@
 use super::super::{Requant, WeightView};
 use super::{carve, grouped, scaling};
 use crate::arch::cortex_m55::{
-    Rectangle, gather, group_sums, linear_grouped, linear_sums, pixel_grouped, pixel_sums, requantise,
+    gather, group_sums, linear_grouped, linear_sums, pixel_grouped, pixel_sums, requantise,
 };
+use crate::arch::rectangle::Rectangle;
 use crate::artifact::cortex_m55::{QUAD, STEP, vectors};
 use crate::infer::cortex_m55::{group_words, linear_sums as sum_words, row_bytes};
 
