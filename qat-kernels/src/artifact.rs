@@ -1,7 +1,7 @@
 //! The `.piq` file: an integer model, checked once and then run in place.
 //!
 //! ```text
-//! header 16 B | section table, 12 B each | program | parameters | metadata | known answers | CRC-32
+//! header 16 B | section table, 12 B each | program | parameters | metadata | known answers | signature | CRC-32
 //! ```
 //!
 //! Everything is little-endian; every section starts on a multiple of 16 bytes and gaps are zero, so a file has exactly
@@ -17,6 +17,7 @@ mod metadata;
 mod plan;
 mod record;
 mod sections;
+pub mod signature;
 mod target;
 
 pub(crate) use layout::Layout;

@@ -129,6 +129,16 @@ pub enum FileFault {
     KnownAnswers,
     /// The model header is damaged or has fields out of range.
     ModelHeader,
+    /// A signature section of the wrong length.
+    SignatureSection,
+    /// No signature where one is required.
+    Unsigned,
+    /// Signed with another key than the one required.
+    OtherSigner,
+    /// The signature is not the signer's of these bytes.
+    Signature,
+    /// Not an Ed25519 key that a signature can be checked with.
+    PublicKey,
 }
 
 /// What is wrong with an operator of a model.
@@ -404,6 +414,13 @@ impl fmt::Display for FileFault {
             FileFault::Metadata => f.write_str("the metadata does not decode"),
             FileFault::KnownAnswers => f.write_str("the known answers do not have the model's shape"),
             FileFault::ModelHeader => f.write_str("the model header is broken"),
+            FileFault::SignatureSection => f.write_str("the signature section has the wrong length"),
+            FileFault::Unsigned => f.write_str("the file is not signed"),
+            FileFault::OtherSigner => {
+                f.write_str("the file is signed with another key than the one required")
+            }
+            FileFault::Signature => f.write_str("the signature does not belong to these bytes"),
+            FileFault::PublicKey => f.write_str("the public key is no Ed25519 key, or a weak one"),
         }
     }
 }

@@ -49,6 +49,8 @@ pub struct Report {
     pub method: String,
     /// Unix time of the export in seconds, 0 if not stated.
     pub created: u64,
+    /// The public key that the file claims to be signed with, in hexadecimal; empty if it is not signed. Not checked.
+    pub signer: String,
 }
 
 /// Shape and code of a tensor.
@@ -136,6 +138,7 @@ impl Report {
             samples: meta.samples,
             method: meta.method.into(),
             created: meta.created,
+            signer: model.signature().map(|s| hex(s.signer)).unwrap_or_default(),
             layers,
         })
     }
@@ -198,6 +201,9 @@ impl fmt::Display for Report {
         match self.created {
             0 => writeln!(f, "exported       time not stated")?,
             t => writeln!(f, "exported       {t} seconds after 1970-01-01 00:00 UTC")?,
+        }
+        if !self.signer.is_empty() {
+            writeln!(f, "signed by      {}, not checked: `qat verify --key` does", self.signer)?;
         }
         write!(f, "known answers  {}", self.known_answers)
     }

@@ -28,6 +28,7 @@ pub mod events;
 pub mod export;
 pub mod graph;
 pub mod inspect;
+pub mod keys;
 pub mod lock;
 pub mod mixed;
 #[cfg(feature = "tch")]

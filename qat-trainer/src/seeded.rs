@@ -118,7 +118,7 @@ mod tests {
     #[test]
     fn a_file_says_that_it_is_untrained_and_passes_every_check() {
         let bytes = file("autoencoder", 7, Target::Portable);
-        assert!(first_failure(&verify(&bytes)).is_ok(), "{:?}", verify(&bytes));
+        assert!(first_failure(&verify(&bytes, None)).is_ok(), "{:?}", verify(&bytes, None));
         let model = Model::parse(&bytes).unwrap();
         let metadata = model.metadata().unwrap();
         assert_eq!(metadata.name, "autoencoder (untrained)");

@@ -1,6 +1,7 @@
 //! Whether a `.piq` file is whole, carries its provenance, and computes what it says it computes.
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::export::hex;
 use qat_kernels::infer::Model;
 use serde::Serialize;
 
@@ -22,8 +23,10 @@ pub struct Check {
 /// 3. `provenance` (INV-5): checkpoint, data set, calibration samples and method are stated;
 /// 4. `known answers`: there is one at least, and the engine gives each of them;
 /// 5. `extremes`: the engine runs on inputs at both ends of the code.
+///
+/// With the public key of who should have signed the file, `signature` comes first, and without it nothing else.
 #[must_use]
-pub fn verify(bytes: &[u8]) -> Vec<Check> {
+pub fn verify(bytes: &[u8], signer: Option<&[u8; 32]>) -> Vec<Check> {
     let mut checks = Vec::new();
     let mut check = |name, result: Result<String, String>| {
         let ok = result.is_ok();
@@ -31,6 +34,12 @@ pub fn verify(bytes: &[u8]) -> Vec<Check> {
         ok
     };
     let text = |e: qat_kernels::Error| e.to_string();
+    if let Some(key) = signer {
+        let signed = Model::parse_signed(bytes, key).map(|_| format!("Ed25519, by {}", hex(key)));
+        if !check("signature", signed.map_err(text)) {
+            return checks;
+        }
+    }
     let parsed = Model::parse(bytes);
     let found = parsed
         .map(|m| format!("{} bytes, {} layers, checksum and bounds hold", bytes.len(), m.operators().count()))
@@ -120,7 +129,7 @@ mod tests {
 
     #[test]
     fn a_good_file_passes_every_check() {
-        let checks = verify(&file(&META, &[&[3, 4]]));
+        let checks = verify(&file(&META, &[&[3, 4]]), None);
         assert_eq!(checks.len(), 5);
         assert!(first_failure(&checks).is_ok(), "{checks:?}");
     }
@@ -128,7 +137,7 @@ mod tests {
     #[test]
     fn every_lack_is_named() {
         let failing = |bytes: &[u8]| {
-            let checks = verify(bytes);
+            let checks = verify(bytes, None);
             let e = first_failure(&checks).unwrap_err().to_string();
             (checks.into_iter().find(|c| !c.ok).unwrap().name, e)
         };
@@ -152,8 +161,19 @@ mod tests {
         for i in 0..good.len() {
             let mut bad = good.clone();
             bad[i] ^= 0x10;
-            assert!(first_failure(&verify(&bad)).is_err(), "byte {i}");
-            assert!(first_failure(&verify(&good[..i])).is_err(), "length {i}");
+            assert!(first_failure(&verify(&bad, None)).is_err(), "byte {i}");
+            assert!(first_failure(&verify(&good[..i], None)).is_err(), "length {i}");
         }
+    }
+
+    #[test]
+    fn the_signature_comes_first() {
+        let good = file(&META, &[&[3, 4]]);
+        let key = qat_kernels::artifact::signature::public_key(&[5; 32]);
+        let checks = verify(&good, Some(&key));
+        assert_eq!(checks.iter().map(|c| (c.name, c.ok)).collect::<Vec<_>>(), [("signature", false)]);
+        let signed = qat_kernels::artifact::signature::sign(&good, &[5; 32]).unwrap();
+        let checks = verify(&signed, Some(&key));
+        assert!(checks.len() == 6 && checks.iter().all(|c| c.ok), "{checks:?}");
     }
 }

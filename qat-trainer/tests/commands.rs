@@ -137,6 +137,34 @@ fn exports_are_reproducible() {
 }
 
 #[test]
+fn signed_files_are_told_from_others() {
+    let f = Fixture::new(CSV);
+    success(&f.qat(&["keygen", "--out", "ours.pem"]));
+    success(&f.qat(&["keygen", "--out", "theirs.pem"]));
+    success(&f.qat(&["export", "run"]));
+    let verify = |key: &str| f.qat(&["verify", "run/model.piq", "--key", key]);
+    assert!(failure(&verify("ours.pub.pem"), 4).contains("the file is not signed"));
+    let answer = json(&success(&f.qat(&["sign", "run/model.piq", "--key", "ours.pem", "--json"])));
+    assert_eq!(answer["bytes"], f.read("run/model.piq").len());
+    success(&verify("ours.pub.pem"));
+    success(&f.qat(&["verify", "run/model.piq"]));
+    assert!(failure(&verify("theirs.pub.pem"), 4).contains("signed with another key"));
+    let report = json(&success(&f.qat(&["inspect", "run/model.piq", "--json"])));
+    assert_eq!(report["signer"], answer["public_key"]);
+
+    // Signed at export: the same bytes, and a module that takes nothing else.
+    success(&f.qat(&["export", "run", "--sign", "ours.pem", "--out", "s.piq"]));
+    assert_eq!(f.read("s.piq"), f.read("run/model.piq"));
+    success(&f.qat(&["export", "run", "--sign", "ours.pem", "--rust", "module"]));
+    let module = String::from_utf8(f.read("module/mod.rs")).unwrap();
+    assert!(module.contains("PUBLIC_KEY: [u8; 32]") && module.contains("parse_signed"), "{module}");
+
+    assert!(failure(&f.qat(&["keygen", "--out", "ours.pem"]), 1).contains("this file exists"));
+    assert!(failure(&f.qat(&["sign", "run/model.piq", "--key", "ours.pub.pem"]), 2).contains("public key"));
+    assert!(failure(&verify("run/model.piq"), 1).contains("cannot read"));
+}
+
+#[test]
 fn help_names_every_command_and_flag() {
     let f = Fixture::new(CSV);
     let help = success(&f.qat(&["--help"]));

@@ -1,5 +1,6 @@
 //! The outer layer of a `.piq` file: header, section table, CRC-32. Knows nothing of what the sections hold.
 
+use super::signature::Signature;
 use super::{ALIGNMENT, MAGIC, VERSION};
 use crate::crc32::crc32;
 use crate::error::{Error, FileFault, Result};
@@ -22,6 +23,8 @@ pub(crate) enum Section {
     Metadata = 3,
     /// Inputs with the outputs that the engine must give.
     KnownAnswers = 4,
+    /// Who vouches for everything in front of it.
+    Signature = 5,
 }
 
 /// The sections of a file whose outer layer has been checked.
@@ -31,6 +34,7 @@ pub(crate) struct Sections<'a> {
     pub(crate) parameters: &'a [u8],
     pub(crate) metadata: &'a [u8],
     pub(crate) known_answers: &'a [u8],
+    pub(crate) signature: Option<Signature<'a>>,
 }
 
 fn fault(at: usize, fault: FileFault) -> Error {
@@ -70,7 +74,8 @@ impl<'a> Sections<'a> {
             return Err(fault(12, FileFault::Reserved));
         }
 
-        let mut found = Self { program: &[], parameters: &[], metadata: &[], known_answers: &[] };
+        let mut found =
+            Self { program: &[], parameters: &[], metadata: &[], known_answers: &[], signature: None };
         let mut last_kind = 0;
         let mut end = FILE_HEADER_LEN + count * ENTRY_LEN;
         if end > body.len() {
@@ -95,6 +100,10 @@ impl<'a> Sections<'a> {
                 k if k == Section::Parameters as u16 => found.parameters = content,
                 k if k == Section::Metadata as u16 => found.metadata = content,
                 k if k == Section::KnownAnswers as u16 => found.known_answers = content,
+                k if k == Section::Signature as u16 => {
+                    let broken = fault(offset, FileFault::SignatureSection);
+                    found.signature = Some(Signature::read(body, offset, content).ok_or(broken)?);
+                }
                 _ => return Err(fault(at, FileFault::UnknownSection { kind })),
             }
             last_kind = kind;
@@ -209,5 +218,6 @@ mod tests {
         assert_eq!(fault_of(&with(40, &[9])), FileFault::UnknownSection { kind: 9 });
         assert_eq!(fault_of(&with(60, &[1])), FileFault::SectionTable); // something in a gap
         assert_eq!(fault_of(&with(48, &[15])), FileFault::TrailingBytes);
+        assert_eq!(fault_of(&with(40, &[5])), FileFault::SignatureSection);
     }
 }

@@ -2,6 +2,7 @@
 
 use super::{check, engine};
 use crate::arch::Backend;
+use crate::artifact::signature::Signature;
 use crate::artifact::{
     HEADER_LEN, Metadata, ModelHeader, OpKind, OpRecord, RECORD_LEN, Sections, TensorInfo,
 };
@@ -39,6 +40,7 @@ pub struct Model<'a> {
     pub(super) parameters: &'a [u8],
     metadata: &'a [u8],
     known_answers: &'a [u8],
+    signature: Option<Signature<'a>>,
     output: TensorInfo,
     macs: u64,
     input_len: usize,
@@ -85,12 +87,34 @@ impl<'a> Model<'a> {
     /// [`Self::run`] has nothing left to go wrong but the caller's buffers.
     ///
     /// The metadata is checked when it is read ([`Self::metadata`]), so that firmware that never reads it does not
-    /// carry the decoder.
+    /// carry the decoder. Nor is a signature checked: `parse_signed` (feature `signature`) does.
     ///
     /// # Errors
     /// [`Error::File`] and [`Error::Op`] say what is wrong and where.
     pub fn parse(bytes: &'a [u8]) -> Result<Self> {
+        Self::from_sections(&Sections::parse(bytes)?)
+    }
+
+    /// As [`Self::parse`], for files that a stranger may have had in hand: nothing but a file that the holder of the
+    /// private key has signed is accepted. The signature is checked before anything else in the file is believed but its
+    /// outer layer, in constant memory (the file is not copied; some 4 KiB of stack), see
+    /// [`crate::artifact::signature`].
+    ///
+    /// An older file with a valid signature is accepted as well; firmware that must not go back compares
+    /// [`Metadata::created`].
+    ///
+    /// # Errors
+    /// [`FileFault::Unsigned`], [`FileFault::OtherSigner`], [`FileFault::Signature`], [`FileFault::PublicKey`]; else as
+    /// [`Self::parse`].
+    #[cfg(feature = "signature")]
+    pub fn parse_signed(bytes: &'a [u8], public_key: &[u8; 32]) -> Result<Self> {
         let sections = Sections::parse(bytes)?;
+        let unsigned = Error::File { at: bytes.len(), fault: FileFault::Unsigned };
+        sections.signature.ok_or(unsigned)?.check(public_key)?;
+        Self::from_sections(&sections)
+    }
+
+    fn from_sections(sections: &Sections<'a>) -> Result<Self> {
         let broken = Error::File { at: 0, fault: FileFault::ModelHeader };
         let header = ModelHeader::read(sections.program).ok_or(broken)?;
         let records = sections.program.get(HEADER_LEN..).ok_or(broken)?;
@@ -108,6 +132,7 @@ impl<'a> Model<'a> {
             parameters: sections.parameters,
             metadata: sections.metadata,
             known_answers: sections.known_answers,
+            signature: sections.signature,
             output: header.input,
             macs: 0,
             input_len,
@@ -225,6 +250,12 @@ impl<'a> Model<'a> {
     /// [`Error::File`] if the section does not decode.
     pub fn metadata(&self) -> Result<Metadata<'a>> {
         Metadata::parse(self.metadata)
+    }
+
+    /// The signature in the file, unchecked; `None` if it is not signed.
+    #[must_use]
+    pub fn signature(&self) -> Option<Signature<'a>> {
+        self.signature
     }
 
     /// Values of an input.

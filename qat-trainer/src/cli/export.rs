@@ -1,13 +1,14 @@
 //! `qat export`.
 
 use super::output::{say, say_json};
-use qat_kernels::artifact::Target;
+use qat_kernels::artifact::{Target, signature};
 use qat_trainer::checkpoint::{Checkpoint, write_atomically};
 use qat_trainer::data::Dataset;
 use qat_trainer::export::{
     About, Options, dequantised, export, export_checkpoint, load_network, rust_module,
 };
 use qat_trainer::graph::{Graph, Quantised};
+use qat_trainer::keys::PrivateKey;
 use qat_trainer::ptq;
 use qat_trainer::spec::Run;
 use qat_trainer::{Error, ErrorKind, Result};
@@ -35,13 +36,15 @@ pub(super) struct Arguments {
     rust: Option<PathBuf>,
     /// Write the weights instead, each replaced by the value of its code, as a safetensors file for other programs:
     /// L.weight and L.bias of every layer L in torch's layouts, batch normalisation folded.
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["out", "rust"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["out", "rust", "sign"])]
     safetensors: Option<PathBuf>,
     /// Print one line of JSON instead of text.
     #[arg(long)]
     json: bool,
     #[command(flatten)]
     timestamp: Timestamp,
+    #[command(flatten)]
+    signing: Signing,
 }
 
 #[derive(Serialize)]
@@ -90,6 +93,25 @@ impl Timestamp {
     }
 }
 
+/// Who vouches for the file.
+#[derive(clap::Args)]
+pub(super) struct Signing {
+    /// Sign the file with this private key, such as `qat keygen` writes. A Rust module then accepts what this key has
+    /// signed, and nothing else.
+    #[arg(long, value_name = "KEY.pem")]
+    sign: Option<PathBuf>,
+}
+
+impl Signing {
+    /// The file, signed if the user has asked for it.
+    pub(super) fn apply(&self, file: Vec<u8>) -> Result<Vec<u8>> {
+        match &self.sign {
+            None => Ok(file),
+            Some(key) => Ok(signature::sign(&file, PrivateKey::read(key)?.as_bytes())?),
+        }
+    }
+}
+
 impl Arguments {
     pub(super) fn run(self) -> Result<()> {
         let options = Options { created: self.timestamp.resolve()?, target: self.target };
@@ -115,6 +137,7 @@ impl Arguments {
         } else {
             export_checkpoint(&run, &bytes, options).map_err(|e| e.file(&from))?
         };
+        let file = self.signing.apply(file)?;
         if let Some(folder) = &self.rust {
             write_module(folder, &file)?;
             let text = format!("{}: mod.rs and model.piq, {} bytes", folder.display(), file.len());

@@ -8,11 +8,13 @@ mod config;
 mod eval;
 mod export;
 mod inspect;
+mod keygen;
 mod output;
 mod presets;
 mod quantize;
 mod report;
 mod seeded;
+mod sign;
 mod train;
 mod verify;
 
@@ -53,6 +55,10 @@ enum Command {
     Inspect(inspect::Arguments),
     /// Check that a .piq file is whole, states its provenance and reproduces its known answers.
     Verify(verify::Arguments),
+    /// Make a pair of keys for signing models.
+    Keygen(keygen::Arguments),
+    /// Sign a .piq file, so that devices can refuse what others made of it.
+    Sign(sign::Arguments),
     /// Write a run as one HTML file with pictures: curves, weights over the grid, calibration, confusion, bytes.
     Report(report::Arguments),
     /// Show several runs as a table, the most accurate first.
@@ -74,6 +80,8 @@ pub(crate) fn main() -> ExitCode {
         Command::Eval(a) => a.run(),
         Command::Inspect(a) => a.run(),
         Command::Verify(a) => a.run(),
+        Command::Keygen(a) => a.run(),
+        Command::Sign(a) => a.run(),
         Command::Report(a) => a.run(),
         Command::Compare(a) => a.run(),
         Command::Presets(a) => a.run(),

@@ -1,7 +1,7 @@
 //! `qat seeded`.
 
 use super::config::Overrides;
-use super::export::{Timestamp, parse_target, write_module};
+use super::export::{Signing, Timestamp, parse_target, write_module};
 use super::output::say;
 use qat_kernels::artifact::Target;
 use qat_trainer::Result;
@@ -32,6 +32,8 @@ pub(super) struct Arguments {
     target: Target,
     #[command(flatten)]
     timestamp: Timestamp,
+    #[command(flatten)]
+    signing: Signing,
 }
 
 impl Arguments {
@@ -39,6 +41,7 @@ impl Arguments {
         let options = Options { created: self.timestamp.resolve()?, target: self.target };
         let run = self.overrides.load(self.config.as_deref())?;
         let file = seeded(&run, self.seed, options).map_err(|e| e.file(&run.file))?;
+        let file = self.signing.apply(file)?;
         if let Some(folder) = &self.rust {
             write_module(folder, &file)?;
             return say(&format!(

@@ -3,6 +3,7 @@
 use super::output::{say, say_json};
 use super::read_model;
 use qat_trainer::Result;
+use qat_trainer::keys::read_public;
 use qat_trainer::verify::{Check, first_failure, verify};
 use serde::Serialize;
 use std::path::PathBuf;
@@ -13,6 +14,9 @@ pub(super) struct Arguments {
     /// The model.
     #[arg(value_name = "MODEL.piq")]
     model: PathBuf,
+    /// The public key of who must have signed the file; without it a signature is not looked at.
+    #[arg(long, value_name = "KEY.pub.pem")]
+    key: Option<PathBuf>,
     /// Print one line of JSON instead of text.
     #[arg(long)]
     json: bool,
@@ -26,7 +30,8 @@ struct Answer<'a> {
 
 impl Arguments {
     pub(super) fn run(self) -> Result<()> {
-        let checks = verify(&read_model(&self.model)?);
+        let signer = self.key.as_deref().map(read_public).transpose()?;
+        let checks = verify(&read_model(&self.model)?, signer.as_ref());
         let failure = first_failure(&checks);
         if self.json {
             say_json(&Answer { ok: failure.is_ok(), checks: &checks })?;

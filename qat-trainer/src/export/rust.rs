@@ -5,7 +5,8 @@ use qat_kernels::infer::Model;
 use std::fmt::Write as _;
 
 /// The source of a module that stands beside `model.piq` and takes it in. It needs nothing but `qat-kernels` without
-/// features, and its test recomputes the known answers wherever it runs.
+/// features; for a signed file with the feature `signature`, and then it accepts what the same signer has signed and
+/// nothing else. Its test recomputes the known answers wherever it runs.
 ///
 /// # Errors
 /// [`crate::ErrorKind::Model`] if the bytes are not a model.
@@ -13,6 +14,16 @@ pub fn rust_module(file: &[u8]) -> Result<String> {
     let model = Model::parse(file)?;
     let metadata = model.metadata()?;
     let labels: Vec<&str> = metadata.label_list().collect();
+    let (key, parse) = match model.signature() {
+        None => (String::new(), "Model::parse(&FILE.0)"),
+        Some(signature) => (
+            format!(
+                "/// Who has to have signed the model.\npub const PUBLIC_KEY: [u8; 32] = {:?};\n",
+                signature.signer
+            ),
+            "Model::parse_signed(&FILE.0, &PUBLIC_KEY)",
+        ),
+    };
     let mut text = String::new();
     // Writing to a string does not fail.
     let _ = write!(
@@ -29,7 +40,7 @@ pub const OUTPUT_LEN: usize = {output};
 pub const ARENA_LEN: usize = {arena};
 /// What the outputs stand for, in their order.
 pub const LABELS: [&str; {count}] = {labels:?};
-
+{key}
 /// Weights are aligned within the file, so the file has to be too.
 #[repr(align(16))]
 struct Aligned<T: ?Sized>(T);
@@ -42,7 +53,7 @@ static FILE: &Aligned<[u8]> = &Aligned(*include_bytes!("model.piq"));
 /// [`Error::File`] or [`Error::Op`] if the flash holds something else than what was exported, or this core is of another
 /// family than the file was packed for.
 pub fn model() -> Result<Model<'static>, Error> {{
-    Model::parse(&FILE.0)
+    {parse}
 }}
 
 #[cfg(test)]
