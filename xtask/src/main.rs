@@ -24,6 +24,7 @@ mod probe;
 mod profile;
 mod samples;
 mod softfloat;
+mod tamper;
 mod test;
 mod tools;
 
@@ -69,11 +70,15 @@ usage: cargo xtask <command> [options]
   models  the four MLPerf Tiny networks, with generated weights, on every emulated core that has room for them: instructions,
           bytes of weights, flash, RAM and stack; writes benches/results/models.csv
             [CASE…]             only the cases whose names contain one of these
+  tamper  change files on purpose: every bit and every length of the demo's files, millions of other changes on the host,
+          thousands on an emulated Cortex-M4F, signed ones too; writes benches/results/faults.csv
+            [--count N]         on the host, 10,000,000 if not given
+            [--device-count N]  on the board, 10,000 if not given
   fuzz    fuzz parsers, engine and invariants
             [TARGET…]           only these
             [--seconds N]       for each target, 60 if not given
 
-  --yes   (setup, test, demo, presets, data, mcu, mcu-bench, models, adapt) install missing Debian packages, as root; otherwise
+  --yes   (setup, test, demo, presets, data, mcu, mcu-bench, models, adapt, tamper) install missing Debian packages, as root; otherwise
           their names are printed
 
 environment: LIBTORCH      a libtorch 2.11.0 of your own
@@ -164,6 +169,13 @@ fn run() -> Result<()> {
         Some("models") => {
             let yes = args.flag("--yes");
             models::run(&args.rest()?, yes)
+        }
+        Some("tamper") => {
+            let yes = args.flag("--yes");
+            let count = args.number("--count")?.unwrap_or(10_000_000);
+            let device_count = args.number("--device-count")?.unwrap_or(10_000);
+            args.finish()?;
+            tamper::command(count, device_count, yes)
         }
         Some("fuzz") => {
             let seconds = args.number("--seconds")?.unwrap_or(60);

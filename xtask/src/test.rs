@@ -16,7 +16,7 @@ use crate::panic_free::panic_paths;
 use crate::probe::probes;
 use crate::samples::Samples;
 use crate::tools::{Tool, ensure};
-use crate::{aarch64, adapt, demo, faults, fuzz, libtorch, mcu_bench, models, pictures, softfloat};
+use crate::{aarch64, adapt, demo, faults, fuzz, libtorch, mcu_bench, models, pictures, softfloat, tamper};
 
 /// What the user asked for.
 pub(crate) struct Options {
@@ -211,6 +211,7 @@ fn steps() -> Result<Vec<Step>> {
             }),
         );
     }
+    add("tampering: changed files on host and device, signed ones too".into(), Box::new(tampering));
     add("letter: from data to device, twice the same; learns on the device".into(), Box::new(letter));
     add(format!("training: killed at {KILL_MOMENTS} random moments, resumed, nothing lost"), once(killed));
     add("report: every picture is drawn in a browser, nothing is fetched".into(), Box::new(report));
@@ -224,6 +225,7 @@ fn steps() -> Result<Vec<Step>> {
 const PASSED: Tally = Tally { passed: 1, failed: 0 };
 const FUZZ_RUNS: usize = 10_000;
 const KILL_MOMENTS: usize = 4;
+const TAMPERED: usize = 100_000;
 
 /// A step that is one check.
 fn once(check: impl Fn() -> Result<()> + 'static) -> Check {
@@ -315,7 +317,7 @@ fn lint_firmware(context: &Context) -> Result<Tally> {
         command.current_dir(root().join("firmware")).env("PIQ_MODEL", &model);
         command.args(["-q", "--release", "--locked"]).args(packages);
         if board.target == M4.target {
-            command.arg("--all-features");
+            command.arg("--all-features").env("PIQ_PUBLIC_KEY", tamper::public_key_file()?);
         }
         command.arg("--target-dir").arg(target_dir()?.join("firmware")).args(["--", "-D", "warnings"]);
         run_command(&mut command)?;
@@ -395,6 +397,14 @@ fn letter(context: &Context) -> Result<Tally> {
         bail!("{before} of {} letters right before adaptation, {after} after", adapted.held_out);
     }
     Ok(Tally { passed: 2, failed: 0 })
+}
+
+/// Changed files are refused, or run within their bounds; changed signed ones are refused.
+fn tampering(context: &Context) -> Result<Tally> {
+    println!("host: {} of {TAMPERED} accepted", tamper::on_host(TAMPERED)?);
+    println!("device: {:?}", tamper::on_device(&context.toolchain, TAMPERED / 100)?);
+    println!("device, signed: {:?}", tamper::signed_on_device(&context.toolchain, TAMPERED / 1000)?);
+    Ok(Tally { passed: 3, failed: 0 })
 }
 
 /// Trainings that are killed and resumed end with the bytes of one that ran through.

@@ -17,7 +17,7 @@ pub use failure::{Failure, finish};
 pub use model::{Aligned, Memory, profile_model, run_model};
 pub use once::Once;
 pub use region::{boundary, counted};
-pub use samples::{Buffers, LOGITS, SAMPLES, STACK, for_each_sample};
+pub use samples::{Buffers, LOGITS, SAMPLES, STACK, for_each_sample, write_stack};
 pub use stack::stack_used;
 
 /// Ends the program with an error. The linker drops it when nothing can panic, so its name in a linked program

@@ -80,7 +80,10 @@ fn read_header(samples: &mut File, input_len: usize) -> Result<u32, Failure> {
 }
 
 /// Writes [`STACK`].
-pub(crate) fn write_stack(bytes: usize) -> Result<(), Failure> {
+///
+/// # Errors
+/// A file that cannot be written.
+pub fn write_stack(bytes: usize) -> Result<(), Failure> {
     let written =
         File::open(STACK, Mode::Write).and_then(|mut file| file.write(&(bytes as u32).to_le_bytes()));
     written.ok_or(Failure::new("cannot write stack.bin"))

