@@ -24,6 +24,7 @@ mod probe;
 mod profile;
 mod samples;
 mod softfloat;
+mod supply_chain;
 mod tamper;
 mod test;
 mod tools;

@@ -16,7 +16,10 @@ use crate::panic_free::panic_paths;
 use crate::probe::probes;
 use crate::samples::Samples;
 use crate::tools::{Tool, ensure};
-use crate::{aarch64, adapt, demo, faults, fuzz, libtorch, mcu_bench, models, pictures, softfloat, tamper};
+use crate::{
+    aarch64, adapt, demo, faults, fuzz, libtorch, mcu_bench, models, pictures, softfloat, supply_chain,
+    tamper,
+};
 
 /// What the user asked for.
 pub(crate) struct Options {
@@ -100,6 +103,13 @@ fn steps() -> Result<Vec<Step>> {
     let words = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
 
     add("data: checksums".into(), Box::new(|_| checksums(&root().join("data"))));
+    add(
+        "supply chain: licences, sources, versions, and what each crate is for".into(),
+        Box::new(|_| {
+            println!("{} packages", supply_chain::check()?);
+            Ok(PASSED)
+        }),
+    );
     for (name, folder) in
         [("workspace", "."), ("firmware", "firmware"), ("peers", "firmware/peers"), ("fuzz", "fuzz")]
     {
