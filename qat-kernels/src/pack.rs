@@ -69,8 +69,9 @@ pub fn code_at(bits: u8, row: &[u8], index: usize) -> Option<i32> {
     Some(sign_extend(field, bits))
 }
 
+/// The code in the lowest `bits` of a field.
 #[inline(always)]
-fn sign_extend(field: u32, bits: u32) -> i32 {
+pub(crate) fn sign_extend(field: u32, bits: u32) -> i32 {
     let unused = 32u32.wrapping_sub(bits);
     field.wrapping_shl(unused).cast_signed().wrapping_shr(unused)
 }

@@ -23,8 +23,20 @@ macro_rules! count {
 mod armv6m;
 #[cfg(thumb2)]
 mod armv7m;
+mod depthwise;
+mod finish;
 #[cfg(core_family = "riscv32")]
 mod riscv32;
+
+#[cfg(thumb1)]
+use armv6m as isa;
+#[cfg(thumb2)]
+use armv7m as isa;
+#[cfg(core_family = "riscv32")]
+use riscv32 as isa;
+
+pub(crate) use depthwise::depthwise;
+pub(crate) use finish::finish;
 
 #[cfg(thumb1)]
 pub(crate) use armv6m::{fill, fill_linear, grouped, linear};

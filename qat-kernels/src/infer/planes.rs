@@ -28,9 +28,14 @@ pub(crate) fn window_len(columns: usize) -> Option<usize> {
     columns.checked_next_multiple_of(PAIR)
 }
 
-/// Halfwords of the levels of a depthwise kernel: for four channels after four, one for each tap and channel.
+/// Halfwords between the levels of a depthwise kernel's taps.
+pub(crate) fn depthwise_row(channels: usize) -> Option<usize> {
+    channels.checked_next_multiple_of(4)
+}
+
+/// Halfwords of the levels of a depthwise kernel.
 pub(crate) fn depthwise_levels(taps: usize, channels: usize) -> Option<usize> {
-    taps.checked_mul(channels.checked_next_multiple_of(4)?)
+    taps.checked_mul(depthwise_row(channels)?)
 }
 
 /// Bytes of scratch memory: room to align it to words, then what the kernel prepares. `columns` meet in one output and

@@ -1,9 +1,13 @@
 //! Armv6-M: instructions reach r0–r7 only, except for copies and additions.
 
+mod depthwise;
 mod fill;
 mod grouped;
 mod linear;
+mod requantise;
 
+pub(super) use depthwise::{DEPTHWISE_CHANNELS, depthwise_pixel};
 pub(crate) use fill::{fill, fill_linear};
 pub(crate) use grouped::grouped;
 pub(crate) use linear::linear;
+pub(super) use requantise::{finish1, finish2};

@@ -1,9 +1,13 @@
 //! Armv7-M: loads shift their index, additions shift an operand.
 
+mod depthwise;
 mod fill;
 mod grouped;
 mod linear;
+mod requantise;
 
+pub(super) use depthwise::{DEPTHWISE_CHANNELS, depthwise_pixel};
 pub(crate) use fill::fill;
 pub(crate) use grouped::grouped;
 pub(crate) use linear::linear;
+pub(super) use requantise::{finish1, finish2};

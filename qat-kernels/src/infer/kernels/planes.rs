@@ -56,8 +56,7 @@ fn step_divisors<'a>(weights: &WeightView<'a>, step: usize) -> Option<&'a [u8]> 
     weights.divisors.get(group.wrapping_mul(len)..)?.get(..len)
 }
 
-/// Turns the accumulators of all channels, biases included, into results. A function of its own, so that its loop has all
-/// registers; four at a time, because compilers for small cores rarely unroll.
+/// Turns accumulator `which` of every channel, the bias included, into a result.
 #[inline(never)]
 fn finish<const N: usize>(
     sums: &[[u32; N]],
@@ -68,16 +67,19 @@ fn finish<const N: usize>(
 ) -> Option<()> {
     // Narrower bounds are rare and not worth two registers here.
     let int8 = Requant { lo: i8::MIN.into(), hi: i8::MAX.into(), ..*requant };
-    let one = |y: &mut i8, sums: &[u32; N], p: ChannelParams| {
-        *y = int8.apply(sums.get(which).map_or(0, |sum| sum.cast_signed()), p.multiplier);
+    let params = params(weights)?;
+    #[cfg(any(core_family = "cortex-m0", core_family = "riscv32"))]
+    let done = match requant.shift {
+        // As in all layers but those whose results have a larger scale than their accumulators.
+        32 => crate::arch::planes::finish(sums, which, params, requant.zero_point, out),
+        _ => 0,
     };
-    let (params, params_rest) = params(weights)?.as_chunks::<QUAD>();
-    let (quads, rest) = out.as_chunks_mut::<QUAD>();
-    let (sums, sums_rest) = sums.as_chunks::<QUAD>();
-    for ((out, sums), params) in quads.iter_mut().zip(sums).zip(params) {
-        out.iter_mut().zip(sums).zip(params).for_each(|((y, sums), p)| one(y, sums, read(p)));
-    }
-    rest.iter_mut().zip(sums_rest).zip(params_rest).for_each(|((y, sums), p)| one(y, sums, read(p)));
+    #[cfg(not(any(core_family = "cortex-m0", core_family = "riscv32")))]
+    let done = 0;
+    let rest = out.iter_mut().zip(sums).zip(params).skip(done);
+    rest.for_each(|((y, sums), p)| {
+        *y = int8.apply(sums.get(which).map_or(0, |sum| sum.cast_signed()), read(p).multiplier);
+    });
     requant.clamp_all(out);
     Some(())
 }

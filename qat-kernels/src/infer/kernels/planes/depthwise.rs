@@ -1,17 +1,12 @@
-//! Convolution of every channel with a kernel of its own: multiplied, four channels at a time.
+//! Convolution of every channel with a kernel of its own: multiplied.
 
 use super::super::{Requant, WeightView, Windows};
 use super::{params, read};
-use crate::arch::bytes::{halves_mut, words_mut};
-use crate::artifact::ChannelParams;
-use crate::artifact::planes::{QUAD, TAPS};
-use crate::infer::planes::depthwise_levels;
-use crate::pack::{code_at, packed_len};
+use crate::arch::bytes::{halves_mut, of_words_mut, words_mut};
+use crate::infer::planes::{depthwise_levels, depthwise_row};
+use crate::pack::{packed_len, sign_extend};
 
-/// Levels of four channels.
-type Levels = [i16; QUAD];
-
-/// `scratch` holds the levels as halfwords, and behind them one pixel of padding.
+/// `scratch` holds the levels as halfwords, a row for each tap, and behind them one pixel of padding.
 #[inline(never)]
 pub(in crate::infer) fn depthwise_conv2d(
     x: &[i8],
@@ -24,72 +19,63 @@ pub(in crate::infer) fn depthwise_conv2d(
 ) -> Option<()> {
     let channels = windows.input[2];
     let taps = windows.kernel[0].checked_mul(windows.kernel[1])?;
-    let halves = depthwise_levels(taps, channels)?;
-    let (levels, padding) = words_mut(scratch).split_at_mut_checked(halves / 2)?;
-    let levels = halves_mut(levels).as_chunks_mut().0;
-    spread(weights, taps, channels, levels)?;
-    let padding = crate::arch::bytes::of_words_mut(padding).get_mut(..channels)?;
+    let row = depthwise_row(channels)?.max(1);
+    let (levels, padding) = words_mut(scratch).split_at_mut_checked(depthwise_levels(taps, channels)? / 2)?;
+    let levels = halves_mut(levels);
+    spread(weights, channels, levels.chunks_mut(row))?;
+    let levels = &*levels;
+    let padding = of_words_mut(padding).get_mut(..channels)?;
     padding.fill(zero_point);
-    let mut list = [&*padding; TAPS];
-    let list = list.get_mut(..taps)?;
+    let padding = &*padding;
+    // Narrower bounds are rare and not worth two registers here.
+    let int8 = Requant { lo: i8::MIN.into(), hi: i8::MAX.into(), ..*requant };
+    let params = params(weights)?;
     for (at, out) in windows.pixels().zip(out.chunks_exact_mut(channels.max(1))) {
-        for (place, (_, values)) in list.iter_mut().zip(windows.taps(x, at)) {
-            *place = values.unwrap_or(padding);
+        let taps = || {
+            let values = windows.taps(x, at).map(|(_, values)| values.unwrap_or(padding));
+            values.zip(levels.chunks(row))
+        };
+        #[cfg(any(core_family = "cortex-m0", core_family = "riscv32"))]
+        let done = match requant.shift {
+            // As in all layers but those whose results have a larger scale than their accumulators.
+            32 => crate::arch::planes::depthwise(taps(), params, requant.zero_point, out),
+            _ => 0,
+        };
+        #[cfg(not(any(core_family = "cortex-m0", core_family = "riscv32")))]
+        let done = 0;
+        for (c, (y, p)) in out.iter_mut().zip(params).enumerate().skip(done) {
+            let p = read(p);
+            let mut acc = p.bias;
+            for (values, levels) in taps() {
+                acc = acc.wrapping_add(i32::from(*levels.get(c)?).wrapping_mul((*values.get(c)?).into()));
+            }
+            *y = int8.apply(acc, p.multiplier);
         }
-        pixel(list, levels, weights, requant, out)?;
     }
     requant.clamp_all(out);
     Some(())
 }
 
-/// All channels of a pixel. A function of its own, so that its loop has all registers.
-#[inline(never)]
-fn pixel(
-    taps: &[&[i8]],
-    levels: &[Levels],
+/// Twice the levels, a row for each tap. Rows of codes are those of the portable order.
+fn spread<'a>(
     weights: &WeightView<'_>,
-    requant: &Requant,
-    out: &mut [i8],
+    channels: usize,
+    levels: impl Iterator<Item = &'a mut [i16]>,
 ) -> Option<()> {
-    let int8 = Requant { lo: i8::MIN.into(), hi: i8::MAX.into(), ..*requant };
-    let mut params = params(weights)?.iter().map(read);
-    let quads = levels.chunks_exact(taps.len().max(1)).zip(out.chunks_mut(QUAD));
-    for (first, (levels, out)) in (0..).step_by(QUAD).zip(quads) {
-        let mut accs = [0i32; QUAD];
-        for (tap, levels) in taps.iter().zip(levels) {
-            let values = tap.get(first..)?;
-            let values = match values.first_chunk() {
-                Some(&whole) => whole,
-                // Their levels are zero.
-                None => {
-                    let mut part = [0; QUAD];
-                    part.iter_mut().zip(values).for_each(|(to, &from)| *to = from);
-                    part
-                }
-            };
-            for ((acc, &level), x) in accs.iter_mut().zip(levels).zip(values) {
-                *acc = acc.wrapping_add(i32::from(level) * i32::from(x));
+    let (bits, half) = (u32::from(weights.spec.bits), i32::from(weights.spec.grid != 0));
+    let rows = weights.codes.chunks(packed_len(channels, weights.spec.bits).max(1));
+    for (levels, row) in levels.zip(rows) {
+        let mut bytes = row.iter();
+        // Bits that have been read and not yet used.
+        let (mut word, mut len) = (0u32, 0u32);
+        for level in levels.get_mut(..channels)? {
+            if len < bits {
+                word |= u32::from(*bytes.next()?).wrapping_shl(len);
+                len = len.wrapping_add(8);
             }
-        }
-        for ((y, acc), ChannelParams { bias, multiplier }) in out.iter_mut().zip(accs).zip(&mut params) {
-            *y = int8.apply(acc.wrapping_add(bias), multiplier);
-        }
-    }
-    Some(())
-}
-
-/// Twice the levels in the order of the loops; those of channels that only fill up four are zero. Rows are those of the
-/// portable order.
-fn spread(weights: &WeightView<'_>, taps: usize, channels: usize, levels: &mut [Levels]) -> Option<()> {
-    let (bits, half) = (weights.spec.bits, i32::from(weights.spec.grid != 0));
-    let row_len = packed_len(channels, bits);
-    for (quad, levels) in levels.chunks_exact_mut(taps.max(1)).enumerate() {
-        for (tap, levels) in levels.iter_mut().enumerate() {
-            let row = weights.codes.get(tap.checked_mul(row_len)?..)?.get(..row_len)?;
-            for (channel, level) in (quad * QUAD..).zip(levels) {
-                *level =
-                    if channel < channels { (2 * code_at(bits, row, channel)? + half) as i16 } else { 0 };
-            }
+            *level = (2 * sign_extend(word, bits) + half) as i16;
+            word = word.wrapping_shr(bits);
+            len = len.wrapping_sub(bits);
         }
     }
     Some(())
