@@ -43,7 +43,7 @@ pub(crate) fn probes() -> Result<Vec<Probe>> {
                     probes.push(probe(bits, grid, group, family)?);
                 }
                 probes.push(odd_shapes(bits, grid, family)?);
-                if family == Target::CortexM4 {
+                if family != Target::CortexM55 {
                     probes.push(shifted(bits, grid, family)?);
                 }
             }
@@ -51,7 +51,9 @@ pub(crate) fn probes() -> Result<Vec<Probe>> {
     }
     for (group, grid) in [(8, Grid::MidTread), (16, Grid::MidRise), (32, Grid::MidTread), (32, Grid::MidRise)]
     {
-        probes.push(groups(grid, group, Target::CortexM4)?);
+        for family in [Target::CortexM4, Target::CortexM0, Target::RiscV32] {
+            probes.push(groups(grid, group, family)?);
+        }
     }
     Ok(probes)
 }

@@ -25,6 +25,7 @@ mod armv6m;
 mod armv7m;
 mod depthwise;
 mod finish;
+mod pixels;
 #[cfg(core_family = "riscv32")]
 mod riscv32;
 
@@ -35,8 +36,9 @@ use armv7m as isa;
 #[cfg(core_family = "riscv32")]
 use riscv32 as isa;
 
-pub(crate) use depthwise::depthwise;
+pub(crate) use depthwise::Taps;
 pub(crate) use finish::finish;
+pub(crate) use pixels::{grouped_pixels, pixels};
 
 #[cfg(thumb1)]
 pub(crate) use armv6m::{fill, fill_linear, grouped, linear};

@@ -50,12 +50,8 @@ pub(in crate::infer) fn conv2d(
                 &**window
             };
         }
-        if weights.spec.group == 0 {
-            let steps = columns.div_ceil(PAIR) as u32;
-            begin(weights, sums, |bias| rows::joined(bias, steps))?;
-        } else {
-            begin(weights, sums, |bias| [bias; PIXELS])?;
-        }
+        let steps = if weights.spec.group == 0 { columns.div_ceil(PAIR) as u32 } else { 0 };
+        begin(weights, sums, |bias| rows::joined(bias, steps))?;
         match weights.spec.bits {
             2 => accumulate::<2>(x_of, weights, tables, sums),
             3 => accumulate::<3>(x_of, weights, tables, sums),
@@ -87,10 +83,6 @@ fn accumulate<const BITS: usize>(
             rows::grouped_pixels(tables, rows, step_divisors(weights, step)?, sums);
         }
     }
-    if weights.spec.group == 0 {
-        for sums in sums {
-            *sums = rows::split(*sums);
-        }
-    }
+    sums.iter_mut().for_each(|sums| *sums = rows::split(*sums));
     Some(())
 }

@@ -30,15 +30,18 @@ pub(in crate::infer) fn depthwise_conv2d(
     // Narrower bounds are rare and not worth two registers here.
     let int8 = Requant { lo: i8::MIN.into(), hi: i8::MAX.into(), ..*requant };
     let params = params(weights)?;
+    #[cfg(any(core_family = "cortex-m0", core_family = "riscv32"))]
+    let mut window =
+        crate::arch::planes::Taps::new(x, windows.input, windows.kernel, padding, levels.chunks(row))?;
     for (at, out) in windows.pixels().zip(out.chunks_exact_mut(channels.max(1))) {
-        let taps = || {
-            let values = windows.taps(x, at).map(|(_, values)| values.unwrap_or(padding));
-            values.zip(levels.chunks(row))
-        };
         #[cfg(any(core_family = "cortex-m0", core_family = "riscv32"))]
         let done = match requant.shift {
             // As in all layers but those whose results have a larger scale than their accumulators.
-            32 => crate::arch::planes::depthwise(taps(), params, requant.zero_point, out),
+            32 => {
+                let (top, left) = (at.0 * windows.stride[0], at.1 * windows.stride[1]);
+                window.place(top.wrapping_sub(windows.pad[0]), left.wrapping_sub(windows.pad[1]));
+                window.pixel(params, requant.zero_point, out)
+            }
             _ => 0,
         };
         #[cfg(not(any(core_family = "cortex-m0", core_family = "riscv32")))]
@@ -46,7 +49,8 @@ pub(in crate::infer) fn depthwise_conv2d(
         for (c, (y, p)) in out.iter_mut().zip(params).enumerate().skip(done) {
             let p = read(p);
             let mut acc = p.bias;
-            for (values, levels) in taps() {
+            for ((_, values), levels) in windows.taps(x, at).zip(levels.chunks(row)) {
+                let values = values.unwrap_or(padding);
                 acc = acc.wrapping_add(i32::from(*levels.get(c)?).wrapping_mul((*values.get(c)?).into()));
             }
             *y = int8.apply(acc, p.multiplier);

@@ -84,6 +84,12 @@ fn words<const BITS: usize>([first, second]: &[Table; 2], row: &Narrow<BITS>) ->
 /// A step of a convolution with fixed k. What the accumulators mean say [`joined`] and [`split`].
 #[inline(never)]
 pub(super) fn pixels<const BITS: usize>(tables: &[Table; 2], rows: &[Narrow<BITS>], sums: &mut [Sums]) {
+    #[cfg(any(core_family = "cortex-m0", core_family = "riscv32"))]
+    let done = crate::arch::planes::pixels(tables, rows, sums);
+    #[cfg(not(any(core_family = "cortex-m0", core_family = "riscv32")))]
+    let done = 0;
+    // What fills no turn of the loop in assembly.
+    let (Some(rows), Some(sums)) = (rows.get(done..), sums.get_mut(done..)) else { return };
     for (row, [both, high]) in rows.iter().zip(sums) {
         let word = words(tables, row);
         *both = both.wrapping_add(word);
@@ -91,7 +97,34 @@ pub(super) fn pixels<const BITS: usize>(tables: &[Table; 2], rows: &[Narrow<BITS
     }
 }
 
-/// Accumulators of [`pixels`] for so many steps: the first one is the first pixel's sum plus 2^16 times the second one's.
+/// Both pixels' offsets, and that of the second one.
+const OFFSETS: [u32; 2] = [PIXEL_OFFSET * 0x0001_0001, PIXEL_OFFSET];
+
+/// A step of a convolution with a divisor for each row: the sums of both pixels, times 60/k.
+#[inline(never)]
+pub(super) fn grouped_pixels<const BITS: usize>(
+    tables: &[Table; 2],
+    rows: &[Narrow<BITS>],
+    divisors: &[u8],
+    sums: &mut [Sums],
+) {
+    #[cfg(any(core_family = "cortex-m0", core_family = "riscv32"))]
+    let done = crate::arch::planes::grouped_pixels(tables, rows, divisors, &FACTORS, OFFSETS, sums);
+    #[cfg(not(any(core_family = "cortex-m0", core_family = "riscv32")))]
+    let done = 0;
+    let rest = (rows.get(done..), divisors.get(done / QUAD..), sums.get_mut(done..));
+    let (Some(rows), Some(divisors), Some(sums)) = rest else { return };
+    let factors = divisors.iter().flat_map(|&divisors| FACTORS[usize::from(divisors)]);
+    for ((row, [both, high]), factor) in rows.iter().zip(sums).zip(factors) {
+        let word = words(tables, row);
+        let times = |sum: u32, offset| sum.wrapping_sub(offset).wrapping_mul(factor.into());
+        *both = both.wrapping_add(times(word, OFFSETS[0]));
+        *high = high.wrapping_add(times(word >> 16, OFFSETS[1]));
+    }
+}
+
+/// Accumulators of both pixels: the first one is the first pixel's sum plus 2^16 times the second one's. `steps` of
+/// [`pixels`] will leave their offsets there.
 #[inline(always)]
 pub(super) fn joined(bias: u32, steps: u32) -> Sums {
     let sum = bias.wrapping_sub(PIXEL_OFFSET.wrapping_mul(steps));
@@ -102,23 +135,4 @@ pub(super) fn joined(bias: u32, steps: u32) -> Sums {
 #[inline(always)]
 pub(super) fn split([both, high]: Sums) -> Sums {
     [both.wrapping_sub(high << 16), high]
-}
-
-/// A step of a convolution with a divisor for each row: the sums of both pixels, times 60/k.
-#[inline(never)]
-pub(super) fn grouped_pixels<const BITS: usize>(
-    tables: &[Table; 2],
-    rows: &[Narrow<BITS>],
-    divisors: &[u8],
-    sums: &mut [Sums],
-) {
-    for ((rows, sums), &divisors) in rows.chunks(QUAD).zip(sums.chunks_mut(QUAD)).zip(divisors) {
-        let factors = FACTORS[usize::from(divisors)];
-        for ((row, [low, high]), factor) in rows.iter().zip(sums).zip(factors) {
-            let word = words(tables, row);
-            let sum = |half: u32| half.wrapping_sub(PIXEL_OFFSET).wrapping_mul(factor.into());
-            *low = low.wrapping_add(sum(word & 0xFFFF));
-            *high = high.wrapping_add(sum(word >> 16));
-        }
-    }
 }
