@@ -43,7 +43,7 @@ pub(crate) fn probes() -> Result<Vec<Probe>> {
                     probes.push(probe(bits, grid, group, family)?);
                 }
                 probes.push(odd_shapes(bits, grid, family)?);
-                if family != Target::CortexM55 {
+                if family == Target::CortexM4 || (bits == 2 && family != Target::CortexM55) {
                     probes.push(shifted(bits, grid, family)?);
                 }
             }
@@ -51,8 +51,11 @@ pub(crate) fn probes() -> Result<Vec<Probe>> {
     }
     for (group, grid) in [(8, Grid::MidTread), (16, Grid::MidRise), (32, Grid::MidTread), (32, Grid::MidRise)]
     {
-        for family in [Target::CortexM4, Target::CortexM0, Target::RiscV32] {
-            probes.push(groups(grid, group, family)?);
+        probes.push(groups(grid, group, Target::CortexM4)?);
+        // The others have no order for groups of 8.
+        if group > 8 {
+            probes.push(groups(grid, group, Target::CortexM0)?);
+            probes.push(groups(grid, group, Target::RiscV32)?);
         }
     }
     Ok(probes)

@@ -68,7 +68,7 @@ pub(crate) fn grouped_pixels<const BITS: usize>(
     sums: &mut [[u32; 2]],
 ) -> usize {
     const { assert!(BITS >= 2 && BITS <= 4) };
-    let count = rows.len().min(divisors.len().saturating_mul(4)).min(sums.len()) / 4 * 4;
+    let count = rows.len().min(divisors.len().wrapping_mul(4)).min(sums.len()) / 4 * 4;
     if let Some(sums) = sums.get_mut(..count).filter(|sums| !sums.is_empty()) {
         let task = Pixels::new(tables, rows, divisors, factors, offsets, sums);
         // SAFETY: reads `count` rows and a divisor for each, and changes as many sums, a multiple of four and not none; an index

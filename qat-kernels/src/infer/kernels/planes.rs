@@ -76,10 +76,12 @@ fn finish<const N: usize>(
     };
     #[cfg(not(any(core_family = "cortex-m0", core_family = "riscv32")))]
     let done = 0;
-    let rest = out.iter_mut().zip(sums).zip(params).skip(done);
-    rest.for_each(|((y, sums), p)| {
-        *y = int8.apply(sums.get(which).map_or(0, |sum| sum.cast_signed()), read(p).multiplier);
-    });
+    let rest = (out.get_mut(done..), sums.get(done..), params.get(done..));
+    if let (Some(out @ [_, ..]), Some(sums), Some(params)) = rest {
+        for ((y, sums), p) in out.iter_mut().zip(sums).zip(params) {
+            *y = int8.apply(sums.get(which).map_or(0, |sum| sum.cast_signed()), read(p).multiplier);
+        }
+    }
     requant.clamp_all(out);
     Some(())
 }

@@ -110,9 +110,10 @@ fn grouped<const BITS: usize>(
             #[cfg(not(any(thumb1, thumb2, core_family = "riscv32")))]
             let done = 0;
             // What fills no turn of the loop in assembly.
-            let (rows, divisors) =
-                (rows.get(done..).unwrap_or(&[]), divisors.get(done / QUAD..).unwrap_or(&[]));
-            rows::grouped(table, rows, divisors, sums.get_mut(done..)?);
+            let rest = (rows.get(done..), divisors.get(done / QUAD..), sums.get_mut(done..));
+            if let (Some(rows @ [_, ..]), Some(divisors), Some(sums)) = rest {
+                rows::grouped(table, rows, divisors, sums);
+            }
         }
     }
     Some(())

@@ -82,14 +82,20 @@ fn words<const BITS: usize>([first, second]: &[Table; 2], row: &Narrow<BITS>) ->
 }
 
 /// A step of a convolution with fixed k. What the accumulators mean say [`joined`] and [`split`].
-#[inline(never)]
+#[inline(always)]
 pub(super) fn pixels<const BITS: usize>(tables: &[Table; 2], rows: &[Narrow<BITS>], sums: &mut [Sums]) {
     #[cfg(any(core_family = "cortex-m0", core_family = "riscv32"))]
     let done = crate::arch::planes::pixels(tables, rows, sums);
     #[cfg(not(any(core_family = "cortex-m0", core_family = "riscv32")))]
     let done = 0;
     // What fills no turn of the loop in assembly.
-    let (Some(rows), Some(sums)) = (rows.get(done..), sums.get_mut(done..)) else { return };
+    if let (Some(rows @ [_, ..]), Some(sums)) = (rows.get(done..), sums.get_mut(done..)) {
+        pixels_by_row(tables, rows, sums);
+    }
+}
+
+#[inline(never)]
+fn pixels_by_row<const BITS: usize>(tables: &[Table; 2], rows: &[Narrow<BITS>], sums: &mut [Sums]) {
     for (row, [both, high]) in rows.iter().zip(sums) {
         let word = words(tables, row);
         *both = both.wrapping_add(word);
@@ -101,7 +107,7 @@ pub(super) fn pixels<const BITS: usize>(tables: &[Table; 2], rows: &[Narrow<BITS
 const OFFSETS: [u32; 2] = [PIXEL_OFFSET * 0x0001_0001, PIXEL_OFFSET];
 
 /// A step of a convolution with a divisor for each row: the sums of both pixels, times 60/k.
-#[inline(never)]
+#[inline(always)]
 pub(super) fn grouped_pixels<const BITS: usize>(
     tables: &[Table; 2],
     rows: &[Narrow<BITS>],
@@ -113,13 +119,26 @@ pub(super) fn grouped_pixels<const BITS: usize>(
     #[cfg(not(any(core_family = "cortex-m0", core_family = "riscv32")))]
     let done = 0;
     let rest = (rows.get(done..), divisors.get(done / QUAD..), sums.get_mut(done..));
-    let (Some(rows), Some(divisors), Some(sums)) = rest else { return };
-    let factors = divisors.iter().flat_map(|&divisors| FACTORS[usize::from(divisors)]);
-    for ((row, [both, high]), factor) in rows.iter().zip(sums).zip(factors) {
-        let word = words(tables, row);
-        let times = |sum: u32, offset| sum.wrapping_sub(offset).wrapping_mul(factor.into());
-        *both = both.wrapping_add(times(word, OFFSETS[0]));
-        *high = high.wrapping_add(times(word >> 16, OFFSETS[1]));
+    if let (Some(rows @ [_, ..]), Some(divisors), Some(sums)) = rest {
+        grouped_pixels_by_row(tables, rows, divisors, sums);
+    }
+}
+
+#[inline(never)]
+fn grouped_pixels_by_row<const BITS: usize>(
+    tables: &[Table; 2],
+    rows: &[Narrow<BITS>],
+    divisors: &[u8],
+    sums: &mut [Sums],
+) {
+    for ((rows, sums), &divisors) in rows.chunks(QUAD).zip(sums.chunks_mut(QUAD)).zip(divisors) {
+        let factors = FACTORS[usize::from(divisors)];
+        for ((row, [both, high]), factor) in rows.iter().zip(sums).zip(factors) {
+            let word = words(tables, row);
+            let times = |sum: u32, offset| sum.wrapping_sub(offset).wrapping_mul(factor.into());
+            *both = both.wrapping_add(times(word, OFFSETS[0]));
+            *high = high.wrapping_add(times(word >> 16, OFFSETS[1]));
+        }
     }
 }
 
