@@ -83,6 +83,16 @@ pub enum What {
     Domains,
     /// Tensors of a calibration.
     Tensors,
+    /// Samples a second.
+    SampleRate,
+    /// Samples of a frame.
+    Frame,
+    /// Samples from one frame to the next.
+    Hop,
+    /// Bands of frequencies.
+    Bands,
+    /// The upper end of the bands, in Hz.
+    Frequency,
 }
 
 /// What is wrong with the outer layer of a file.

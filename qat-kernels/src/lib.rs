@@ -11,6 +11,7 @@ pub mod config;
 pub mod crc32;
 pub mod error;
 pub mod fixed;
+pub mod frontend;
 pub mod grid;
 pub mod hadamard;
 pub mod infer;
