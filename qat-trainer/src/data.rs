@@ -1,4 +1,4 @@
-//! Data sets: IDX, CSV, NPZ, JSONL, CIFAR and image files into memory, labels into classes, features to mean 0 and deviation 1.
+//! Data sets: IDX, CSV, NPZ, JSONL, CIFAR, image and sound files into memory, labels into classes, features to mean 0 and deviation 1.
 //!
 //! Nothing is allocated from a length that a file merely claims, and every error names the file, the place in it and
 //! the remedy.
@@ -17,6 +17,7 @@ mod npz;
 mod raw;
 mod resize;
 mod standardise;
+mod wav;
 
 pub use resize::resize_area;
 pub use standardise::Standardisation;
@@ -199,6 +200,10 @@ fn read(spec: &DataSpec, half: Half, hash: Option<&mut Sha256>) -> Result<Raw> {
         Files::Images { train, test, color, resize } => {
             let folder = choose(train, test);
             images::read(&mut opened, &folder, images::How { color: *color, resize: *resize, group })
+        }
+        Files::Wav { train, test, clip, log_mel } => {
+            let folder = choose(train, test);
+            wav::read(&mut opened, &folder, wav::How { log_mel: *log_mel, clip: *clip, group })
         }
     }
 }

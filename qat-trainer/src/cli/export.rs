@@ -139,7 +139,7 @@ impl Arguments {
         };
         let file = self.signing.apply(file)?;
         if let Some(folder) = &self.rust {
-            write_module(folder, &file)?;
+            write_module(folder, &file, &run)?;
             let text = format!("{}: mod.rs and model.piq, {} bytes", folder.display(), file.len());
             return if self.json { self.answer(folder, file.len()) } else { say(&text) };
         }
@@ -157,8 +157,8 @@ impl Arguments {
 }
 
 /// The module in one folder: the model first, so that a module never stands beside another model than its own.
-pub(super) fn write_module(folder: &Path, file: &[u8]) -> Result<()> {
-    let module = rust_module(file)?;
+pub(super) fn write_module(folder: &Path, file: &[u8], run: &Run) -> Result<()> {
+    let module = rust_module(file, run.data.files.front_end())?;
     std::fs::create_dir_all(folder).map_err(|e| Error::io("create", folder, &e))?;
     write_atomically(&folder.join("model.piq"), file)?;
     write_atomically(&folder.join("mod.rs"), module.as_bytes())

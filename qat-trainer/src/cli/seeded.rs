@@ -43,7 +43,7 @@ impl Arguments {
         let file = seeded(&run, self.seed, options).map_err(|e| e.file(&run.file))?;
         let file = self.signing.apply(file)?;
         if let Some(folder) = &self.rust {
-            write_module(folder, &file)?;
+            write_module(folder, &file, &run)?;
             return say(&format!(
                 "{}: mod.rs and model.piq, {} bytes, untrained",
                 folder.display(),

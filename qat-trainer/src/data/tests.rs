@@ -252,3 +252,68 @@ fn every_format_gives_a_data_set() {
         assert!(data.test.labels.contains(&0) && data.test.labels.contains(&1));
     }
 }
+
+#[test]
+fn sounds_become_the_features_of_the_front_end() {
+    use super::wav::tests::wav;
+    use qat_kernels::frontend::LogMel;
+    let dir = tempfile::tempdir().unwrap();
+    let sound = |n: usize, k: usize| (0..n).map(|i| ((i * k) % 2000) as i16 - 1000).collect::<Vec<_>>();
+    for (name, bytes) in [
+        ("train/a/x.wav", wav(1, 8_000, &sound(500, 7))),
+        ("train/b/y.wav", wav(2, 8_000, &sound(900, 31))),
+        ("test/b/z.wav", wav(1, 8_000, &sound(10, 3))),
+    ] {
+        let path = dir.path().join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, bytes).unwrap();
+    }
+    let keys = "format = \"wav\"\ntrain = \"train\"\ntest = \"test\"\nsample_rate = 8000\nclip = 400\n\
+        log_mel = { frame = 128, hop = 100, mels = 6 }\nstandardise = false";
+    let run = run(dir.path(), keys);
+    let (config, clip) = run.data.files.front_end().unwrap();
+    assert_eq!((config.f_min, config.f_max, clip), (20, 3_600, 400));
+    let data = Dataset::load(&run.data).unwrap();
+    assert_eq!(data.shape, Shape { h: 3, w: 6, c: 1 });
+    let front_end = LogMel::new(config).unwrap();
+    let features = |samples: &[i16]| {
+        let mut out = [0; 18];
+        front_end.clip(samples, &mut [0; 128], &mut out).unwrap();
+        out.map(f32::from)
+    };
+    assert_eq!(data.train.features[..18], features(&sound(500, 7)[..400]));
+    let mean: Vec<i16> = sound(900, 31).chunks(2).map(|p| (p[0] + p[1]) >> 1).collect();
+    assert_eq!(data.train.features[18..], features(&mean[..400]));
+    let mut short = sound(10, 3);
+    short.resize(400, 0);
+    assert_eq!(data.test.features, features(&short));
+
+    fs::write(dir.path().join("train/a/w.wav"), wav(1, 16_000, &[1, 2])).unwrap();
+    let e = Dataset::load(&run.data).unwrap_err().to_string();
+    assert!(
+        e.contains("w.wav") && e.contains("16000 samples a second") && e.contains("`sample_rate`"),
+        "{e}"
+    );
+}
+
+#[test]
+fn impossible_front_ends_are_refused_with_their_key() {
+    let parse = |keys: &str| {
+        let data = format!("format = \"wav\"\ntrain = \"a\"\ntest = \"b\"\n{keys}");
+        let text = format!("[data]\n{data}\n[model]\nlayers = [{{ op = \"linear\", out = 2 }}]\n");
+        Run::parse(&text, Path::new("run.toml")).map_err(|e| e.to_string())
+    };
+    assert!(parse("").is_ok());
+    for (keys, wanted) in [
+        ("sample_rate = 5", "`log_mel`"),
+        ("log_mel = { mels = 100 }", "fewer bands"),
+        ("log_mel = { f_max = 9000 }", "`log_mel`"),
+        ("log_mel = { window = 9 }", "window"),
+        ("clip = 479", "`clip`"),
+        ("clip = 99999999999", "`clip`"),
+        ("resize = [2, 2]", "no meaning"),
+    ] {
+        let e = parse(keys).unwrap_err();
+        assert!(e.contains(wanted), "{keys}: {e}");
+    }
+}

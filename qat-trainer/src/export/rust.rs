@@ -1,16 +1,18 @@
 //! A `.piq` file as a Rust module for firmware: the bytes, and the sizes as constants, so that memory can be static.
 
 use crate::error::Result;
+use qat_kernels::frontend::{LogMel, LogMelConfig};
 use qat_kernels::infer::Model;
 use std::fmt::Write as _;
 
 /// The source of a module that stands beside `model.piq` and takes it in. It needs nothing but `qat-kernels` without
 /// features; for a signed file with the feature `signature`, and then it accepts what the same signer has signed and
-/// nothing else. Its test recomputes the known answers wherever it runs.
+/// nothing else. Its test recomputes the known answers wherever it runs. With `front_end`, for a model of sounds, it has the
+/// parameters of the front end and the length of a clip: firmware computes the features that training saw.
 ///
 /// # Errors
 /// [`crate::ErrorKind::Model`] if the bytes are not a model.
-pub fn rust_module(file: &[u8]) -> Result<String> {
+pub fn rust_module(file: &[u8], front_end: Option<(LogMelConfig, usize)>) -> Result<String> {
     let model = Model::parse(file)?;
     let metadata = model.metadata()?;
     let labels: Vec<&str> = metadata.label_list().collect();
@@ -72,5 +74,40 @@ fn known_answers_come_out() {{
         count = labels.len(),
         answers = model.known_answers().count(),
     );
+    if let Some((config, clip)) = front_end {
+        sounds(&mut text, config, clip)?;
+    }
     Ok(text)
+}
+
+/// The part of the module that belongs to a model of sounds.
+fn sounds(text: &mut String, config: LogMelConfig, clip: usize) -> Result<()> {
+    let LogMelConfig { sample_rate, frame, hop, mels, f_min, f_max } = config;
+    let front_end = LogMel::new(config)?;
+    let _ = write!(
+        text,
+        r#"
+/// The front end. From 16-bit samples, two channels averaged, it makes the raw features of the model, which
+/// `Metadata::input` turns into its input: `FRAMES` × `MELS`, the bands of a frame side by side.
+pub const FRONT_END: qat_kernels::frontend::LogMelConfig = qat_kernels::frontend::LogMelConfig {{
+    sample_rate: {sample_rate},
+    frame: {frame},
+    hop: {hop},
+    mels: {mels},
+    f_min: {f_min},
+    f_max: {f_max},
+}};
+/// Samples of a clip.
+pub const CLIP_LEN: usize = {clip};
+/// Frames of a clip.
+pub const FRAMES: usize = {frames};
+/// Bands of a frame.
+pub const MELS: usize = {mels};
+/// Words of memory that the front end needs.
+pub const FRONT_END_SCRATCH_LEN: usize = {scratch};
+"#,
+        frames = front_end.frames(clip),
+        scratch = front_end.scratch_len(),
+    );
+    Ok(())
 }

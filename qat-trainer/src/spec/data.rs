@@ -5,6 +5,7 @@ mod keys;
 pub(super) use keys::RawData;
 
 use super::geometry::Shape;
+use qat_kernels::frontend::LogMelConfig;
 use serde::Deserialize;
 use std::path::PathBuf;
 
@@ -128,6 +129,20 @@ pub enum Files {
         /// `resize = [height, width]`, as for IDX; needed unless all images have one size.
         resize: Option<[usize; 2]>,
     },
+    /// `format = "wav"`: sounds of 8- or 16-bit PCM with one channel or two, in a folder for each class, as log-mel features
+    /// in steps of 1/512 octave: maps of frames × bands.
+    Wav {
+        /// `train`: the folder of the class folders.
+        train: PathBuf,
+        /// `test`.
+        test: Option<PathBuf>,
+        /// `clip`: samples of an example; default: a second. Longer recordings lose their end, shorter ones get silence.
+        clip: usize,
+        /// `sample_rate`, samples a second, default 16,000: files with another rate are refused. `log_mel = { frame, hop,
+        /// mels, f_min, f_max }`, frame and hop in samples, the ends of the bands in Hz; defaults: 30 ms, 20 ms, 40 bands,
+        /// 20 Hz, nine tenths of half the sample rate.
+        log_mel: LogMelConfig,
+    },
 }
 
 impl Files {
@@ -139,9 +154,19 @@ impl Files {
             Files::Csv { test, .. }
             | Files::Jsonl { test, .. }
             | Files::Npz { test, .. }
-            | Files::Images { test, .. } => test.is_some(),
+            | Files::Images { test, .. }
+            | Files::Wav { test, .. } => test.is_some(),
             Files::Cifar { test, .. } => !test.is_empty(),
             Files::None { .. } => false,
+        }
+    }
+
+    /// The front end of sounds, and the samples of a clip.
+    #[must_use]
+    pub fn front_end(&self) -> Option<(LogMelConfig, usize)> {
+        match self {
+            Files::Wav { clip, log_mel, .. } => Some((*log_mel, *clip)),
+            _ => None,
         }
     }
 }

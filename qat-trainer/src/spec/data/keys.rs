@@ -4,6 +4,7 @@ use super::super::Source;
 use super::super::geometry::{MAX_DIM, Shape};
 use super::{Column, DataSpec, Files, Layout, SplitRule, TestHalf};
 use crate::error::{Error, ErrorKind, Result};
+use qat_kernels::frontend::{LogMel, LogMelConfig};
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
 
@@ -17,6 +18,7 @@ enum Format {
     Cifar10,
     Cifar100,
     Images,
+    Wav,
     None,
 }
 
@@ -30,6 +32,7 @@ impl Format {
             Format::Cifar10 => "cifar10",
             Format::Cifar100 => "cifar100",
             Format::Images => "images",
+            Format::Wav => "wav",
             Format::None => "none",
         }
     }
@@ -86,6 +89,19 @@ pub(in crate::spec) struct RawData {
     standardise: Option<bool>,
     classes: Option<Vec<String>>,
     shape: Option<[usize; 3]>,
+    sample_rate: Option<u32>,
+    clip: Option<usize>,
+    log_mel: Option<RawLogMel>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawLogMel {
+    frame: Option<u16>,
+    hop: Option<u16>,
+    mels: Option<u16>,
+    f_min: Option<u32>,
+    f_max: Option<u32>,
 }
 
 /// Largest height or width that `resize` accepts: 8-bit codes of larger images do not fit any arena of a
@@ -120,16 +136,16 @@ impl DataSpec {
 impl RawData {
     /// Every key belongs to some formats; with another it is a mistake, or a wish that will not come true.
     fn refuse_foreign_keys(&self, source: Source<'_>) -> Result<()> {
-        use Format::{Cifar10, Cifar100, Csv, Idx, Images, Jsonl, Npz};
-        let with_files: &[Format] = &[Idx, Csv, Jsonl, Npz, Cifar10, Cifar100, Images];
-        let keys: [(&str, bool, &[Format]); 15] = [
+        use Format::{Cifar10, Cifar100, Csv, Idx, Images, Jsonl, Npz, Wav};
+        let with_files: &[Format] = &[Idx, Csv, Jsonl, Npz, Cifar10, Cifar100, Images, Wav];
+        let keys: [(&str, bool, &[Format]); 18] = [
             ("train_images", self.train_images.is_some(), &[Idx]),
             ("train_labels", self.train_labels.is_some(), &[Idx]),
             ("test_images", self.test_images.is_some(), &[Idx]),
             ("test_labels", self.test_labels.is_some(), &[Idx]),
             ("resize", self.resize.is_some(), &[Idx, Cifar10, Cifar100, Images]),
-            ("train", self.train.is_some(), &[Csv, Jsonl, Npz, Cifar10, Cifar100, Images]),
-            ("test", self.test.is_some(), &[Csv, Jsonl, Npz, Cifar10, Cifar100, Images]),
+            ("train", self.train.is_some(), &[Csv, Jsonl, Npz, Cifar10, Cifar100, Images, Wav]),
+            ("test", self.test.is_some(), &[Csv, Jsonl, Npz, Cifar10, Cifar100, Images, Wav]),
             ("label", self.label.is_some(), &[Csv, Jsonl, Npz, Cifar100]),
             ("header", self.header.is_some(), &[Csv]),
             ("features", self.features.is_some(), &[Csv, Jsonl, Npz]),
@@ -138,6 +154,9 @@ impl RawData {
             ("split", self.split.is_some(), with_files),
             ("standardise", self.standardise.is_some(), with_files),
             ("shape", self.shape.is_some(), &[Format::None]),
+            ("sample_rate", self.sample_rate.is_some(), &[Wav]),
+            ("clip", self.clip.is_some(), &[Wav]),
+            ("log_mel", self.log_mel.is_some(), &[Wav]),
         ];
         for (key, given, formats) in keys {
             if given && !formats.contains(&self.format) {
@@ -271,6 +290,10 @@ impl Reader<'_> {
                         .remedy(format!("give [height, width, channels], each in 1..={MAX_DIM}")));
                 }
             },
+            Format::Wav => {
+                let (clip, log_mel) = self.sounds(raw.sample_rate, raw.clip, raw.log_mel)?;
+                Files::Wav { train: self.one("train", train)?, test: self.one_test(test)?, clip, log_mel }
+            }
             Format::Images => Files::Images {
                 color: raw.color.unwrap_or(false),
                 train: self.one("train", train)?,
@@ -278,6 +301,40 @@ impl Reader<'_> {
                 resize,
             },
         })
+    }
+
+    /// The front end, and the samples of a clip.
+    fn sounds(
+        &self,
+        sample_rate: Option<u32>,
+        clip: Option<usize>,
+        raw: Option<RawLogMel>,
+    ) -> Result<(usize, LogMelConfig)> {
+        let (raw, sample_rate) = (raw.unwrap_or_default(), sample_rate.unwrap_or(16_000));
+        let milliseconds = |n: u32| u16::try_from(u64::from(sample_rate) * u64::from(n) / 1000);
+        let config = LogMelConfig {
+            sample_rate,
+            frame: raw.frame.unwrap_or(milliseconds(30).unwrap_or(u16::MAX)),
+            hop: raw.hop.unwrap_or(milliseconds(20).unwrap_or(u16::MAX)),
+            mels: raw.mels.unwrap_or(40),
+            f_min: raw.f_min.unwrap_or(20),
+            f_max: raw.f_max.unwrap_or(sample_rate / 20 * 9),
+        };
+        let front_end = LogMel::new(config).map_err(|e| {
+            let remedy = match e {
+                qat_kernels::Error::Empty { .. } => "take fewer bands, a higher `f_min` or a longer `frame`",
+                _ => "correct it; frame and hop are in samples",
+            };
+            self.source.error("data", "log_mel", e.to_string()).remedy(remedy)
+        })?;
+        let clip = clip.unwrap_or(sample_rate as usize);
+        if !(1..=MAX_DIM).contains(&front_end.frames(clip)) {
+            return Err(self
+                .source
+                .error("data", "clip", format!("{clip} samples are {} frames", front_end.frames(clip)))
+                .remedy(format!("1 to {MAX_DIM} frames are possible; a clip is at least one frame long")));
+        }
+        Ok((clip, config))
     }
 
     fn missing(&self, key: &str) -> Error {
