@@ -15,6 +15,9 @@
 //! of a network learns what it needs of both. The transform is a complex one of half the length whose stages halve
 //! ([`fft`]); no step can overflow, whatever the samples are.
 //!
+//! **Cost.** A frame of 480 samples and 40 bands takes 149,733 instructions on an emulated Cortex-M4F (`cargo xtask mcu-bench
+//! logmel`), 7.5 million a second at 50 frames a second, and 2 KiB of scratch memory.
+//!
 //! **Accuracy.** Against the formulae in f64 a feature of 4,096 (eight octaves above the floor) or more is off by at most 2
 //! steps, which is 0.012 dB, a smaller one by at most 16, where the last bits of the transform are heard; the tests assert
 //! it for noise, tones and steps from the faintest to the loudest. Nothing that runs on a frame uses floats or the heap,

@@ -2,6 +2,7 @@
 //! requantisation and everything else that one run of a one-layer model takes. The counts are exact, so the committed
 //! table is a gate: `cargo xtask test` measures again.
 
+pub(crate) mod log_mel;
 pub(crate) mod peers;
 mod yardsticks;
 
@@ -229,9 +230,13 @@ impl Case {
 
 /// Measures the cases whose names contain one of `only` (all if empty) and writes them to the table.
 pub(crate) fn run(only: &[String], yes: bool) -> Result<()> {
-    let chosen = |case: &Case| only.is_empty() || only.iter().any(|part| case.name.contains(part.as_str()));
-    let cases: Vec<Case> = cases().into_iter().filter(chosen).collect();
+    let chosen = |name: &str| only.is_empty() || only.iter().any(|part| name.contains(part.as_str()));
+    let cases: Vec<Case> = cases().into_iter().filter(|case| chosen(&case.name)).collect();
     let mut targets: Vec<&str> = Vec::new();
+    if chosen(log_mel::CASE) {
+        ensure(&[M4.tool], yes)?;
+        targets.push(M4.target);
+    }
     for board in cases.iter().map(|case| case.board) {
         if !targets.contains(&board.target) {
             ensure(&[board.tool], yes)?;
@@ -244,6 +249,9 @@ pub(crate) fn run(only: &[String], yes: bool) -> Result<()> {
         let value = case.measure(&toolchain)?;
         println!("{:<32} {value:.4} {}", case.name, case.metric());
         figures.push(case.figure(value));
+    }
+    if chosen(log_mel::CASE) {
+        figures.push(log_mel::figure(&toolchain)?);
     }
     record(SUITE, "cargo xtask mcu-bench", &figures)
 }

@@ -201,6 +201,10 @@ fn steps() -> Result<Vec<Step>> {
         );
     }
     add(
+        format!("instructions: {}, features equal to the host's", mcu_bench::log_mel::CASE),
+        Box::new(|context| mcu_bench::log_mel::check(&context.toolchain).map(|()| PASSED)),
+    );
+    add(
         "instructions: kernels of microflow and embedded-nn".into(),
         Box::new(|context| mcu_bench::peers::check(&context.toolchain).map(|()| PASSED)),
     );

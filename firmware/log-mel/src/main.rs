@@ -11,8 +11,14 @@ use qat_kernels::frontend::{LogMel, LogMelConfig};
 use riscv_rt::entry;
 
 /// 30 ms of 16 kHz every 20 ms, 40 bands; as in `xtask/src/logmel.rs`.
-const CONFIG: LogMelConfig =
-    LogMelConfig { sample_rate: 16_000, frame: FRAME as u16, hop: 320, mels: MELS as u16, f_min: 20, f_max: 7_600 };
+const CONFIG: LogMelConfig = LogMelConfig {
+    sample_rate: 16_000,
+    frame: FRAME as u16,
+    hop: 320,
+    mels: MELS as u16,
+    f_min: 20,
+    f_max: 7_600,
+};
 const FRAME: usize = 480;
 const MELS: usize = 40;
 /// Words that the front end needs: the power of two that a frame fits into.
