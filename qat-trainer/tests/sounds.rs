@@ -1,5 +1,6 @@
 //! From WAV files to a module for firmware. The sounds are generated: tones of three heights, in noise.
 #![cfg(feature = "tch")]
+#![allow(clippy::unwrap_used, reason = "a helper that fails is a test that fails")]
 
 use qat_kernels::frontend::LogMel;
 use qat_kernels::infer::{Model, argmax};
