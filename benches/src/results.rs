@@ -97,6 +97,15 @@ pub fn value(suite: &str, case: &str, metric: &str) -> Result<String> {
     field(suite, case, metric, VALUE)
 }
 
+/// The committed value of a figure, `None` if there is no such row.
+///
+/// # Errors
+/// A file that is not there or has another schema.
+pub fn value_if_any(suite: &str, case: &str, metric: &str) -> Result<Option<String>> {
+    let (path, text) = read(suite)?;
+    find(&text, &[suite, case, metric], VALUE).with_context(|| path.display().to_string())
+}
+
 /// The rival's value in a suite's file, empty if it has none there.
 ///
 /// # Errors
@@ -110,20 +119,27 @@ const VALUE: usize = 3;
 const RIVAL_VALUE: usize = 7;
 
 fn field(suite: &str, case: &str, metric: &str, column: usize) -> Result<String> {
-    let path = path(suite);
-    let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
-    find(&text, &[suite, case, metric], column).with_context(|| path.display().to_string())
+    let (path, text) = read(suite)?;
+    let key = [suite, case, metric];
+    let found = find(&text, &key, column).with_context(|| path.display().to_string())?;
+    found.with_context(|| format!("{}: no row {}", path.display(), key.join(",")))
 }
 
-/// The column of the row that begins with `key`.
-fn find(text: &str, key: &[&str; 3], column: usize) -> Result<String> {
+fn read(suite: &str) -> Result<(PathBuf, String)> {
+    let path = path(suite);
+    let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+    Ok((path, text))
+}
+
+/// The column of the row that begins with `key`, if there is one.
+fn find(text: &str, key: &[&str; 3], column: usize) -> Result<Option<String>> {
     for line in text.lines().skip(1).filter(|line| !line.is_empty()) {
         let row = parse(line)?;
         if row[..3] == *key {
-            return Ok(row[column].clone());
+            return Ok(Some(row[column].clone()));
         }
     }
-    bail!("no row {}", key.join(","))
+    Ok(None)
 }
 
 /// The text of a results file with `figures` in it.
@@ -256,8 +272,8 @@ mod tests {
         let expected =
             format!("{HEADER}\ndemo,digits,macs,2,,9,them,7,{tail}\n{other}\ndemo,third,macs,3,,,,,{tail}\n");
         assert_eq!(new, expected);
-        assert_eq!(find(&new, &["demo", "third", "macs"], VALUE).unwrap(), "3");
-        assert!(find(&new, &["demo", "fourth", "macs"], VALUE).is_err());
+        assert_eq!(find(&new, &["demo", "third", "macs"], VALUE).unwrap().as_deref(), Some("3"));
+        assert_eq!(find(&new, &["demo", "fourth", "macs"], VALUE).unwrap(), None);
         // What was written reads back as itself.
         assert_eq!(merge(&new, "demo", &[], &stamp()).unwrap(), new);
     }

@@ -1,6 +1,6 @@
-//! Tables of measured figures for `README.md` and `qat-kernels/README.md`, made of the results files.
+//! Tables of measured figures for the READMEs, made of the results files.
 
-use crate::results::{rival, value};
+use crate::results::{rival, value, value_if_any};
 use anyhow::{Context as _, Result};
 use std::path::PathBuf;
 
@@ -73,9 +73,13 @@ pub type Page = (PathBuf, fn(&str) -> Result<String>);
 
 /// The files that the tables are in.
 #[must_use]
-pub fn pages() -> [Page; 2] {
+pub fn pages() -> [Page; 3] {
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..");
-    [(root.join("README.md"), renew_front), (root.join("qat-kernels/README.md"), renew_kernels)]
+    [
+        (root.join("README.md"), renew_front),
+        (root.join("qat-kernels/README.md"), renew_kernels),
+        (root.join("firmware/README.md"), |text| between(text, "memory", &memory()?)),
+    ]
 }
 
 /// The front page with every table made anew.
@@ -152,6 +156,34 @@ fn models() -> Result<String> {
             cells.push(m4(metric)?);
         }
         table += &format!("| {} |\n", cells.join(" | "));
+    }
+    Ok(table)
+}
+
+/// Bytes of each whole model on each core that has room for it.
+fn memory() -> Result<String> {
+    let mut table = String::from(
+        "| network | core | flash | code | `.piq` | of it weights | RAM | of it arena | stack | instructions |\n\
+         |---|---|---|---|---|---|---|---|---|---|\n",
+    );
+    for (model, name) in MODELS {
+        for (core, core_name, _) in CORES {
+            let case = format!("{model}_{core}");
+            let Some(flash) = value_if_any("models", &case, "flash_bytes")? else { continue };
+            let mut cells = vec![name.to_owned(), core_name.to_owned(), flash];
+            for metric in [
+                "code_bytes",
+                "file_bytes",
+                "weight_bytes",
+                "ram_bytes",
+                "arena_bytes",
+                "stack_bytes",
+                "instructions",
+            ] {
+                cells.push(value("models", &case, metric)?);
+            }
+            table += &format!("| {} |\n", cells.join(" | "));
+        }
     }
     Ok(table)
 }

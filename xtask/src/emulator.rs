@@ -1,6 +1,6 @@
 //! Emulated boards: QEMU, the plugin that counts instructions, and a working directory for the files that go in and out.
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
@@ -118,6 +118,8 @@ pub(crate) struct Outcome {
     pub(crate) stack: Option<u32>,
 }
 
+/// What the program and the emulator say on standard error.
+const MESSAGES: &str = "messages.txt";
 /// How long a program may go without finishing a sample.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -174,6 +176,7 @@ impl Emulator {
             .arg(program)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
+            .stderr(File::create(folder.join(MESSAGES))?)
             .spawn()
             .context(board.qemu)?;
         Ok(Self { child, folder })
@@ -196,10 +199,8 @@ impl Emulator {
             sleep(Duration::from_millis(20));
         };
         if !status.success() {
-            bail!(
-                "the program failed ({status}); its message is above, its files are in {}",
-                self.folder.display()
-            );
+            let message = fs::read_to_string(self.folder.join(MESSAGES)).unwrap_or_default();
+            bail!("{} ({status}; the program's files are in {})", message.trim(), self.folder.display());
         }
         let counts = self.folder.join("counts.txt");
         let text = fs::read_to_string(&counts).with_context(|| counts.display().to_string())?;

@@ -15,6 +15,11 @@ use crate::panic_free::panic_paths;
 use crate::samples::Samples;
 use crate::tools::ensure;
 
+/// Bytes of stack that `Model::run` takes at most on any microcontroller, as its documentation promises. The engine has no
+/// recursion and no buffer whose size depends on the model, so that running every operator in every packed order, as the
+/// probes do, sees the worst.
+const STACK: u32 = 2 << 10;
+
 /// What a board made of a model.
 pub(crate) struct Report {
     /// Logits of all samples.
@@ -100,11 +105,15 @@ pub(crate) fn run_model(
             outcome.logits.len()
         );
     }
+    let stack = outcome.stack.context("the program has not measured its stack")?;
+    if stack > STACK {
+        bail!("{}: an inference took {stack} bytes of stack, {STACK} are promised", model.display());
+    }
     Ok(Report {
         logits: outcome.logits,
         instructions: outcome.counts,
         panic_paths: panic_paths(&program)?,
-        stack: outcome.stack.context("the program has not measured its stack")?,
+        stack,
         footprint: Footprint::of(&program)?,
     })
 }

@@ -194,6 +194,7 @@ fn steps() -> Result<Vec<Step>> {
             Box::new(|context| device_equals_host(context, board)),
         );
     }
+    add("emulator: a file for another core is refused by name".into(), Box::new(other_core_is_refused));
     for case in mcu_bench::cases() {
         add(
             format!("instructions: {}", case.name),
@@ -391,8 +392,25 @@ fn device_equals_host(context: &Context, board: &'static Board) -> Result<Tally>
             problems.push(format!("panic paths {}", report.panic_paths.join(", ")));
         }
         let [_, median, _] = report.spread();
-        println!("{:<28} {median:>8} instructions  {}", probe.name, problems.join("; "));
+        let stack = report.stack;
+        println!("{:<28} {median:>8} instructions, {stack:>5} B stack  {}", probe.name, problems.join("; "));
         if problems.is_empty() { tally.passed += 1 } else { tally.failed += 1 }
+    }
+    Ok(tally)
+}
+
+/// A device refuses the files of other devices' families, and says whose they are and what it is itself.
+fn other_core_is_refused(context: &Context) -> Result<Tally> {
+    let (mut tally, probes) = (Tally::default(), probes()?);
+    for board in BOARDS.into_iter().filter(|board| board.family != M4.family) {
+        let probe = probes.iter().find(|probe| probe.target == board.family).context(board.name)?;
+        let path = write_model(&probe.name, &probe.file)?;
+        let wanted = format!("packed for {}, runs on {}", board.family, M4.family);
+        match run_model(&context.toolchain, &M4, &path, &probe.samples) {
+            Err(error) if format!("{error:#}").contains(&wanted) => tally.passed += 1,
+            Err(error) => bail!("`{wanted}` was expected, not `{error:#}`"),
+            Ok(_) => bail!("{} runs {}", M4.name, probe.name),
+        }
     }
     Ok(tally)
 }

@@ -70,8 +70,7 @@ fn adapt(
     memory: HeadBuffers<'_, i32, 24>,
     buffers: Buffers<'_>,
 ) -> Result<(), Failure> {
-    let model =
-        Model::parse(file).map_err(|_| Failure::new("the model is refused; `qat verify` names the fault"))?;
+    let model = Model::parse(file).map_err(Failure::refused)?;
     let layer = model.last_linear().map_err(|_| Failure::new("the model does not end in a linear layer"))?;
     let (classes, features, group) = (layer.classes(), layer.features(), layer.group());
     let weights = classes.saturating_mul(features);

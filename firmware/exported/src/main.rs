@@ -26,7 +26,7 @@ fn main() -> ! {
 
 fn answer() -> Result<(), Failure> {
     let (arena, input, output) = MEMORY.take().ok_or(Failure::new("the memory is taken"))?;
-    let model = model::model().map_err(|_| Failure::new("the flash holds another model"))?;
+    let model = model::model().map_err(Failure::refused)?;
     model.self_test(output, arena).map_err(|_| Failure::new("a known answer differs"))?;
     for_each_sample(INPUT_LEN, OUTPUT_LEN, Buffers { input, output }, |input, output| {
         model.run(input, output, arena).map_err(|_| Failure::new("the buffers do not fit"))

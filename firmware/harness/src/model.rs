@@ -55,8 +55,7 @@ fn with_model<const ARENA: usize, const INPUT: usize, const OUTPUT: usize>(
     mut run: impl FnMut(&Model<'_>, &[i8], &mut [i8], &mut [u8]) -> qat_kernels::Result<()>,
 ) -> Result<(), Failure> {
     let memory = memory.take().ok_or(Failure::new("the memory is taken"))?;
-    let model =
-        Model::parse(file).map_err(|_| Failure::new("the model is refused; `qat verify` names the fault"))?;
+    let model = Model::parse(file).map_err(Failure::refused)?;
     for (what, needed, there) in [
         ("arena", model.arena_len(), ARENA),
         ("input buffer", model.input_len(), INPUT),
