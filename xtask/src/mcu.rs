@@ -133,6 +133,16 @@ pub(crate) fn build(
     build_with(toolchain, board, package, features, &model)
 }
 
+/// The same at opt-level s.
+pub(crate) fn build_small(
+    toolchain: &Toolchain,
+    board: &Board,
+    package: &str,
+    model: &Path,
+) -> Result<PathBuf> {
+    build_profile("small", toolchain, board, package, &[], &[("PIQ_MODEL", model)])
+}
+
 /// The same with variables for the build that hold paths.
 pub(crate) fn build_with(
     toolchain: &Toolchain,
@@ -141,9 +151,27 @@ pub(crate) fn build_with(
     features: &[&str],
     paths: &[(&str, &Path)],
 ) -> Result<PathBuf> {
+    build_profile("release", toolchain, board, package, features, paths)
+}
+
+fn build_profile(
+    profile: &str,
+    toolchain: &Toolchain,
+    board: &Board,
+    package: &str,
+    features: &[&str],
+    paths: &[(&str, &Path)],
+) -> Result<PathBuf> {
     let target_dir = target_dir()?.join("firmware");
     let mut command = toolchain.cargo("build", board.target, "core");
-    command.current_dir(root().join("firmware")).args(["-q", "--release", "--locked", "-p", package]);
+    command.current_dir(root().join("firmware")).args([
+        "-q",
+        "--profile",
+        profile,
+        "--locked",
+        "-p",
+        package,
+    ]);
     command.arg("--target-dir").arg(&target_dir);
     if !features.is_empty() {
         command.args(["--features", &features.join(",")]);
@@ -152,7 +180,7 @@ pub(crate) fn build_with(
         command.env(name, fs::canonicalize(path).with_context(|| path.display().to_string())?);
     }
     run(&mut command)?;
-    Ok(target_dir.join(board.target).join("release").join(package))
+    Ok(target_dir.join(board.target).join(profile).join(package))
 }
 
 /// Puts a model where `run_model` finds it.

@@ -22,6 +22,7 @@ mod linear;
 pub(super) mod planes;
 mod pool;
 mod requant;
+mod rows;
 mod table;
 mod window;
 

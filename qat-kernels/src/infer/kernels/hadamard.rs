@@ -1,6 +1,7 @@
 //! Rotation of activations, for a layer whose weights were rotated when they were quantised.
 
 use super::Requant;
+use super::rows::each_row;
 use crate::hadamard::Rotation;
 
 /// `y = clamp(z_y + (((H·D·(x − z_x))·M + 2^(n−1)) >> n))`, block by block; M holds 1/√(block) as well as the ratio of the
@@ -18,8 +19,7 @@ pub(in crate::infer) fn hadamard(
     let sums = scratch.get_mut(..block)?;
     let mut signs = 0;
     let mut index = 0usize;
-    let len = block.max(1);
-    for (x, out) in x.chunks_exact(len).zip(out.chunks_exact_mut(len)) {
+    each_row(x, out, block, |x, out| {
         for (sum, &x) in sums.iter_mut().zip(x) {
             if index.is_multiple_of(64) {
                 signs = rotation.sign_word(index / 64);
@@ -33,8 +33,8 @@ pub(in crate::infer) fn hadamard(
         for (y, sum) in out.iter_mut().zip(&*sums) {
             *y = requant.apply(sum.cast_signed(), multiplier);
         }
-    }
-    Some(())
+        Some(())
+    })
 }
 
 /// `x ← H·x` modulo 2^32; the checks have bounded the sums. [`crate::hadamard`] has the fast transform; this one has no

@@ -1,6 +1,7 @@
 //! Functions of one value, and of one row of values, by table.
 
 use super::Requant;
+use super::rows::each_row;
 
 /// `y = table[x + 128]`: the sigmoid, or any other function of one int8 value.
 pub(in crate::infer) fn table(x: &[i8], table: &[u8; 256], out: &mut [i8]) {
@@ -20,8 +21,7 @@ pub(in crate::infer) fn softmax(
     requant: &Requant,
     out: &mut [i8],
 ) -> Option<()> {
-    let channels = channels.max(1);
-    for (x, out) in x.chunks_exact(channels).zip(out.chunks_exact_mut(channels)) {
+    each_row(x, out, channels, |x, out| {
         let largest = x.iter().fold(i8::MIN, |largest, &x| if x > largest { x } else { largest });
         let power = |x: i8| {
             let below = i32::from(largest) - i32::from(x);
@@ -35,6 +35,6 @@ pub(in crate::infer) fn softmax(
             let share = (power(x)? << 8).wrapping_add(sum / 2).checked_div(sum)?;
             *y = requant.finish(share.cast_signed());
         }
-    }
-    Some(())
+        Some(())
+    })
 }
