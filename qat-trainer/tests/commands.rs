@@ -41,7 +41,7 @@ fn export_inspect_verify_eval() {
         let verdict = json(&success(&f.qat(&["verify", "run/model.piq", "--json"])));
         assert_eq!(verdict["ok"], true);
         let text = success(&f.qat(&["verify", "run/model.piq"]));
-        assert_eq!(text.lines().filter(|l| l.starts_with("ok ")).count(), 5, "{text}");
+        assert_eq!(text.lines().filter(|l| l.starts_with("ok ")).count(), 6, "{text}");
 
         // The run folder's own copy of the run description finds the data as well.
         let dump = ["--json", "--dump-samples", "s.bin", "--dump-logits", "l.bin"];
