@@ -67,14 +67,19 @@ unsafe extern "C" fn fill_asm(table: &mut Table, empty: u32, terms: &[u32; 8]) {
     )
 }
 
-/// The table of a linear layer's step, of 16 columns on a word boundary; see the kernel for what it holds. `offset` is what
-/// the sum of no activation is, `mid_rise` takes half the sum of all terms away from it.
+/// As many tables of a linear layer as there are columns, 16 for each, on a word boundary; see the kernel for what they hold.
+/// `offset` is what the sum of no activation is, `mid_rise` takes half the sum of all terms away from it.
 #[inline(always)]
-pub(crate) fn fill_linear(table: &mut Table, x: &[i8; 16], offset: u32, mid_rise: bool) {
-    debug_assert!(x.as_ptr().addr().is_multiple_of(4));
-    let task = [0x8080_8080, 0x01FE_01FE, 0x0100_0100, offset, u32::from(mid_rise).wrapping_neg()];
-    // SAFETY: writes the 256 words of `table`, reads the 16 bytes of `x`, which are aligned, and the words of `task`.
-    unsafe { fill_linear_asm(table, x, &task) }
+pub(crate) fn fill_linear(tables: &mut [Table], x: &[[i8; 16]], offset: u32, mid_rise: bool) {
+    debug_assert!(x.as_ptr().addr().is_multiple_of(4) && x.len() <= tables.len());
+    let count = x.len().min(tables.len());
+    if let Some(x) = x.get(..count).filter(|x| !x.is_empty()) {
+        let task = [0x8080_8080, 0x01FE_01FE, 0x0100_0100, offset, u32::from(mid_rise).wrapping_neg()];
+        let x = x.as_ptr_range();
+        // SAFETY: writes the words of `count` tables, reads as many times 16 bytes of `x`, not none and aligned, and the words of
+        // `task`.
+        unsafe { fill_linear_asm(tables.as_mut_ptr(), x.start, &task, x.end) }
+    }
 }
 
 /// Twice columns 0 and 2 of the next four into r3, twice columns 1 and 3 into r4: made unsigned, so that a mask takes them out
@@ -113,9 +118,14 @@ macro_rules! next_difference {
 }
 
 /// # Safety
-/// `table` has 256 words, `x` 16 bytes on a word boundary.
+/// A table for each 16 bytes from `x` to `end`, which are on word boundaries and not the same.
 #[unsafe(naked)]
-unsafe extern "C" fn fill_linear_asm(table: &mut Table, x: &[i8; 16], task: &[u32; 5]) {
+unsafe extern "C" fn fill_linear_asm(
+    tables: *mut Table,
+    x: *const [i8; 16],
+    task: &[u32; 5],
+    end: *const [i8; 16],
+) {
     naked_asm!(
         "push {{r4-r7, lr}}",
         "mov r4, r8",
@@ -123,6 +133,9 @@ unsafe extern "C" fn fill_linear_asm(table: &mut Table, x: &[i8; 16], task: &[u3
         "mov r6, r10",
         "mov r7, r11",
         "push {{r4-r7}}",
+        "push {{r2, r3}}",
+        "2:",
+        "ldr r2, [sp]",
         "ldmia r2!, {{r5, r6, r7}}",
         terms!(),
         "push {{r2, r3, r4}}",
@@ -152,6 +165,13 @@ unsafe extern "C" fn fill_linear_asm(table: &mut Table, x: &[i8; 16], task: &[u3
         "adds r7, r5, r3",
         "stmia r0!, {{r4-r7}}",
         count!("lr" "r12" "r11" "r10" "r9" "r8"),
+        "ldr r2, [sp, #4]",
+        "cmp r1, r2",
+        "beq 3f",
+        // Too far for a conditional branch.
+        "b 2b",
+        "3:",
+        "pop {{r2, r3}}",
         "pop {{r4-r7}}",
         "mov r8, r4",
         "mov r9, r5",

@@ -75,7 +75,20 @@ macro_rules! row {
     };
 }
 
-/// A function over rows of a quarter of `$turn` bytes.
+/// Four rows of a quarter of `$len` bytes.
+macro_rules! quad {
+    ($rows:expr, $len:literal) => {
+        concat!(
+            "ldrb r6, [r7]\n adds r7, #1\n lsls r6, r6, #2\n add r6, r8\n",
+            $rows,
+            "adds r1, #",
+            $len,
+            "\n"
+        )
+    };
+}
+
+/// A function over rows of a quarter of `$turn` bytes, eight a turn.
 macro_rules! rows {
     ($name:ident, $turn:literal: $rows:expr) => {
         /// # Safety
@@ -93,16 +106,19 @@ macro_rules! rows {
                 "ldr r3, [r0, #4]",
                 "mov r8, r3",
                 "adds r5, r4, #2",
+                // An odd number of fours begins with the second half of a turn.
+                "mov r3, r12",
+                "subs r3, r3, r2",
+                "lsrs r3, r3, #5",
+                "bcc 2f",
+                "b 4f",
                 "2:",
-                "ldrb r6, [r7]",
-                "adds r7, #1",
-                "lsls r6, r6, #2",
-                "add r6, r8",
-                $rows,
-                concat!("adds r1, #", $turn),
+                quad!($rows, $turn),
+                "4:",
+                quad!($rows, $turn),
                 "cmp r2, r12",
                 "beq 3f",
-                // Too far for a conditional branch, maybe.
+                // Too far for a conditional branch.
                 "b 2b",
                 "3:",
                 "pop {{r4}}",

@@ -10,8 +10,8 @@ use core::arch::naked_asm;
 #[inline(always)]
 pub(crate) fn linear<const BITS: usize>(tables: &[Table; 2], rows: &[[[u8; 4]; BITS]], sums: &mut [u32]) {
     let count = if rows.len() < sums.len() { rows.len() } else { sums.len() };
-    // Rows of a turn of the long loop: offsets of bytes end at 31.
-    let turn = if BITS == 2 { 4 } else { 2 };
+    // Rows of a turn of the long loop.
+    let turn = if BITS == 2 { 8 } else { 4 };
     let (rows, sums) = (rows.as_ptr().cast(), sums.as_mut_ptr());
     // SAFETY: reads `count` rows and changes `count` sums; an index of a byte stays inside its table.
     unsafe {
@@ -64,9 +64,9 @@ macro_rules! row {
     };
 }
 
-/// A function over rows of `$len` bytes, `$turn` bytes a turn.
+/// A function over rows of `$len` bytes; twice `$half` bytes a turn, because offsets of bytes end at 31.
 macro_rules! rows {
-    ($name:ident, $turn:literal: $unrolled:expr, $len:literal: $single:expr) => {
+    ($name:ident, $half:literal: $unrolled:expr, $len:literal: $single:expr) => {
         /// # Safety
         /// `sums` up to the second end, a row for each of them; whole turns up to the first end.
         #[unsafe(naked)]
@@ -88,14 +88,17 @@ macro_rules! rows {
                 "ldr r3, [r3, #4]",
                 "mov r12, r0",
                 "mov lr, r3",
-                "2:",
                 "cmp r2, r12",
-                "bne 3f",
+                "bne 2f",
                 // Too far for a conditional branch.
                 "b 4f",
-                "3:",
+                "2:",
                 $unrolled,
-                concat!("adds r1, #", $turn),
+                concat!("adds r1, #", $half),
+                $unrolled,
+                concat!("adds r1, #", $half),
+                "cmp r2, r12",
+                "beq 4f",
                 "b 2b",
                 "4:",
                 "cmp r2, lr",

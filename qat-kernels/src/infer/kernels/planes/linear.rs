@@ -121,18 +121,14 @@ fn grouped<const BITS: usize>(
 
 /// Tables of the first columns, sixteen each; columns that there are not count as zero.
 fn fill(tables: &mut [Table], x: &[i8], mid_rise: bool) {
-    let (columns, tail) = x.as_chunks();
-    let mut columns = columns.iter();
-    let mut tail = Some(tail);
-    for table in tables {
-        match columns.next() {
-            Some(columns) => table::linear(columns, mid_rise, table),
-            None => {
-                let mut columns = [0; PAIR];
-                let tail = tail.take().unwrap_or(&[]);
-                columns.iter_mut().zip(tail).for_each(|(to, &from)| *to = from);
-                table::linear(&columns, mid_rise, table);
-            }
-        }
+    let (columns, mut tail) = x.as_chunks();
+    let whole = columns.len().min(tables.len());
+    let Some((first, rest)) = tables.split_at_mut_checked(whole) else { return };
+    table::linear(columns, mid_rise, first);
+    for table in rest {
+        let mut columns = [0; PAIR];
+        columns.iter_mut().zip(tail).for_each(|(to, &from)| *to = from);
+        tail = &[];
+        table::linear(&[columns], mid_rise, core::slice::from_mut(table));
     }
 }

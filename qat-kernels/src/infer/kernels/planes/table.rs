@@ -14,34 +14,39 @@ const LINEAR_OFFSET: u32 = 1 << 11;
 /// most 16 in magnitude times −128..=127 are within −2^15 + 1..=2^15.
 pub(super) const PIXEL_OFFSET: u32 = (1 << 15) - 1;
 
-/// The sums of two blocks of a linear layer.
-pub(super) fn linear(x: &Columns, mid_rise: bool, table: &mut Table) {
+/// The sums of two blocks of a linear layer, a table for each of `x`.
+#[inline]
+pub(super) fn linear(x: &[Columns], mid_rise: bool, tables: &mut [Table]) {
     let offset = LINEAR_OFFSET.wrapping_sub(LINEAR_OFFSET << 16);
     #[cfg(thumb1)]
     {
         // Words of four activations are loaded at once.
         if x.as_ptr().addr().is_multiple_of(4) {
-            crate::arch::planes::fill_linear(table, x, offset, mid_rise);
-        } else {
-            let aligned = Aligned(*x);
-            crate::arch::planes::fill_linear(table, &aligned.0, offset, mid_rise);
+            return crate::arch::planes::fill_linear(tables, x, offset, mid_rise);
+        }
+        for (table, x) in tables.iter_mut().zip(x) {
+            let aligned = Aligned([*x]);
+            crate::arch::planes::fill_linear(core::slice::from_mut(table), &aligned.0, offset, mid_rise);
         }
     }
-    #[cfg(core_family = "riscv32")]
-    crate::arch::planes::fill_linear(table, x, offset, mid_rise);
-    #[cfg(not(any(thumb1, core_family = "riscv32")))]
-    {
-        let mut terms = [0; 8];
-        for (terms, &[a, b, c, d]) in terms.as_chunks_mut::<2>().0.iter_mut().zip(x.as_chunks::<4>().0) {
-            *terms = [term(a, c), term(b, d)];
+    #[cfg(not(thumb1))]
+    for (table, x) in tables.iter_mut().zip(x) {
+        #[cfg(core_family = "riscv32")]
+        crate::arch::planes::fill_linear(table, x, offset, mid_rise);
+        #[cfg(not(core_family = "riscv32"))]
+        {
+            let mut terms = [0; 8];
+            for (terms, &[a, b, c, d]) in terms.as_chunks_mut::<2>().0.iter_mut().zip(x.as_chunks::<4>().0) {
+                *terms = [term(a, c), term(b, d)];
+            }
+            fill(table, offset, mid_rise, &terms);
         }
-        fill(table, offset, mid_rise, &terms);
     }
 }
 
 #[cfg(thumb1)]
 #[repr(align(4))]
-struct Aligned(Columns);
+struct Aligned([Columns; 1]);
 
 /// Tables of both blocks of a convolution, for two pixels.
 pub(super) fn pixels(x: [&Columns; 2], mid_rise: bool, tables: &mut [Table; 2]) {
