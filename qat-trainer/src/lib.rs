@@ -29,6 +29,7 @@ pub mod export;
 pub mod graph;
 pub mod inspect;
 pub mod keys;
+pub mod llm;
 pub mod lock;
 pub mod mixed;
 #[cfg(feature = "tch")]

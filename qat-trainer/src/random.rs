@@ -51,6 +51,12 @@ impl Random {
         (self.0.next_u32() >> 8) as f32 * (1.0 / (1 << 23) as f32) - 1.0
     }
 
+    /// Uniform in [0, 1), on a grid of 2⁻⁵³.
+    #[cfg(feature = "tch")]
+    pub(crate) fn uniform(&mut self) -> f64 {
+        (self.0.next_u64() >> 11) as f64 * (1.0 / (1u64 << 53) as f64)
+    }
+
     /// Standard normal, by the polar method (Marsaglia and Bray 1964).
     pub(crate) fn normal(&mut self) -> f32 {
         loop {

@@ -9,6 +9,7 @@ mod eval;
 mod export;
 mod inspect;
 mod keygen;
+mod llm;
 mod output;
 mod presets;
 mod quantize;
@@ -53,6 +54,8 @@ enum Command {
     Eval(eval::Arguments),
     /// Show what a .piq file holds: layers, bits, shapes, operations, bytes, memory, provenance.
     Inspect(inspect::Arguments),
+    /// Language models: perplexity, text, conversation.
+    Llm(llm::Arguments),
     /// Check that a .piq file is whole, states its provenance and reproduces its known answers.
     Verify(verify::Arguments),
     /// Make a pair of keys for signing models.
@@ -79,6 +82,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Seeded(a) => a.run(),
         Command::Eval(a) => a.run(),
         Command::Inspect(a) => a.run(),
+        Command::Llm(a) => a.run(),
         Command::Verify(a) => a.run(),
         Command::Keygen(a) => a.run(),
         Command::Sign(a) => a.run(),

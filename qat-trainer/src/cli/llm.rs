@@ -1,0 +1,119 @@
+//! `qat llm`.
+
+#[cfg(feature = "tch")]
+mod chat;
+#[cfg(feature = "tch")]
+mod eval;
+#[cfg(feature = "tch")]
+mod generate;
+mod options;
+
+use options::{Model, Rounding, Sample};
+use qat_trainer::Result;
+use std::ops::Range;
+use std::path::PathBuf;
+
+/// Arguments of `qat llm`.
+#[derive(clap::Args)]
+pub(super) struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(clap::Subcommand)]
+enum Command {
+    /// Measure the perplexity of a model on a text, also with its matrices rounded.
+    Eval(Eval),
+    /// Continue a text.
+    Generate(Generate),
+    /// Talk with an instruction-tuned model: each line of standard input is answered.
+    Chat(Chat),
+}
+
+/// Arguments of `qat llm eval`.
+#[derive(clap::Args)]
+struct Eval {
+    #[command(flatten)]
+    model: Model,
+    /// The text, UTF-8; all kinds of line ends are read as one character.
+    #[arg(long, value_name = "FILE")]
+    text: PathBuf,
+    /// Use only these characters of it, from A up to but not including B.
+    #[arg(long, value_name = "A..B", value_parser = range)]
+    chars: Option<Range<usize>>,
+    /// Tokens in a window; the first of each is given, the others are predicted.
+    #[arg(long, default_value_t = 512, value_name = "N")]
+    window: usize,
+    /// Use at most so many windows; all full ones if not given.
+    #[arg(long, value_name = "N")]
+    windows: Option<usize>,
+    #[command(flatten)]
+    rounding: Rounding,
+    /// Print one line of JSON instead of text.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Arguments of `qat llm generate`.
+#[derive(clap::Args)]
+struct Generate {
+    #[command(flatten)]
+    model: Model,
+    /// The text to continue.
+    #[arg(value_name = "PROMPT")]
+    prompt: String,
+    #[command(flatten)]
+    sample: Sample,
+    #[command(flatten)]
+    rounding: Rounding,
+    /// Print one line of JSON at the end instead of the text as it comes.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Arguments of `qat llm chat`.
+#[derive(clap::Args)]
+struct Chat {
+    #[command(flatten)]
+    model: Model,
+    /// What the model is told before the conversation begins; the template's own words if not given.
+    #[arg(long, value_name = "TEXT")]
+    system: Option<String>,
+    #[command(flatten)]
+    sample: Sample,
+    #[command(flatten)]
+    rounding: Rounding,
+    /// Print each answer as a line of JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+fn range(text: &str) -> Result<Range<usize>, String> {
+    let parse = |part: &str| part.parse::<usize>().map_err(|_| format!("`{part}` is no whole number"));
+    let (from, to) = text.split_once("..").ok_or("not of the form A..B")?;
+    let range = parse(from)?..parse(to)?;
+    if range.is_empty() { Err("the end does not come after the beginning".into()) } else { Ok(range) }
+}
+
+#[cfg(not(feature = "tch"))]
+impl Arguments {
+    pub(super) fn run(self) -> Result<()> {
+        use qat_trainer::{Error, ErrorKind};
+        Err(Error::new(
+            ErrorKind::Unsupported,
+            "this `qat` was built without libtorch and runs no language models",
+        )
+        .remedy("build it with the feature `tch`: cargo build --release -p qat-trainer"))
+    }
+}
+
+#[cfg(feature = "tch")]
+impl Arguments {
+    pub(super) fn run(self) -> Result<()> {
+        match self.command {
+            Command::Eval(a) => a.run(),
+            Command::Generate(a) => a.run(),
+            Command::Chat(a) => a.run(),
+        }
+    }
+}

@@ -1,0 +1,72 @@
+//! `qat llm generate`, and the making of text that `qat llm chat` shares.
+
+use super::{Generate, Sample};
+use crate::cli::output::{say, say_json};
+use qat_trainer::llm::{Generation, KvCache, LanguageModel, Stop, generate};
+use qat_trainer::{Error, Result};
+use serde::Serialize;
+use std::io::{ErrorKind as Io, Write};
+
+/// What was written.
+#[derive(Serialize)]
+pub(super) struct Written {
+    text: String,
+    tokens: usize,
+    end: Generation,
+}
+
+impl Written {
+    pub(super) fn text(&self) -> &str {
+        &self.text
+    }
+}
+
+impl Generate {
+    pub(super) fn run(self) -> Result<()> {
+        let mut model = self.model.load()?;
+        self.rounding.apply(&mut model)?;
+        let prompt = model.tokenizer.encode(&self.prompt)?;
+        let mut cache = model.decoder.cache(1, prompt.len() + self.sample.tokens())?;
+        let written = write(&model, &mut cache, &prompt, &self.sample, !self.json)?;
+        if self.json { say_json(&written) } else { say("") }
+    }
+}
+
+/// Continues the prompt, on standard output as it comes if `show`.
+pub(super) fn write(
+    model: &LanguageModel,
+    cache: &mut KvCache,
+    prompt: &[u32],
+    sample: &Sample,
+    show: bool,
+) -> Result<Written> {
+    let (mut tokens, mut shown) = (Vec::new(), 0);
+    let stop = Stop { tokens: sample.tokens(), ends: &model.ends };
+    let end = generate(&model.decoder, cache, prompt, sample.sampling(), stop, |token| {
+        tokens.push(token);
+        if !show {
+            return Ok(true);
+        }
+        let text = model.tokenizer.decode(&tokens)?;
+        // A character may take several tokens; until it is whole it reads as U+FFFD.
+        let whole = text.trim_end_matches('\u{fffd}').len();
+        let new = text.get(shown..whole).unwrap_or_default();
+        shown = shown.max(whole);
+        print(new)
+    })?;
+    let text = model.tokenizer.decode(&tokens)?;
+    if show {
+        print(text.get(shown..).unwrap_or_default())?;
+    }
+    Ok(Written { text, tokens: tokens.len(), end })
+}
+
+/// Writes without a line's end; whether somebody still reads.
+fn print(text: &str) -> Result<bool> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(e) if e.kind() == Io::BrokenPipe => Ok(false),
+        Err(e) => Err(Error::io("write", "standard output", &e)),
+        Ok(()) => Ok(true),
+    }
+}

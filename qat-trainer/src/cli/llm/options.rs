@@ -1,0 +1,120 @@
+//! Options that the commands of `qat llm` share.
+#![cfg_attr(
+    not(feature = "tch"),
+    allow(dead_code, reason = "parsed, so that the help is complete, and not used")
+)]
+
+use std::path::PathBuf;
+
+/// Which model, and how it computes.
+#[derive(clap::Args)]
+pub(super) struct Model {
+    /// A Hugging Face folder (config.json, safetensors, tokenizer.json) or a GGUF file of the Llama or Qwen2 family.
+    #[arg(value_name = "MODEL")]
+    path: PathBuf,
+    /// The numbers to compute with.
+    #[arg(long, value_enum, default_value_t = Dtype::F32)]
+    dtype: Dtype,
+    /// Threads to compute with; all cores if not given, or OMP_NUM_THREADS.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(1..=1024))]
+    threads: Option<i32>,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Dtype {
+    F32,
+    Bf16,
+}
+
+/// Rounding of the matrices before use.
+#[derive(clap::Args)]
+pub(super) struct Rounding {
+    /// Round the matrices of all blocks to so many bits first, without training.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(2..=8))]
+    bits: Option<u8>,
+    /// How to round.
+    #[arg(long, value_enum, default_value_t = SchemeName::PiAdaptive, requires = "bits")]
+    scheme: SchemeName,
+    /// Weights in a group; for pi-adaptive 8, 16 or 32.
+    #[arg(long, value_name = "N", default_value_t = 16, requires = "bits")]
+    group: usize,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum SchemeName {
+    /// Δ = α·π/k on the mid-rise grid, α per row and k per group, fitted to the least squared error.
+    PiAdaptive,
+    /// Round to nearest between the least and the greatest weight of each group: the common baseline.
+    Rtn,
+}
+
+/// How text is made.
+#[derive(clap::Args)]
+pub(super) struct Sample {
+    /// At most so many new tokens (in an answer).
+    #[arg(long, value_name = "N", default_value_t = 128)]
+    tokens: usize,
+    /// How freely tokens are drawn; 0 takes the most likely one every time.
+    #[arg(long, value_name = "T", default_value_t = 0.0)]
+    temperature: f32,
+    /// Draw only from the most likely tokens that together have this probability.
+    #[arg(long, value_name = "P", default_value_t = 1.0)]
+    top_p: f32,
+    /// Seed of the drawing.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    seed: u64,
+}
+
+#[cfg(feature = "tch")]
+mod apply {
+    use super::{Dtype, Model, Rounding, Sample, SchemeName};
+    use qat_kernels::config::StepRule;
+    use qat_kernels::{Grid, Levels};
+    use qat_trainer::llm::{LanguageModel, Quantisation, Sampling, Scheme, quantise};
+    use qat_trainer::spec::WeightQuant;
+    use qat_trainer::{Error, ErrorKind, Result};
+    use tch::{Device, Kind};
+
+    impl Model {
+        /// Loads the model.
+        pub(in crate::cli::llm) fn load(&self) -> Result<LanguageModel> {
+            if let Some(threads) = self.threads {
+                tch::set_num_threads(threads);
+            }
+            let kind = match self.dtype {
+                Dtype::F32 => Kind::Float,
+                Dtype::Bf16 => Kind::BFloat16,
+            };
+            LanguageModel::load(&self.path, kind, Device::Cpu)
+        }
+    }
+
+    impl Rounding {
+        /// Rounds the model's matrices if that is asked for.
+        pub(in crate::cli::llm) fn apply(&self, model: &mut LanguageModel) -> Result<Option<Quantisation>> {
+            let Some(bits) = self.bits else { return Ok(None) };
+            let scheme = match self.scheme {
+                SchemeName::Rtn => Scheme::RoundToNearest { bits, group: self.group },
+                SchemeName::PiAdaptive => {
+                    if ![8, 16, 32].contains(&self.group) {
+                        return Err(Error::new(ErrorKind::Spec, format!("no groups of {}", self.group))
+                            .remedy("use --group 8, 16 or 32"));
+                    }
+                    let levels = Levels::new(bits, Grid::MidRise)?;
+                    Scheme::Fitted(WeightQuant { levels, step: StepRule::PiAdaptive { group: self.group } })
+                }
+            };
+            quantise(&mut model.decoder, scheme, |_| ()).map(Some)
+        }
+    }
+
+    impl Sample {
+        pub(in crate::cli::llm) fn tokens(&self) -> usize {
+            self.tokens
+        }
+
+        pub(in crate::cli::llm) fn sampling(&self) -> Sampling {
+            Sampling { temperature: self.temperature, top_p: self.top_p, seed: self.seed }
+        }
+    }
+}

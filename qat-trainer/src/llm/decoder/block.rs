@@ -1,0 +1,140 @@
+//! One block: `x ← x + attention(norm(x))`, then `x ← x + mlp(norm(x))`.
+
+use super::{Norm, prefix};
+use crate::error::Result;
+use crate::llm::attention::{Attention, Heads};
+use crate::llm::cache::KvCache;
+use crate::llm::config::LlmConfig;
+use crate::llm::linear::{Dense, Linear};
+use crate::llm::rope::Rope;
+use tch::Tensor;
+
+/// A block.
+#[derive(Debug)]
+pub(super) struct Block {
+    attention: Attention,
+    mlp: Mlp,
+    input_layernorm: Norm,
+    post_attention_layernorm: Norm,
+}
+
+/// A gated feed-forward layer (Shazeer 2020, equation 6): `down(silu(gate(x)) ⊙ up(x))`.
+#[derive(Debug)]
+struct Mlp {
+    gate_proj: Box<dyn Linear>,
+    up_proj: Box<dyn Linear>,
+    down_proj: Box<dyn Linear>,
+}
+
+impl Mlp {
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let gate = self.gate_proj.forward(x)?.f_silu()?;
+        self.down_proj.forward(&gate.f_mul(&self.up_proj.forward(x)?)?)
+    }
+}
+
+impl Block {
+    /// Block `index`, of what `take` gives for each tensor's name and shape.
+    pub(super) fn new(
+        config: &LlmConfig,
+        index: usize,
+        take: &mut dyn FnMut(&str, &[i64]) -> Result<Tensor>,
+    ) -> Result<Self> {
+        let [hidden, mlp] = [config.hidden, config.mlp].map(|n| n as i64);
+        let [query, value] = [config.heads, config.kv_heads].map(|n| (n * config.head_dim) as i64);
+        let prefix = prefix(index);
+        let mut linear = |name: &str, shape: [i64; 2], bias: bool| -> Result<Box<dyn Linear>> {
+            let weight = take(&format!("{prefix}.{name}.weight"), &shape)?;
+            let bias = if bias { Some(take(&format!("{prefix}.{name}.bias"), &shape[..1])?) } else { None };
+            Ok(Box::new(Dense::new(weight, bias)))
+        };
+        let attention = Attention {
+            q_proj: linear("self_attn.q_proj", [query, hidden], config.qkv_bias)?,
+            k_proj: linear("self_attn.k_proj", [value, hidden], config.qkv_bias)?,
+            v_proj: linear("self_attn.v_proj", [value, hidden], config.qkv_bias)?,
+            o_proj: linear("self_attn.o_proj", [hidden, query], config.output_bias)?,
+            shape: Heads::new(config),
+        };
+        let mlp = Mlp {
+            gate_proj: linear("mlp.gate_proj", [mlp, hidden], false)?,
+            up_proj: linear("mlp.up_proj", [mlp, hidden], false)?,
+            down_proj: linear("mlp.down_proj", [hidden, mlp], false)?,
+        };
+        let mut norm = |name: &str| -> Result<Norm> {
+            Ok(Norm { weight: take(&format!("{prefix}.{name}.weight"), &[hidden])?, eps: config.norm_eps })
+        };
+        Ok(Self {
+            attention,
+            mlp,
+            input_layernorm: norm("input_layernorm")?,
+            post_attention_layernorm: norm("post_attention_layernorm")?,
+        })
+    }
+
+    pub(super) fn forward(
+        &self,
+        x: &Tensor,
+        rope: &Rope,
+        cache: Option<(&mut KvCache, usize)>,
+    ) -> Result<Tensor> {
+        let x = x.f_add(&self.attention.forward(&self.input_layernorm.forward(x)?, rope, cache)?)?;
+        Ok(x.f_add(&self.mlp.forward(&self.post_attention_layernorm.forward(&x)?)?)?)
+    }
+
+    /// The matrices with their names within the block.
+    pub(super) fn linears(&self) -> [(&'static str, &Box<dyn Linear>); 7] {
+        let Self { attention, mlp, .. } = self;
+        [
+            ("self_attn.q_proj", &attention.q_proj),
+            ("self_attn.k_proj", &attention.k_proj),
+            ("self_attn.v_proj", &attention.v_proj),
+            ("self_attn.o_proj", &attention.o_proj),
+            ("mlp.gate_proj", &mlp.gate_proj),
+            ("mlp.up_proj", &mlp.up_proj),
+            ("mlp.down_proj", &mlp.down_proj),
+        ]
+    }
+
+    /// As [`Self::linears`], to change.
+    pub(super) fn linears_mut(&mut self) -> [(&'static str, &mut Box<dyn Linear>); 7] {
+        let Self { attention, mlp, .. } = self;
+        [
+            ("self_attn.q_proj", &mut attention.q_proj),
+            ("self_attn.k_proj", &mut attention.k_proj),
+            ("self_attn.v_proj", &mut attention.v_proj),
+            ("self_attn.o_proj", &mut attention.o_proj),
+            ("mlp.gate_proj", &mut mlp.gate_proj),
+            ("mlp.up_proj", &mut mlp.up_proj),
+            ("mlp.down_proj", &mut mlp.down_proj),
+        ]
+    }
+
+    /// The norms with their names within the block.
+    pub(super) fn norms(&self) -> [(&'static str, &Norm); 2] {
+        [
+            ("input_layernorm", &self.input_layernorm),
+            ("post_attention_layernorm", &self.post_attention_layernorm),
+        ]
+    }
+
+    /// Everything that training gives gradients to, in a fixed order.
+    pub(super) fn leaves(&self) -> Vec<&Tensor> {
+        let norms = self.norms().map(|(_, norm)| &norm.weight).into_iter().filter(|w| w.requires_grad());
+        self.linears().into_iter().flat_map(|(_, linear)| linear.leaves()).chain(norms).collect()
+    }
+
+    /// The same block on the same tensors.
+    pub(super) fn share(&self) -> Self {
+        let mlp = &self.mlp;
+        Self {
+            attention: self.attention.share(),
+            mlp: Mlp {
+                gate_proj: mlp.gate_proj.share(),
+                up_proj: mlp.up_proj.share(),
+                down_proj: mlp.down_proj.share(),
+            },
+            input_layernorm: self.input_layernorm.share(),
+            post_attention_layernorm: self.post_attention_layernorm.share(),
+        }
+    }
+}

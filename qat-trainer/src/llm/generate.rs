@@ -1,0 +1,165 @@
+//! Text, token by token.
+
+use super::cache::KvCache;
+use super::decoder::Decoder;
+use crate::error::{Error, ErrorKind, Result};
+use crate::random::{Purpose, Random};
+use tch::{Kind, Tensor};
+
+/// How the next token is chosen.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Sampling {
+    /// Logits are divided by it; 0 takes the most likely token every time.
+    pub temperature: f32,
+    /// Only the most likely tokens that together have this probability are drawn from (Holtzman et al. 2020); 1 for all.
+    pub top_p: f32,
+    /// Where the random numbers start.
+    pub seed: u64,
+}
+
+impl Default for Sampling {
+    /// The most likely token.
+    fn default() -> Self {
+        Self { temperature: 0.0, top_p: 1.0, seed: 1 }
+    }
+}
+
+/// When to stop.
+#[derive(Clone, Copy, Debug)]
+pub struct Stop<'a> {
+    /// After so many tokens.
+    pub tokens: usize,
+    /// Before one of these.
+    pub ends: &'a [u32],
+}
+
+/// Why the text ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Generation {
+    /// One of the ends was drawn.
+    End,
+    /// It has as many tokens as were asked for.
+    Tokens,
+    /// The model's context, or the cache, is full.
+    Context,
+    /// The receiver of the tokens wanted no more.
+    Receiver,
+}
+
+/// Continues `prompt`, which follows what is in the cache. `each` gets every new token and says whether to go on. Afterwards
+/// the cache holds the prompt and all new tokens but the last.
+///
+/// # Errors
+/// [`ErrorKind::Spec`] for a sampling that is none; [`ErrorKind::Data`] for an empty prompt or one longer than the cache or the
+/// context; [`ErrorKind::Train`] if torch refuses, and the errors of `each`.
+pub fn generate(
+    decoder: &Decoder,
+    cache: &mut KvCache,
+    prompt: &[u32],
+    sampling: Sampling,
+    stop: Stop<'_>,
+    mut each: impl FnMut(u32) -> Result<bool>,
+) -> Result<Generation> {
+    let Sampling { temperature, top_p, seed } = sampling;
+    if !(temperature >= 0.0 && temperature.is_finite() && top_p > 0.0 && top_p <= 1.0) {
+        return Err(Error::new(ErrorKind::Spec, format!("temperature {temperature} with top-p {top_p}"))
+            .remedy("use a temperature of at least 0 and a top-p above 0, at most 1"));
+    }
+    if prompt.is_empty() {
+        return Err(Error::new(ErrorKind::Data, "the prompt is empty").remedy("begin with a word"));
+    }
+    let (len, room) = (cache.len() + prompt.len(), cache.room());
+    if len > room {
+        return Err(Error::new(
+            ErrorKind::Data,
+            format!("{len} tokens are more than the {room} there is room for"),
+        )
+        .remedy("use a shorter text"));
+    }
+    let mut random = Random::new(seed, Purpose::Generated(0));
+    let mut next = prompt.to_vec();
+    for _ in 0..stop.tokens {
+        if cache.len() + next.len() > room {
+            return Ok(Generation::Context);
+        }
+        let logits = last_logits(decoder, cache, &next)?;
+        let token = choose(&logits, temperature, top_p, || random.uniform())?;
+        if stop.ends.contains(&token) {
+            return Ok(Generation::End);
+        }
+        if !each(token)? {
+            return Ok(Generation::Receiver);
+        }
+        next = vec![token];
+    }
+    Ok(Generation::Tokens)
+}
+
+/// The logits behind the last of `tokens`, which the cache takes in.
+fn last_logits(decoder: &Decoder, cache: &mut KvCache, tokens: &[u32]) -> Result<Vec<f32>> {
+    let ids: Vec<i64> = tokens.iter().map(|&token| token.into()).collect();
+    let ids = Tensor::from_slice(&ids).f_to_device(decoder.device())?.f_unsqueeze(0)?;
+    let hidden = decoder.hidden_cached(&ids, cache)?;
+    let logits = tch::no_grad(|| decoder.logits(&hidden.f_narrow(1, ids.numel() as i64 - 1, 1)?))?;
+    let logits = logits.f_to_device(tch::Device::Cpu)?.f_to_kind(Kind::Float)?.f_reshape(-1)?;
+    Ok(crate::autograd::slice(&logits)?.to_vec())
+}
+
+/// The next token; `uniform` draws from [0, 1).
+fn choose(logits: &[f32], temperature: f32, top_p: f32, uniform: impl FnOnce() -> f64) -> Result<u32> {
+    if logits.iter().any(|x| x.is_nan()) {
+        return Err(Error::new(ErrorKind::Model, "the model computes logits that are not numbers")
+            .remedy("its weights are damaged; fetch or train it again"));
+    }
+    // Of equally likely tokens the first.
+    let mut order: Vec<usize> = (0..logits.len()).collect();
+    let first = order.iter().copied().reduce(|a, b| if logits[b] > logits[a] { b } else { a });
+    let first = first.ok_or_else(|| Error::new(ErrorKind::Model, "the model has no vocabulary"))?;
+    if temperature == 0.0 {
+        return Ok(first as u32);
+    }
+    let top = f64::from(logits[first]);
+    let weights: Vec<f64> =
+        logits.iter().map(|&x| ((f64::from(x) - top) / f64::from(temperature)).exp()).collect();
+    let total: f64 = weights.iter().sum();
+    order.sort_by(|&a, &b| weights[b].total_cmp(&weights[a]));
+    let mut kept = 0.0;
+    let enough = order.iter().position(|&i| {
+        kept += weights[i];
+        kept >= f64::from(top_p) * total
+    });
+    order.truncate(enough.map_or(order.len(), |last| last + 1));
+    let mut left = uniform() * kept;
+    let drawn = order.iter().find(|&&i| {
+        left -= weights[i];
+        left < 0.0
+    });
+    Ok(drawn.copied().unwrap_or(first) as u32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn greedy_takes_the_first_of_the_best() {
+        assert_eq!(choose(&[0.0, 3.0, 3.0, 1.0], 0.0, 1.0, || 0.9).unwrap(), 1);
+        assert!(choose(&[0.0, f32::NAN], 0.0, 1.0, || 0.0).is_err());
+        assert!(choose(&[], 0.0, 1.0, || 0.0).is_err());
+    }
+
+    #[test]
+    fn tokens_are_drawn_by_their_probabilities() {
+        let logits = [2f32.ln(), 5f32.ln(), 3f32.ln()]; // 0.2, 0.5, 0.3
+        let drawn = |u: f64, top_p| choose(&logits, 1.0, top_p, || u).unwrap();
+        // In order of probability: token 1 up to 0.5, token 2 up to 0.8, token 0.
+        assert_eq!([0.0, 0.49, 0.51, 0.79, 0.81, 0.999].map(|u| drawn(u, 1.0)), [1, 1, 2, 2, 0, 0]);
+        // Tokens 1 and 2 have 0.8 together.
+        assert_eq!([0.0, 0.62, 0.63, 0.999].map(|u| drawn(u, 0.75)), [1, 1, 2, 2]);
+        assert_eq!(drawn(0.999, 0.5), 1);
+        // Cold: nearly greedy. -inf is never drawn.
+        assert_eq!(choose(&logits, 0.01, 1.0, || 0.999).unwrap(), 1);
+        assert_eq!(choose(&[f32::NEG_INFINITY, 0.0], 1.0, 1.0, || 0.9999).unwrap(), 1);
+    }
+}

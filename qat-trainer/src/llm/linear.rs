@@ -1,0 +1,70 @@
+//! What stands where a weight matrix is used.
+
+use crate::error::Result;
+use std::fmt::Debug;
+use tch::Tensor;
+
+/// An affine map `y = x·Wᵀ + b`, with W of shape `[out, in]`, as the decoder uses it. Dense matrices, fake-quantised ones and
+/// those with adapters beside them are its implementations; [`super::Decoder::replace`] puts one in another's place.
+///
+/// The embedding is one too: its rows are looked up in [`Self::weight`], and a tied head is its [`Self::forward`].
+pub trait Linear: Debug + Send {
+    /// `x·Wᵀ + b` over the last dimension of x.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Train`] if torch refuses, as for another width.
+    fn forward(&self, x: &Tensor) -> Result<Tensor>;
+
+    /// W, `[out, in]`, as [`Self::forward`] uses it: after quantisation, with adapters added.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Train`] if torch refuses.
+    fn weight(&self) -> Result<Tensor>;
+
+    /// b, `[out]`.
+    fn bias(&self) -> Option<&Tensor>;
+
+    /// The tensors that training gives gradients to, in a fixed order.
+    fn leaves(&self) -> Vec<&Tensor>;
+
+    /// The same map on the same tensors, for a forward pass that is computed again during the backward pass.
+    fn share(&self) -> Box<dyn Linear>;
+}
+
+/// A plain matrix, in f32 or bf16.
+#[derive(Debug)]
+pub struct Dense {
+    weight: Tensor,
+    bias: Option<Tensor>,
+}
+
+impl Dense {
+    /// W, `[out, in]`, and b, `[out]`.
+    #[must_use]
+    pub const fn new(weight: Tensor, bias: Option<Tensor>) -> Self {
+        Self { weight, bias }
+    }
+}
+
+impl Linear for Dense {
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        Ok(x.f_linear(&self.weight, self.bias.as_ref())?)
+    }
+
+    fn weight(&self) -> Result<Tensor> {
+        Ok(self.weight.shallow_clone())
+    }
+
+    fn bias(&self) -> Option<&Tensor> {
+        self.bias.as_ref()
+    }
+
+    fn leaves(&self) -> Vec<&Tensor> {
+        [Some(&self.weight), self.bias.as_ref()].into_iter().flatten().filter(|t| t.requires_grad()).collect()
+    }
+
+    fn share(&self) -> Box<dyn Linear> {
+        let bias = self.bias.as_ref().map(Tensor::shallow_clone);
+        Box::new(Self { weight: self.weight.shallow_clone(), bias })
+    }
+}

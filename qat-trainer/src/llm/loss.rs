@@ -1,0 +1,88 @@
+//! Cross-entropy in pieces: the logits of all positions of a batch, `positions × vocabulary`, are the largest tensor of a
+//! training step, and are needed for nothing but this one number and its gradient.
+
+use super::decoder::Decoder;
+use super::linear::Linear;
+use crate::autograd::closure_node;
+use crate::error::{Error, ErrorKind, Result};
+use std::sync::Mutex;
+use tch::{Kind, Reduction, Tensor};
+
+/// Targets of this value are not predicted.
+pub const IGNORED: i64 = -100;
+
+/// The mean of −ln p(target) over the positions of `hidden`, `[positions, hidden]`, whose target, `[positions]`, is not
+/// [`IGNORED`], with the logits of at most `chunk` positions in memory at a time.
+///
+/// The gradients with respect to `hidden` and the head are computed on the way, chunk by chunk, while the logits are there; the
+/// backward pass only scales them. Without gradients (inside `tch::no_grad`) nothing of the kind is done.
+///
+/// # Errors
+/// [`ErrorKind::Spec`] for a chunk of 0; [`ErrorKind::Data`] if there is nothing to predict; [`ErrorKind::Train`] if torch refuses.
+pub fn chunked_cross_entropy(
+    decoder: &Decoder,
+    hidden: &Tensor,
+    targets: &Tensor,
+    chunk: usize,
+) -> Result<Tensor> {
+    if chunk == 0 {
+        return Err(Error::new(ErrorKind::Spec, "chunks of 0 positions").remedy("use at least 1"));
+    }
+    let count = targets.f_ne(IGNORED)?.f_sum(Kind::Int64)?.f_int64_value(&[])?;
+    if count == 0 {
+        return Err(Error::new(ErrorKind::Data, "no position has a target").remedy("use longer sequences"));
+    }
+    let head = decoder.head();
+    let leaves = head.leaves();
+    // What is computed inside `no_grad` has no history, whatever it is computed from. (A mere view would claim its base's.)
+    let mut learning = false;
+    for t in leaves.iter().copied().chain([hidden]) {
+        learning |= t.f_narrow(0, 0, 0)?.f_neg()?.requires_grad();
+    }
+    let (positions, _) = hidden.size2()?;
+    let mut loss = Tensor::f_zeros([], (Kind::Float, hidden.device()))?;
+    let mut of_hidden = Vec::new();
+    let mut of_leaves: Vec<Tensor> = Vec::new();
+    let mut start = 0;
+    while start < positions {
+        let len = (chunk as i64).min(positions - start);
+        let (x, y) = (hidden.f_narrow(0, start, len)?, targets.f_narrow(0, start, len)?);
+        start += len;
+        if !learning {
+            loss = loss.f_add(&tch::no_grad(|| piece(head, &x, &y, count))?)?;
+            continue;
+        }
+        let x = x.f_detach()?.f_set_requires_grad(true)?;
+        let part = piece(head, &x, &y, count)?;
+        let wanted: Vec<&Tensor> = [&x].into_iter().chain(leaves.iter().copied()).collect();
+        let mut grads = Tensor::f_run_backward(&[&part], &wanted, false, false)?.into_iter();
+        of_hidden.extend(grads.next());
+        if of_leaves.is_empty() {
+            of_leaves = grads.collect();
+        } else {
+            for (sum, grad) in of_leaves.iter_mut().zip(grads) {
+                *sum = sum.f_add(&grad)?;
+            }
+        }
+        loss = loss.f_add(&part.f_detach()?)?;
+    }
+    if !learning {
+        return Ok(loss);
+    }
+    let mut grads = vec![Tensor::f_cat(&of_hidden, 0)?];
+    grads.append(&mut of_leaves);
+    let inputs: Vec<&Tensor> = [hidden].into_iter().chain(leaves).collect();
+    let grads = Mutex::new(grads);
+    closure_node(loss, &inputs, &[], move |grad, _| {
+        let grads =
+            grads.lock().map_err(|_| Error::new(ErrorKind::Train, "an earlier backward pass failed"))?;
+        grads.iter().map(|g| Ok(Some(g.f_mul(&grad.f_to_kind(g.f_kind()?)?)?))).collect()
+    })
+}
+
+/// What a chunk adds to a mean over `count` positions.
+fn piece(head: &dyn Linear, x: &Tensor, targets: &Tensor, count: i64) -> Result<Tensor> {
+    let logits = head.forward(x)?.f_to_kind(Kind::Float)?;
+    let sum = logits.f_cross_entropy_loss(targets, None::<Tensor>, Reduction::Sum, IGNORED, 0.0)?;
+    Ok(sum.f_div_scalar(count as f64)?)
+}

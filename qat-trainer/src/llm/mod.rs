@@ -1,0 +1,69 @@
+//! Language models of the Llama and Qwen2 families: files in, perplexity and text out.
+//!
+//! | module | is |
+//! |---|---|
+//! | [`config`] | the shape of a decoder, from `config.json` or the metadata of a GGUF file |
+//! | [`gguf`] | the GGUF container: metadata, tensors, block formats |
+//! | `source` | named tensors of either kind of file, in one convention |
+//! | `linear` | what stands where a weight matrix is used: the seam for quantised and adapted layers |
+//! | `rope`, `attention`, `decoder` | the network, in plain torch operators |
+//! | `cache` | keys and values of tokens already seen |
+//! | `tokenizer`, `chat` | text to tokens and back; turns of a conversation to text |
+//! | `model` | decoder, tokenizer and chat template, loaded together |
+//! | `perplexity`, `generate` | what the commands measure and write |
+//! | `loss` | cross-entropy in chunks, for training |
+//! | `text` | reading texts |
+//! | `ptq` | rounding of the weights without training |
+//!
+//! Tensors carry Hugging Face's names (`model.layers.0.self_attn.q_proj.weight`) and orders throughout; what a GGUF file
+//! has otherwise is renamed and put in order when it is read.
+
+pub mod config;
+pub mod gguf;
+
+#[cfg(feature = "tch")]
+mod attention;
+#[cfg(feature = "tch")]
+mod cache;
+#[cfg(feature = "tch")]
+mod chat;
+#[cfg(feature = "tch")]
+mod decoder;
+#[cfg(feature = "tch")]
+mod generate;
+#[cfg(feature = "tch")]
+mod linear;
+#[cfg(feature = "tch")]
+mod loss;
+#[cfg(feature = "tch")]
+mod model;
+#[cfg(feature = "tch")]
+mod perplexity;
+#[cfg(feature = "tch")]
+mod ptq;
+#[cfg(feature = "tch")]
+mod rope;
+#[cfg(feature = "tch")]
+mod source;
+#[cfg(all(test, feature = "tch"))]
+mod tests;
+#[cfg(feature = "tch")]
+mod text;
+#[cfg(feature = "tch")]
+mod tokenizer;
+
+#[cfg(feature = "tch")]
+pub use {
+    cache::KvCache,
+    chat::{ChatTemplate, Message},
+    decoder::Decoder,
+    generate::{Generation, Sampling, Stop, generate},
+    linear::{Dense, Linear},
+    loss::{IGNORED, chunked_cross_entropy},
+    model::LanguageModel,
+    perplexity::{Perplexity, Windows, perplexity},
+    ptq::{Quantisation, Scheme, quantise},
+    source::{GgufSource, HfFolder, TensorSource},
+    text::{characters, read_text},
+    tokenizer::Tokenizer,
+};

@@ -1,0 +1,98 @@
+//! Gradients when less is kept in memory.
+
+use super::*;
+
+/// A decoder whose every number is learned.
+fn learning(config: &LlmConfig) -> Decoder {
+    let leaf = |t: &Tensor| t.copy().set_requires_grad(true);
+    let mut decoder = decoder(config);
+    decoder
+        .replace(|_, linear| {
+            let dense = Dense::new(leaf(&linear.weight()?), linear.bias().map(leaf));
+            Ok(Some(Box::new(dense) as Box<dyn Linear>))
+        })
+        .unwrap();
+    for (_, norm) in decoder.norms() {
+        let _ = norm.set_requires_grad(true);
+    }
+    decoder
+}
+
+fn gradients(loss: &Tensor, leaves: &[&Tensor]) -> Vec<Tensor> {
+    let grads = Tensor::f_run_backward(&[loss], leaves, false, false).unwrap();
+    assert!(grads.iter().all(|g| g.abs().max().double_value(&[]) > 0.0));
+    grads
+}
+
+#[test]
+fn recomputed_activations_change_no_bit_of_any_gradient() {
+    for architecture in BOTH {
+        let mut decoder = learning(&tiny(architecture));
+        let ids = tokens(3, 2, 10);
+        let mut run = |recompute| {
+            decoder.set_recompute(recompute);
+            let logits = decoder.forward(&ids).unwrap();
+            let targets = ids.reshape(-1);
+            let loss = logits.reshape([20, -1]).cross_entropy_for_logits(&targets);
+            (logits.detach(), gradients(&loss, &decoder.leaves()))
+        };
+        let ((plain, wanted), (again, got)) = (run(false), run(true));
+        assert!(plain.equal(&again));
+        // Embedding (and head), seven matrices with three biases in Qwen2, two norms in each block, the last norm.
+        let expected = if architecture == Architecture::Llama { 1 + 2 * 9 + 1 } else { 2 + 2 * 12 + 1 };
+        assert_eq!(wanted.len(), expected);
+        assert!(wanted.iter().zip(&got).all(|(a, b)| a.equal(b)));
+    }
+}
+
+#[test]
+fn frozen_inputs_and_frozen_blocks_are_recomputed_too() {
+    let mut decoder = decoder(&tiny(Architecture::Llama));
+    // One matrix of the second block learns, as adapters do.
+    decoder
+        .replace(|name, linear| {
+            let learns = name == "model.layers.1.mlp.up_proj";
+            let weight = linear.weight()?.copy().set_requires_grad(true);
+            Ok(learns.then(|| Box::new(Dense::new(weight, None)) as Box<dyn Linear>))
+        })
+        .unwrap();
+    let ids = tokens(3, 1, 10);
+    let mut run = |recompute| {
+        decoder.set_recompute(recompute);
+        let loss = decoder.hidden(&ids).unwrap().square().sum(Kind::Float);
+        assert_eq!(decoder.leaves().len(), 1);
+        gradients(&loss, &decoder.leaves()).remove(0)
+    };
+    assert!(run(false).equal(&run(true)));
+}
+
+#[test]
+fn cross_entropy_in_chunks_is_that_of_all_logits() {
+    for architecture in BOTH {
+        let decoder = learning(&tiny(architecture));
+        let ids = tokens(3, 2, 10);
+        let mut targets = ids.roll([-1], [1]);
+        let _ = targets.narrow(1, 9, 1).fill_(IGNORED);
+        targets = targets.reshape(-1);
+        let hidden = decoder.hidden(&ids).unwrap().reshape([20, -1]);
+        let whole = decoder.logits(&hidden).unwrap();
+        let whole =
+            whole.cross_entropy_loss(&targets, None::<Tensor>, tch::Reduction::Mean, IGNORED, 0.0) * 3.0;
+        let wanted = gradients(&whole, &decoder.leaves());
+        for chunk in [1, 7, 20, 1000] {
+            let hidden = decoder.hidden(&ids).unwrap().reshape([20, -1]);
+            let loss = chunked_cross_entropy(&decoder, &hidden, &targets, chunk).unwrap() * 3.0;
+            assert!(difference(&loss.detach(), &whole.detach()) < 1e-5);
+            for (a, b) in gradients(&loss, &decoder.leaves()).iter().zip(&wanted) {
+                assert!(a.allclose(b, 1e-4, 1e-6, false), "{architecture:?} {chunk}: {}", difference(a, b));
+            }
+            let quiet = tch::no_grad(|| chunked_cross_entropy(&decoder, &hidden, &targets, chunk)).unwrap();
+            assert!(!quiet.requires_grad() && difference(&(quiet * 3.0), &whole.detach()) < 1e-5);
+        }
+        let hidden = decoder.hidden(&ids).unwrap().reshape([20, -1]);
+        assert!(chunked_cross_entropy(&decoder, &hidden, &targets, 0).is_err());
+        let none = targets.full_like(IGNORED);
+        let e = chunked_cross_entropy(&decoder, &hidden, &none, 4).unwrap_err().to_string();
+        assert!(e.contains("no position has a target"), "{e}");
+    }
+}
