@@ -84,8 +84,9 @@ pub(crate) fn run(only: &[String], yes: bool) -> Result<()> {
     libtorch::ensure(yes)?;
     let model = data("smollm2", yes)?.remove(0);
     let texts = data("texts", yes)?;
-    run_command(cargo().args(["build", "--release", "--locked", "-p", "qat-trainer"]))?;
-    let qat = target_dir()?.join("release/qat");
+    // The build that the tests use too: nearly all of the work is libtorch's.
+    run_command(cargo().args(["build", "--locked", "-p", "qat-trainer"]))?;
+    let qat = target_dir()?.join("debug/qat");
     let chosen = |case: &str| only.is_empty() || only.iter().any(|part| case.contains(part.as_str()));
     for ((text, chars, rivals), path) in PARTS.iter().zip(&texts) {
         for (scheme, options, rival) in SCHEMES {
