@@ -85,7 +85,7 @@ fn perplexity_as_it_is_and_rounded() {
     let text =
         success(&qat(dir.path(), &["eval", "model", "--text", "text", "--window", "9", "--bits", "3"], ""));
     assert!(
-        text.contains("weights rounded to 3.") && text.contains("perplexity") && text.contains('…'),
+        text.contains("weights rounded to 4.0") && text.contains("perplexity") && text.contains('…'),
         "{text}"
     );
 }
@@ -140,7 +140,7 @@ fn mistakes_are_one_line_with_a_code() {
         (vec!["eval", "model", "--text", "none"], 1, "none: cannot read this file"),
         ([&eval[..], &["--chars", "0..9999"]].concat(), 3, "text: the text has"),
         ([&eval[..], &["--chars", "9..3"]].concat(), 2, "does not come after"),
-        ([&eval[..], &["--window", "129"]].concat(), 3, "context of 128"),
+        ([&eval[..], &["--window", "130"]].concat(), 3, "context of 128"),
         ([&eval[..], &["--window", "1"]].concat(), 2, "predict nothing"),
         ([&eval[..], &["--bits", "2", "--group", "7"]].concat(), 2, "no groups of 7"),
         (
