@@ -85,7 +85,7 @@ usage: cargo xtask <command> [options]
             [TARGET…]           only these
             [--seconds N]       for each target, 60 if not given
 
-  --yes   (setup, test, demo, presets, data, mcu, mcu-bench, models, adapt, llm, tamper) install missing Debian packages, as root; otherwise
+  --yes   (setup, test, demo, presets, data, llm, mcu, mcu-bench, models, adapt, tamper) install missing Debian packages, as root; otherwise
           their names are printed
 
 environment: LIBTORCH      a libtorch 2.11.0 of your own
@@ -182,6 +182,10 @@ fn run() -> Result<()> {
             let device_count = args.number("--device-count")?.unwrap_or(10_000);
             args.finish()?;
             tamper::command(count, device_count, yes)
+        }
+        Some("llm") => {
+            let yes = args.flag("--yes");
+            llm::run(&args.rest()?, yes)
         }
         Some("fuzz") => {
             let seconds = args.number("--seconds")?.unwrap_or(60);
