@@ -45,7 +45,8 @@ mod ptq;
 mod rope;
 #[cfg(feature = "tch")]
 mod source;
-#[cfg(all(test, feature = "tch"))]
+#[cfg(feature = "tch")]
+#[cfg(test)]
 mod tests;
 #[cfg(feature = "tch")]
 mod text;
