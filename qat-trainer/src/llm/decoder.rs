@@ -230,9 +230,7 @@ impl Decoder {
     pub fn linears(&self) -> Vec<(String, &dyn Linear)> {
         let mut all: Vec<(String, &dyn Linear)> = vec![(EMBEDDING.into(), self.embedding.as_ref())];
         for (i, block) in self.blocks.iter().enumerate() {
-            all.extend(
-                block.linears().map(|(name, linear)| (format!("{}.{name}", prefix(i)), linear.as_ref())),
-            );
+            all.extend(block.linears().map(|(name, linear)| (format!("{}.{name}", prefix(i)), linear)));
         }
         all.extend(self.head.as_ref().map(|head| (HEAD.into(), head.as_ref())));
         all

@@ -82,16 +82,16 @@ impl Block {
     }
 
     /// The matrices with their names within the block.
-    pub(super) fn linears(&self) -> [(&'static str, &Box<dyn Linear>); 7] {
+    pub(super) fn linears(&self) -> [(&'static str, &dyn Linear); 7] {
         let Self { attention, mlp, .. } = self;
         [
-            ("self_attn.q_proj", &attention.q_proj),
-            ("self_attn.k_proj", &attention.k_proj),
-            ("self_attn.v_proj", &attention.v_proj),
-            ("self_attn.o_proj", &attention.o_proj),
-            ("mlp.gate_proj", &mlp.gate_proj),
-            ("mlp.up_proj", &mlp.up_proj),
-            ("mlp.down_proj", &mlp.down_proj),
+            ("self_attn.q_proj", attention.q_proj.as_ref()),
+            ("self_attn.k_proj", attention.k_proj.as_ref()),
+            ("self_attn.v_proj", attention.v_proj.as_ref()),
+            ("self_attn.o_proj", attention.o_proj.as_ref()),
+            ("mlp.gate_proj", mlp.gate_proj.as_ref()),
+            ("mlp.up_proj", mlp.up_proj.as_ref()),
+            ("mlp.down_proj", mlp.down_proj.as_ref()),
         ]
     }
 

@@ -57,13 +57,13 @@ fn attention(w: &Weights, prefix: &str, c: &LlmConfig, x: &Matrix) -> Matrix {
     let (q, k, v) = (project("q_proj", true), project("k_proj", true), project("v_proj", false));
     let d = c.head_dim;
     let mut out = Vec::new();
-    for i in 0..x.len() {
+    for (i, q) in q.iter().enumerate() {
         let mut y = vec![0.0; c.heads * d];
         for head in 0..c.heads {
             let shared = head / (c.heads / c.kv_heads);
             let scores: Vec<f64> = (0..=i)
                 .map(|j| {
-                    (0..d).map(|n| q[i][head * d + n] * k[j][shared * d + n]).sum::<f64>() / (d as f64).sqrt()
+                    (0..d).map(|n| q[head * d + n] * k[j][shared * d + n]).sum::<f64>() / (d as f64).sqrt()
                 })
                 .map(f64::exp)
                 .collect();
