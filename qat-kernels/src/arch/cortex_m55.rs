@@ -24,12 +24,14 @@ macro_rules! helium {
     };
 }
 
+mod block;
 mod depthwise;
 mod gather;
 mod grouped;
 mod requantise;
 mod sums;
 
+pub(crate) use block::{Levels, block_sums, multiply_out};
 pub(crate) use depthwise::{BlockLevels, depthwise_sums};
 pub(crate) use gather::gather;
 pub(crate) use grouped::{Groups, expand, group_sums, linear_grouped, pixel_grouped};

@@ -32,7 +32,31 @@ pub(crate) fn groups(spec: WeightSpec, columns: usize) -> usize {
     columns.checked_div(spec.group.into()).unwrap_or(0)
 }
 
-/// Words that a layer with groups needs besides: sums of activations, room for a group's sums, factors of each quad.
+/// Pairs of output pixels that a convolution with groups computes with a quad that it has multiplied out: the more, the less
+/// that costs. Their windows and sums take up to 16 KiB, or as much as two pairs need.
+pub(crate) fn block_pairs(channels: usize, columns: usize) -> Option<usize> {
+    let windows = row_bytes(columns)?.checked_mul(PIXELS)?;
+    Some(match pixel_sums(channels)?.checked_mul(4)?.checked_add(windows)? {
+        0..=1024 => 16,
+        1025..=2048 => 8,
+        2049..=4096 => 4,
+        _ => 2,
+    })
+}
+
+/// Words that a convolution with groups needs: sums of all pairs, factors of each quad.
+pub(crate) fn block_words(spec: WeightSpec, channels: usize, columns: usize) -> Option<[usize; 2]> {
+    let sums = pixel_sums(channels)?.checked_mul(block_pairs(channels, columns)?)?;
+    Some([sums, groups(spec, columns).checked_mul(channels.div_ceil(QUAD))?])
+}
+
+/// Bytes besides: a multiplied quad and the windows of a block.
+pub(crate) fn block_bytes(channels: usize, columns: usize) -> Option<[usize; 2]> {
+    let (row, pairs) = (row_bytes(columns)?, block_pairs(channels, columns)?);
+    Some([row.checked_mul(QUAD)?, row.checked_mul(PIXELS)?.checked_mul(pairs)?])
+}
+
+/// Words that a linear layer with groups needs besides: sums of activations, room for a group's sums, factors of each quad.
 pub(crate) fn group_words(spec: WeightSpec, channels: usize, columns: usize) -> Option<usize> {
     let of_group = channels.div_ceil(QUAD).checked_add(ACTIVATION_WORDS + ROOM_WORDS)?;
     groups(spec, columns).checked_mul(of_group)
@@ -60,10 +84,12 @@ pub(super) fn scratch_len(spec: WeightSpec, kind: OpKind, [channels, columns]: [
         OpKind::Linear => {
             (linear_sums(channels)?.checked_add(group_words(spec, channels, columns)?)?, row_bytes(columns)?)
         }
-        OpKind::Conv2d => (
-            pixel_sums(channels)?.checked_add(group_words(spec, channels, columns)?)?,
-            row_bytes(columns)?.checked_mul(PIXELS)?,
-        ),
+        OpKind::Conv2d if spec.group > 0 => {
+            let ([sums, factors], [quad, rows]) =
+                (block_words(spec, channels, columns)?, block_bytes(channels, columns)?);
+            (sums.checked_add(factors)?, quad.checked_add(rows)?)
+        }
+        OpKind::Conv2d => (pixel_sums(channels)?, row_bytes(columns)?.checked_mul(PIXELS)?),
         OpKind::DepthwiseConv2d => {
             let sums = depthwise_sums(spec.bits, columns, channels)?;
             (sums, level_bytes(spec.bits, columns, channels)?.checked_add(channels)?)

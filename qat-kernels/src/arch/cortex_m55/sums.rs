@@ -208,6 +208,9 @@ macro_rules! steps {
     };
 }
 
+#[cfg(core_family = "cortex-m55")]
+pub(super) use steps;
+
 /// Takes the sums of masked codes out of the sums of whole bytes.
 #[cfg(core_family = "cortex-m55")]
 macro_rules! untangle {

@@ -172,23 +172,43 @@ impl Family {
             for _ in 0..400 {
                 let windows = random_windows(n, false);
                 let window = windows.kernel[0] * windows.kernel[1] * windows.input[2];
-                if group > 0 && !window.is_multiple_of(usize::from(group)) {
-                    continue;
+                if group == 0 || window.is_multiple_of(usize::from(group)) {
+                    self.convolution_equals_the_portable_kernel(n, [bits, group], &windows);
                 }
-                let shape = [windows.output[2], window];
-                let layer = Layer::random(n, self.target, OpKind::Conv2d, [bits, group], shape);
-                let (x, requant) = (n.activations(windows.input.iter().product()), requant(n));
-                let zero = (n.below(256) - 128) as i8;
-                let gathered = if windows.kernel == [1, 1] && windows.pad == [0, 0] { 0 } else { window };
-                let mut out = [(); 2].map(|()| vec![0; windows.output.iter().product()]);
-                let mut scratch = vec![0x5A; gathered];
-                let views = [layer.view(0), layer.view(1)];
-                portable::conv2d(&x, &windows, &views[0], &requant, zero, &mut scratch, &mut out[0]).unwrap();
-                let mut scratch = self.scratch(&layer, OpKind::Conv2d, gathered);
-                (self.conv2d)(&x, &windows, &views[1], &requant, zero, &mut scratch, &mut out[1]).unwrap();
-                assert_eq!(out[1], out[0], "{}, {windows:?}", layer.about());
             }
         }
+    }
+
+    /// A 1×1 convolution with so many rows and columns.
+    pub(super) fn pointwise_equals_the_portable_kernel(
+        &self,
+        spec: [u8; 2],
+        [rows, columns]: [usize; 2],
+        [height, width]: [usize; 2],
+    ) {
+        let windows = Windows {
+            input: [height, width, columns],
+            output: [height, width, rows],
+            kernel: [1, 1],
+            stride: [1, 1],
+            pad: [0, 0],
+        };
+        self.convolution_equals_the_portable_kernel(&mut Numbers(5), spec, &windows);
+    }
+
+    fn convolution_equals_the_portable_kernel(&self, n: &mut Numbers, spec: [u8; 2], windows: &Windows) {
+        let window = windows.kernel[0] * windows.kernel[1] * windows.input[2];
+        let layer = Layer::random(n, self.target, OpKind::Conv2d, spec, [windows.output[2], window]);
+        let (x, requant) = (n.activations(windows.input.iter().product()), requant(n));
+        let zero = (n.below(256) - 128) as i8;
+        let gathered = if windows.kernel == [1, 1] && windows.pad == [0, 0] { 0 } else { window };
+        let mut out = [(); 2].map(|()| vec![0; windows.output.iter().product()]);
+        let mut scratch = vec![0x5A; gathered];
+        let views = [layer.view(0), layer.view(1)];
+        portable::conv2d(&x, windows, &views[0], &requant, zero, &mut scratch, &mut out[0]).unwrap();
+        let mut scratch = self.scratch(&layer, OpKind::Conv2d, gathered);
+        (self.conv2d)(&x, windows, &views[1], &requant, zero, &mut scratch, &mut out[1]).unwrap();
+        assert_eq!(out[1], out[0], "{}, {windows:?}", layer.about());
     }
 
     pub(super) fn depthwise_equals_the_portable_kernel(&self) {
