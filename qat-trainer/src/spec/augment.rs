@@ -4,10 +4,10 @@ use super::Source;
 use crate::error::Result;
 use serde::Deserialize;
 
-/// `[train] augment = { shift, rotate, scale, time_shift, time_mask, gain, noise }`: each example is distorted anew in
-/// every epoch, uniformly within these bounds; all default to 0, for none.
+/// `[train] augment = { shift, rotate, scale, shear, warp, time_shift, time_mask, gain, noise }`: each example is
+/// distorted anew in every epoch, uniformly within these bounds; all default to 0, for none.
 ///
-/// `shift`, `rotate` and `scale` are for images; `time_shift` and `time_mask` for series, maps whose first axis is time;
+/// `shift`, `rotate`, `scale`, `shear` and `warp` are for images; `time_shift` and `time_mask` for series, maps whose first axis is time;
 /// `gain` and `noise` for everything. What moves in from outside, or is masked, is what a raw feature of 0 becomes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -18,6 +18,11 @@ pub struct Augment {
     pub rotate: f32,
     /// Largest relative change of size, 0 ≤ scale < 1.
     pub scale: f32,
+    /// Largest slant: columns by which a row moves per row from the middle.
+    pub shear: f32,
+    /// Largest displacement along each axis of each of 5×5 points over the image, in pixels; what is between them
+    /// follows, bilinearly: a coarse kind of the elastic distortions of Simard et al. (2003).
+    pub warp: f32,
     /// Largest shift along the first axis, in whole steps of time.
     pub time_shift: u32,
     /// Longest run of steps of time that is masked (Park et al. 2019), from none.
@@ -41,18 +46,20 @@ impl Augment {
         self.bends() || self.time_shift > 0 || self.time_mask > 0
     }
 
-    /// Whether images are to be shifted, rotated or resized.
+    /// Whether images are to be mapped onto themselves.
     #[must_use]
     pub(crate) fn bends(self) -> bool {
-        self.shift > 0.0 || self.rotate > 0.0 || self.scale > 0.0
+        [self.shift, self.rotate, self.scale, self.shear, self.warp].iter().any(|&bound| bound > 0.0)
     }
 
     pub(super) fn validate(self, source: Source<'_>) -> Result<()> {
-        let Self { shift, rotate, scale, gain, noise, .. } = self;
+        let Self { shift, rotate, scale, shear, warp, gain, noise, .. } = self;
         for (value, ok, allowed) in [
             (shift, shift >= 0.0, "shift of 0 or more pixels"),
             (rotate, (0.0..=180.0).contains(&rotate), "rotate of 0 to 180 degrees"),
             (scale, (0.0..1.0).contains(&scale), "scale from 0 up to, not including, 1"),
+            (shear, (0.0..=1.0).contains(&shear), "shear of 0 to 1"),
+            (warp, warp >= 0.0, "warp of 0 or more pixels"),
             (gain, (0.0..1.0).contains(&gain), "gain from 0 up to, not including, 1"),
             (noise, noise >= 0.0, "noise of 0 or more"),
         ] {
