@@ -114,8 +114,26 @@ pub fn rival(suite: &str, case: &str, metric: &str) -> Result<String> {
     field(suite, case, metric, RIVAL_VALUE)
 }
 
+/// All rows of a metric that have a rival: case, value, rival and the rival's value.
+///
+/// # Errors
+/// As [`value`], but no rows are no error.
+pub fn beside(suite: &str, metric: &str) -> Result<Vec<[String; 4]>> {
+    let path = path(suite);
+    let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+    let rows = text.lines().skip(1).filter(|line| !line.is_empty()).map(parse);
+    let mut found = Vec::new();
+    for row in rows.collect::<Result<Vec<_>>>().with_context(|| path.display().to_string())? {
+        if row[2] == metric && !row[RIVAL].is_empty() {
+            found.push([1, VALUE, RIVAL, RIVAL_VALUE].map(|column| row[column].clone()));
+        }
+    }
+    Ok(found)
+}
+
 /// Columns of the schema.
 const VALUE: usize = 3;
+const RIVAL: usize = 6;
 const RIVAL_VALUE: usize = 7;
 
 fn field(suite: &str, case: &str, metric: &str, column: usize) -> Result<String> {

@@ -1,5 +1,7 @@
 //! Tables of measured figures for the READMEs, made of the results files.
 
+mod presets;
+
 use crate::results::{rival, value, value_if_any};
 use anyhow::{Context as _, Result};
 use std::path::PathBuf;
@@ -86,7 +88,9 @@ pub fn pages() -> [Page; 3] {
 fn renew_front(text: &str) -> Result<String> {
     let text = between(text, "cores", &cores()?)?;
     let text = between(&text, "peers", &peers()?)?;
-    between(&text, "models", &models()?)
+    let text = between(&text, "models", &models()?)?;
+    let text = between(&text, "presets", &presets::presets()?)?;
+    between(&text, "trained", &presets::peers()?)
 }
 
 /// The kernels' page with every table made anew.

@@ -150,8 +150,26 @@ fn figures(o: &Outcome, seeds: usize) -> Vec<Figure> {
         ("seeds", seeds.to_string(), ""),
         ("seconds", format!("{:.1}", o.seconds / seeds as f64), "s"),
     ]
-    .map(|(metric, value, unit)| Figure::new(o.case.clone(), metric, value, unit))
+    .map(|(metric, value, unit)| {
+        let figure = Figure::new(o.case.clone(), metric, value, unit);
+        match goal(&o.case, metric) {
+            Some(goal) => figure.with_goal(goal.to_owned()),
+            None => figure,
+        }
+    })
     .into()
+}
+
+/// What a figure is to reach.
+fn goal(case: &str, metric: &str) -> Option<&'static str> {
+    match (metric, case) {
+        ("accuracy_mean", "digits_small_2bit") => Some(">= 99.3"),
+        ("file_bytes", "digits_small_2bit") => Some("<= 12288"),
+        ("retention_percent", case) if case.ends_with("_3bit") => Some(">= 99.5"),
+        ("retention_percent", case) if case.starts_with("digits") => Some(">= 99"),
+        ("retention_percent", _) => Some(">= 98"),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
