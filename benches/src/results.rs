@@ -114,6 +114,16 @@ pub fn rival(suite: &str, case: &str, metric: &str) -> Result<String> {
     field(suite, case, metric, RIVAL_VALUE)
 }
 
+/// Whether a suite's file has figures of a case.
+///
+/// # Errors
+/// As [`value`], but for a missing row.
+pub fn measured(suite: &str, case: &str) -> Result<bool> {
+    let path = path(suite);
+    let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+    Ok(text.lines().any(|line| line.starts_with(&format!("{suite},{case},"))))
+}
+
 /// All rows of a metric that have a rival: case, value, rival and the rival's value.
 ///
 /// # Errors
