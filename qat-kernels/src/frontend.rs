@@ -12,8 +12,8 @@
 //!
 //! The scale of mel and the triangles on it are those of HTK (Young et al. 2006, equation 5.13); 2^16 is about the energy
 //! that the rounding of 16-bit samples leaves in a band. There is no pre-emphasis and no cosine transform: the first layer
-//! of a network learns what it needs of both. The transform is a complex one of half the length whose stages halve
-//! ([`fft`]); no step can overflow, whatever the samples are.
+//! of a network learns what it needs of both. The transform is a complex one of half the length whose stages
+//! halve; no step can overflow, whatever the samples are.
 //!
 //! **Cost.** A frame of 480 samples and 40 bands takes 149,733 instructions on an emulated Cortex-M4F (`cargo xtask mcu-bench
 //! logmel`), 7.5 million a second at 50 frames a second, and 2 KiB of scratch memory.
