@@ -1,6 +1,8 @@
 //! The decoder: embedding, blocks of attention and feed-forward with residual connections, norm, head.
 
 mod block;
+mod learning;
+mod norm;
 mod recompute;
 
 use super::cache::KvCache;
@@ -11,6 +13,7 @@ use super::source::TensorSource;
 use crate::error::{Error, ErrorKind, Result};
 use crate::random::{Purpose, Random};
 use block::Block;
+use norm::Norm;
 use std::collections::BTreeSet;
 use tch::{Device, Kind, Tensor};
 
@@ -102,7 +105,7 @@ impl Decoder {
         let embedding = table(EMBEDDING)?;
         let head = if config.tied { None } else { Some(table(HEAD)?) };
         let blocks = (0..config.layers).map(|i| Block::new(config, i, take)).collect::<Result<_>>()?;
-        let norm = Norm { weight: take("model.norm.weight", &[hidden])?, eps: config.norm_eps };
+        let norm = Norm::new(take("model.norm.weight", &[hidden])?, config.norm_eps);
         let rope = Rope::new(config, device)?;
         Ok(Self {
             config: config.clone(),
@@ -239,12 +242,7 @@ impl Decoder {
     /// Shows every norm's weights with their name (`model.layers.0.input_layernorm`).
     #[must_use]
     pub fn norms(&self) -> Vec<(String, &Tensor)> {
-        let mut all = Vec::new();
-        for (i, block) in self.blocks.iter().enumerate() {
-            all.extend(block.norms().map(|(name, norm)| (format!("{}.{name}", prefix(i)), &norm.weight)));
-        }
-        all.push(("model.norm".into(), &self.norm.weight));
-        all
+        self.named_norms().into_iter().map(|(name, norm)| (name, norm.weight())).collect()
     }
 
     /// Everything that training gives gradients to: of the matrices in the order of [`Self::linears`], then of the norms.
@@ -297,26 +295,4 @@ impl Decoder {
 /// The name of a block.
 fn prefix(block: usize) -> String {
     format!("model.layers.{block}")
-}
-
-/// A root mean square norm (Zhang and Sennrich 2019): `w·x/√(mean(x²) + ε)`, computed in f32.
-#[derive(Debug)]
-struct Norm {
-    weight: Tensor,
-    eps: f64,
-}
-
-impl Norm {
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let kind = x.f_kind()?;
-        // f64 stays f64: tests compare in it.
-        let wide = if kind == Kind::BFloat16 { x.f_to_kind(Kind::Float)? } else { x.shallow_clone() };
-        let mean = wide.f_square()?.f_mean_dim([-1i64].as_slice(), true, None::<Kind>)?;
-        let normed = wide.f_mul(&mean.f_add_scalar(self.eps)?.f_rsqrt()?)?;
-        Ok(normed.f_to_kind(kind)?.f_mul(&self.weight)?)
-    }
-
-    fn share(&self) -> Self {
-        Self { weight: self.weight.shallow_clone(), eps: self.eps }
-    }
 }

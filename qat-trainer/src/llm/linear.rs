@@ -1,6 +1,8 @@
 //! What stands where a weight matrix is used.
 
-use crate::error::Result;
+use crate::checkpoint::Checkpoint;
+use crate::error::{Error, ErrorKind, Result};
+use crate::nn::Rates;
 use std::fmt::Debug;
 use tch::Tensor;
 
@@ -29,6 +31,35 @@ pub trait Linear: Debug + Send {
 
     /// The same map on the same tensors, for a forward pass that is computed again during the backward pass.
     fn share(&self) -> Box<dyn Linear>;
+
+    /// One step of the optimiser, given the gradients of [`Self::leaves`] in their order. No graph that used the leaves may be
+    /// alive. What has no leaves has nothing to do.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Train`] for gradients that do not belong to the leaves, or if the training has diverged.
+    fn update(&mut self, grads: &[Tensor], _rates: &Rates) -> Result<()> {
+        if grads.is_empty() {
+            return Ok(());
+        }
+        Err(Error::new(ErrorKind::Train, format!("{} gradients for weights that do not learn", grads.len())))
+    }
+
+    /// Adds all that a training needs to go on with this map as if it had never stopped (what is learned, and what the
+    /// optimiser remembers), under names that begin with `name`. What has no leaves has nothing to add.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Checkpoint`] if a checkpoint cannot hold it.
+    fn save_state(&self, _name: &str, _to: &mut Checkpoint) -> Result<()> {
+        Ok(())
+    }
+
+    /// Takes out again what [`Self::save_state`] added.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Checkpoint`] naming what is missing or has another shape.
+    fn load_state(&mut self, _name: &str, _from: &Checkpoint) -> Result<()> {
+        Ok(())
+    }
 }
 
 /// A plain matrix, in f32 or bf16.

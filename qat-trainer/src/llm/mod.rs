@@ -6,6 +6,7 @@
 //! | [`gguf`] | the GGUF container: metadata, tensors, block formats |
 //! | `source` | named tensors of either kind of file, in one convention |
 //! | `linear` | what stands where a weight matrix is used: the seam for quantised and adapted layers |
+//! | `learned` | a matrix that is trained as it is |
 //! | `rope`, `attention`, `decoder` | the network, in plain torch operators |
 //! | `cache` | keys and values of tokens already seen |
 //! | `tokenizer`, `chat` | text to tokens and back; turns of a conversation to text |
@@ -32,6 +33,8 @@ mod decoder;
 #[cfg(feature = "tch")]
 mod generate;
 #[cfg(feature = "tch")]
+mod learned;
+#[cfg(feature = "tch")]
 mod linear;
 #[cfg(feature = "tch")]
 mod loss;
@@ -54,11 +57,14 @@ mod text;
 mod tokenizer;
 
 #[cfg(feature = "tch")]
+pub use crate::nn::{Rates, Rule, Sgd};
+#[cfg(feature = "tch")]
 pub use {
     cache::KvCache,
     chat::{ChatTemplate, Message},
     decoder::Decoder,
     generate::{Generation, Sampling, Stop, generate},
+    learned::Learned,
     linear::{Dense, Linear},
     loss::{IGNORED, chunked_cross_entropy},
     model::LanguageModel,

@@ -15,11 +15,12 @@ mod weights;
 
 pub(crate) use float::FloatNet;
 pub(crate) use fold::fold;
-pub(crate) use optimiser::{Rule, Sgd};
+pub use optimiser::{Rule, Sgd};
 pub(crate) use parallel::{UNIT, in_units};
+pub(crate) use param::Param;
 pub(crate) use quant::{Learning, QuantNet};
 pub(crate) use range::fake_quantize_slice;
-pub(crate) use weights::Rates;
+pub use weights::Rates;
 
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, ErrorKind, Result};

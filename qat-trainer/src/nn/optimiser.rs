@@ -7,7 +7,7 @@ use qat_kernels::ste_simd::AdamW;
 
 /// How one step moves a parameter.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Rule {
+pub enum Rule {
     /// [`AdamW`].
     AdamW(AdamW),
     /// [`Sgd`].
@@ -28,15 +28,15 @@ impl Rule {
 /// Stochastic gradient descent with momentum, as torch defines it: the velocity is `m ← μ·m + g'` with
 /// `g' = g + decay·p`, and `p ← p − lr·m`, with Nesterov's momentum `p ← p − lr·(g' + μ·m)`.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Sgd {
+pub struct Sgd {
     /// Learning rate.
-    pub(crate) lr: f32,
+    pub lr: f32,
     /// μ.
-    pub(crate) momentum: f32,
+    pub momentum: f32,
     /// Nesterov's form.
-    pub(crate) nesterov: bool,
+    pub nesterov: bool,
     /// Weight decay, part of the gradient.
-    pub(crate) weight_decay: f32,
+    pub weight_decay: f32,
 }
 
 impl Sgd {

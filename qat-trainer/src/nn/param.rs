@@ -52,6 +52,20 @@ impl Param {
         Ok(())
     }
 
+    /// Puts values, moments and average into the state of a training.
+    pub(crate) fn save(&self, name: &str, to: &mut Checkpoint) -> Result<()> {
+        let shape: Vec<usize> = self.leaf.size().iter().map(|&d| d as usize).collect();
+        to.insert(name, &shape, self.values()?.to_vec())?;
+        self.save_state(name, to)
+    }
+
+    /// Takes them out again.
+    pub(crate) fn load(&mut self, name: &str, from: &Checkpoint) -> Result<()> {
+        let shape: Vec<usize> = self.leaf.size().iter().map(|&d| d as usize).collect();
+        slice_mut(&mut self.leaf)?.copy_from_slice(from.get(name, &shape)?);
+        self.load_state(name, from)
+    }
+
     /// Puts moments and average into the state of a training; `name` is that of the values in it.
     pub(crate) fn save_state(&self, name: &str, to: &mut Checkpoint) -> Result<()> {
         self.moments.save(name, to)?;

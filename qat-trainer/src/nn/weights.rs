@@ -76,13 +76,13 @@ pub(crate) struct Kind<'a> {
 
 /// Hyperparameters of one update.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Rates {
+pub struct Rates {
     /// For the weights.
-    pub(crate) weights: Rule,
+    pub weights: Rule,
     /// For log α and the logarithms of the activations' scales.
-    pub(crate) scales: AdamW,
+    pub scales: AdamW,
     /// Factor of all gradients (clipping).
-    pub(crate) factor: f32,
+    pub factor: f32,
 }
 
 impl QuantWeights {

@@ -61,7 +61,7 @@ impl Block {
             down_proj: linear("mlp.down_proj", [hidden, mlp], false)?,
         };
         let mut norm = |name: &str| -> Result<Norm> {
-            Ok(Norm { weight: take(&format!("{prefix}.{name}.weight"), &[hidden])?, eps: config.norm_eps })
+            Ok(Norm::new(take(&format!("{prefix}.{name}.weight"), &[hidden])?, config.norm_eps))
         };
         Ok(Self {
             attention,
@@ -117,9 +117,17 @@ impl Block {
         ]
     }
 
+    /// As [`Self::norms`], to change.
+    pub(super) fn norms_mut(&mut self) -> [(&'static str, &mut Norm); 2] {
+        [
+            ("input_layernorm", &mut self.input_layernorm),
+            ("post_attention_layernorm", &mut self.post_attention_layernorm),
+        ]
+    }
+
     /// Everything that training gives gradients to, in a fixed order.
     pub(super) fn leaves(&self) -> Vec<&Tensor> {
-        let norms = self.norms().map(|(_, norm)| &norm.weight).into_iter().filter(|w| w.requires_grad());
+        let norms = self.norms().map(|(_, norm)| norm.weight()).into_iter().filter(|w| w.requires_grad());
         self.linears().into_iter().flat_map(|(_, linear)| linear.leaves()).chain(norms).collect()
     }
 

@@ -1,6 +1,8 @@
 //! Gradients when less is kept in memory.
 
 use super::*;
+use crate::checkpoint::Checkpoint;
+use qat_kernels::ste_simd::AdamW;
 
 /// A decoder whose every number is learned.
 fn learning(config: &LlmConfig) -> Decoder {
@@ -95,4 +97,57 @@ fn cross_entropy_in_chunks_is_that_of_all_logits() {
         let e = chunked_cross_entropy(&decoder, &hidden, &none, 4).unwrap_err().to_string();
         assert!(e.contains("no position has a target"), "{e}");
     }
+}
+
+#[test]
+fn what_learns_moves_against_its_gradient_and_goes_on_from_a_saved_state_bit_for_bit() {
+    let rates = |step| {
+        let adamw = AdamW { lr: 1e-2, step, ..AdamW::default() };
+        Rates { weights: Rule::AdamW(adamw), scales: adamw, factor: 1.0 }
+    };
+    for architecture in BOTH {
+        let made = || {
+            let mut decoder = Decoder::generated(&tiny(architecture), 1).unwrap();
+            decoder.learn().unwrap();
+            decoder
+        };
+        let ids = tokens(3, 2, 10);
+        let step = |decoder: &mut Decoder, t| {
+            let loss = {
+                let logits = decoder.forward(&ids).unwrap().reshape([20, -1]);
+                logits.cross_entropy_for_logits(&ids.reshape(-1))
+            };
+            let grads = gradients(&loss, &decoder.leaves());
+            let value = loss.double_value(&[]);
+            drop(loss);
+            decoder.update(&grads, &rates(t)).unwrap();
+            value
+        };
+        let mut one = made();
+        let before = step(&mut one, 1);
+        step(&mut one, 2);
+        let mut state = Checkpoint::default();
+        one.save_state(&mut state).unwrap();
+        let mut other = made();
+        other.load_state(&state).unwrap();
+        let after = step(&mut one, 3);
+        assert!(after < before - 0.5 && after == step(&mut other, 3));
+        for ((name, a), (_, b)) in one.tensors().unwrap().iter().zip(&other.tensors().unwrap()) {
+            assert!(a.equal(b), "{name}");
+        }
+        // Norms and all: nothing stays what it was, and nothing is left out.
+        for ((name, a), (_, b)) in one.tensors().unwrap().iter().zip(&made().tensors().unwrap()) {
+            assert!(!a.equal(b), "{name}");
+        }
+        state.tensors.remove("model.norm.weight.v");
+        assert!(other.load_state(&state).unwrap_err().to_string().contains("model.norm.weight.v"));
+        assert!(one.update(&[], &rates(4)).is_err());
+    }
+}
+
+#[test]
+fn what_cannot_learn_says_so() {
+    let mut half = Decoder::load(&tiny(Architecture::Llama), &Generated, Kind::BFloat16, CPU).unwrap();
+    let e = half.learn().unwrap_err().to_string();
+    assert!(e.contains("model.embed_tokens") && e.contains("f32 on the CPU"), "{e}");
 }

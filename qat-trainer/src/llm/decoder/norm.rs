@@ -1,0 +1,81 @@
+//! Root mean square norms.
+
+use crate::checkpoint::Checkpoint;
+use crate::error::Result;
+use crate::llm::learned::{param, step};
+use crate::nn::{Param, Rates};
+use tch::{Kind, Tensor};
+
+/// A root mean square norm (Zhang and Sennrich 2019): `w·x/√(mean(x²) + ε)`, computed in f32.
+#[derive(Debug)]
+pub(super) struct Norm {
+    weight: Weight,
+    eps: f64,
+}
+
+/// w: as it was loaded, or a parameter.
+#[derive(Debug)]
+enum Weight {
+    Fixed(Tensor),
+    Learned(Param),
+}
+
+impl Norm {
+    pub(super) fn new(weight: Tensor, eps: f64) -> Self {
+        Self { weight: Weight::Fixed(weight), eps }
+    }
+
+    pub(super) fn weight(&self) -> &Tensor {
+        match &self.weight {
+            Weight::Fixed(weight) => weight,
+            Weight::Learned(param) => param.leaf(),
+        }
+    }
+
+    pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let kind = x.f_kind()?;
+        // f64 stays f64: tests compare in it.
+        let wide = if kind == Kind::BFloat16 { x.f_to_kind(Kind::Float)? } else { x.shallow_clone() };
+        let mean = wide.f_square()?.f_mean_dim([-1i64].as_slice(), true, None::<Kind>)?;
+        let normed = wide.f_mul(&mean.f_add_scalar(self.eps)?.f_rsqrt()?)?;
+        Ok(normed.f_to_kind(kind)?.f_mul(self.weight())?)
+    }
+
+    pub(super) fn share(&self) -> Self {
+        Self::new(self.weight().shallow_clone(), self.eps)
+    }
+
+    /// Learns w from now on.
+    pub(super) fn learn(&mut self) -> Result<()> {
+        if let Weight::Fixed(weight) = &self.weight {
+            self.weight = Weight::Learned(param(weight, false)?);
+        }
+        Ok(())
+    }
+
+    /// One step of the optimiser; takes a gradient if w is learned.
+    pub(super) fn update<'a>(
+        &mut self,
+        grads: &mut impl Iterator<Item = &'a Tensor>,
+        rates: &Rates,
+    ) -> Result<()> {
+        match &mut self.weight {
+            Weight::Fixed(_) => Ok(()),
+            Weight::Learned(param) => step(param, grads.next(), rates),
+        }
+    }
+
+    pub(super) fn save_state(&self, name: &str, to: &mut Checkpoint) -> Result<()> {
+        match &self.weight {
+            Weight::Fixed(_) => Ok(()),
+            Weight::Learned(param) => param.save(&format!("{name}.weight"), to),
+        }
+    }
+
+    pub(super) fn load_state(&mut self, name: &str, from: &Checkpoint) -> Result<()> {
+        match &mut self.weight {
+            Weight::Fixed(_) => Ok(()),
+            Weight::Learned(param) => param.load(&format!("{name}.weight"), from),
+        }
+    }
+}
