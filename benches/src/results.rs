@@ -119,9 +119,7 @@ pub fn rival(suite: &str, case: &str, metric: &str) -> Result<String> {
 /// # Errors
 /// As [`value`], but for a missing row.
 pub fn measured(suite: &str, case: &str) -> Result<bool> {
-    let path = path(suite);
-    let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
-    Ok(text.lines().any(|line| line.starts_with(&format!("{suite},{case},"))))
+    Ok(rows(suite)?.iter().any(|row| row.case == case))
 }
 
 /// All rows of a metric that have a rival: case, value, rival and the rival's value.
@@ -129,21 +127,70 @@ pub fn measured(suite: &str, case: &str) -> Result<bool> {
 /// # Errors
 /// As [`value`], but no rows are no error.
 pub fn beside(suite: &str, metric: &str) -> Result<Vec<[String; 4]>> {
-    let path = path(suite);
-    let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
-    let rows = text.lines().skip(1).filter(|line| !line.is_empty()).map(parse);
-    let mut found = Vec::new();
-    for row in rows.collect::<Result<Vec<_>>>().with_context(|| path.display().to_string())? {
-        if row[2] == metric && !row[RIVAL].is_empty() {
-            found.push([1, VALUE, RIVAL, RIVAL_VALUE].map(|column| row[column].clone()));
+    let rows = rows(suite)?.into_iter().filter(|row| row.metric == metric && !row.rival.is_empty());
+    Ok(rows.map(|row| [row.case, row.value, row.rival, row.rival_value]).collect())
+}
+
+/// A row of a suite's file; fields are empty where it says nothing.
+#[derive(Clone, Debug)]
+pub struct Row {
+    /// What was measured.
+    pub case: String,
+    /// Which quantity.
+    pub metric: String,
+    /// Its value.
+    pub value: String,
+    /// Of the value; empty for plain numbers.
+    pub unit: String,
+    /// What the value is to reach.
+    pub goal: String,
+    /// What it is compared with.
+    pub rival: String,
+    /// The rival's value, in the same unit.
+    pub rival_value: String,
+    /// Processor and number of cores.
+    pub machine: String,
+    /// `YYYY-MM-DD`.
+    pub date: String,
+    /// What was checked out, in short.
+    pub commit: String,
+}
+
+/// All rows of a suite, in the order of its file.
+///
+/// # Errors
+/// As [`value`], but for a missing row.
+pub fn rows(suite: &str) -> Result<Vec<Row>> {
+    let (path, text) = read(suite)?;
+    let rows = text.lines().skip(1).filter(|line| !line.is_empty()).map(|line| {
+        let mut fields = parse(line)?.into_iter().skip(1);
+        let mut next = || fields.next().unwrap_or_default();
+        let [case, metric, value, unit, goal, rival, rival_value] = [(); 7].map(|()| next());
+        let [_, machine, date, commit] = [(); 4].map(|()| next());
+        Ok(Row { case, metric, value, unit, goal, rival, rival_value, machine, date, commit })
+    });
+    rows.collect::<Result<_>>().with_context(|| path.display().to_string())
+}
+
+/// The suites that have a file, sorted.
+///
+/// # Errors
+/// A folder that cannot be read.
+pub fn suites() -> Result<Vec<String>> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("results");
+    let mut suites = Vec::new();
+    for entry in fs::read_dir(&folder).with_context(|| folder.display().to_string())? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|ending| ending == "csv") {
+            suites.extend(path.file_stem().map(|stem| stem.to_string_lossy().into_owned()));
         }
     }
-    Ok(found)
+    suites.sort_unstable();
+    Ok(suites)
 }
 
 /// Columns of the schema.
 const VALUE: usize = 3;
-const RIVAL: usize = 6;
 const RIVAL_VALUE: usize = 7;
 
 fn field(suite: &str, case: &str, metric: &str, column: usize) -> Result<String> {

@@ -1,10 +1,13 @@
-//! Tables of measured figures for the READMEs, made of the results files.
+//! Tables and pictures of measured figures, made of the results files.
 
+mod anchors;
 mod presets;
 
+use crate::curves::CURVES;
 use crate::results::{rival, value, value_if_any};
 use anyhow::{Context as _, Result};
-use std::path::PathBuf;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
 
 /// Schemes of the table of errors: as the results and as the table name them.
 const SCHEMES: [(&str, &str); 8] = [
@@ -70,18 +73,66 @@ const MODELS: [(&str, &str); 4] = [
     ("autoencoder", "autoencoder (anomalies)"),
 ];
 
-/// A file with tables, and what makes its text anew.
-pub type Page = (PathBuf, fn(&str) -> Result<String>);
+/// Makes the new text of a file from its old one.
+type Renew = Box<dyn Fn(&str) -> Result<String>>;
 
-/// The files that the tables are in.
+/// A file that is made of the results files, or has tables that are.
+pub struct Page {
+    /// Where it is.
+    pub path: PathBuf,
+    renew: Renew,
+}
+
+impl Page {
+    fn new(path: &str, renew: impl Fn(&str) -> Result<String> + 'static) -> Self {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        Self { path: root.join(path), renew: Box::new(renew) }
+    }
+
+    /// What is in the file now, and what has to be.
+    ///
+    /// # Errors
+    /// A file that cannot be read, a table without its markers, a figure that is not recorded.
+    pub fn texts(&self) -> Result<[String; 2]> {
+        let name = || self.path.display().to_string();
+        let text = match std::fs::read_to_string(&self.path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => String::new(),
+            text => text.with_context(name)?,
+        };
+        let new = (self.renew)(&text).with_context(name)?;
+        Ok([text, new])
+    }
+}
+
+/// All such files.
 #[must_use]
-pub fn pages() -> [Page; 3] {
-    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..");
-    [
-        (root.join("README.md"), renew_front),
-        (root.join("qat-kernels/README.md"), renew_kernels),
-        (root.join("firmware/README.md"), |text| between(text, "memory", &memory()?)),
-    ]
+pub fn pages() -> Vec<Page> {
+    let mut pages = vec![
+        Page::new("README.md", renew_front),
+        Page::new("qat-kernels/README.md", renew_kernels),
+        Page::new("firmware/README.md", |text| between(text, "memory", &memory()?)),
+        Page::new("benches/RESULTS.md", |_| anchors::page()),
+    ];
+    pages.extend(
+        CURVES
+            .iter()
+            .map(|curve| Page::new(&format!("benches/results/{}.svg", curve.name), move |_| curve.draw())),
+    );
+    pages
+}
+
+/// Brings every page up to date.
+///
+/// # Errors
+/// As [`Page::texts`], and a file that cannot be written.
+pub fn renew() -> Result<()> {
+    for page in pages() {
+        let [old, new] = page.texts()?;
+        if old != new {
+            std::fs::write(&page.path, new).with_context(|| page.path.display().to_string())?;
+        }
+    }
+    Ok(())
 }
 
 /// The front page with every table made anew.
@@ -243,10 +294,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_readmes_tables_are_the_recorded_figures() {
-        for (path, renew) in pages() {
-            let text = std::fs::read_to_string(path).unwrap();
-            assert_eq!(text, renew(&text).unwrap(), "run: cargo run -p qat-benches --bin tables");
+    fn tables_and_pictures_are_the_recorded_figures() {
+        for page in pages() {
+            let [old, new] = page.texts().unwrap();
+            assert_eq!(old, new, "{}: run: cargo run -p qat-benches --bin tables", page.path.display());
         }
     }
 

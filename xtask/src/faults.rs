@@ -16,6 +16,8 @@ use crate::results::{Figure, record};
 const RESULTS: [&str; 4] = ["fp32.safetensors", "checkpoint.safetensors", "model.piq", "ptq.piq"];
 /// Kills in one training at most, before it may end.
 const KILLS: usize = 4;
+/// Kills of a whole run, if nobody says otherwise.
+pub(crate) const MOMENTS: usize = 20;
 
 /// The command line: kills trainings at `moments` moments, and records how many were lost.
 pub(crate) fn command(moments: usize, yes: bool) -> Result<()> {

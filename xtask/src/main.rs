@@ -6,6 +6,7 @@ mod aarch64;
 mod adapt;
 mod args;
 mod bare_metal;
+mod bench;
 mod cmd;
 mod demo;
 mod emulator;
@@ -70,6 +71,11 @@ usage: cargo xtask <command> [options]
   mcu-bench  count the instructions of the kernels on emulated cores and write benches/results/mcu.csv
             [CASE…]             only the cases whose names contain one of these
             --peers             the kernels of microflow and embedded-nn instead, on the Cortex-M4F
+            --scaling           layers of growing size instead, for the pictures in benches/RESULTS.md
+  bench   measure everything: the counts above and below, criterion, workstation, peers in Python, presets, language models;
+          then make the tables of the READMEs and benches/RESULTS.md anew. Takes hours
+            --only SUITE        only this suite; may be given several times
+            --list              print the suites
   faults  kill trainings at random moments, resume them, and compare with one that ran through; writes
           benches/results/faults.csv
             [--moments N]       20 if not given
@@ -86,8 +92,7 @@ usage: cargo xtask <command> [options]
             [TARGET…]           only these
             [--seconds N]       for each target, 60 if not given
 
-  --yes   (setup, test, demo, presets, data, llm, mcu, mcu-bench, models, adapt, tamper) install missing Debian packages, as root; otherwise
-          their names are printed
+  --yes   (most commands) install missing Debian packages, as root; otherwise their names are printed
 
 environment: LIBTORCH      a libtorch 2.11.0 of your own
              BARE_METAL    `rustup` or `debian`: the Rust to build firmware with; the first that works if not set
@@ -104,19 +109,26 @@ fn main() -> ExitCode {
 }
 
 fn run() -> Result<()> {
-    let mut words = std::env::args().skip(1);
+    task(std::env::args().skip(1))?()
+}
+
+/// What a command line asks for, ready to be done: nothing has been done yet, so that the commands in the documentation can
+/// be held against it.
+type Task = Box<dyn FnOnce() -> Result<()>>;
+
+fn task(mut words: impl Iterator<Item = String>) -> Result<Task> {
     let command = words.next();
     let mut args = Args::new(words);
-    match command.as_deref() {
+    let task: Task = match command.as_deref() {
         Some("setup") => {
             let yes = args.flag("--yes");
             args.finish()?;
-            setup(yes)
+            Box::new(move || setup(yes))
         }
         Some("test") => {
             let options =
                 test::Options { yes: args.flag("--yes"), list: args.flag("--list"), only: args.rest()? };
-            test::run(&options)
+            Box::new(move || test::run(&options))
         }
         Some("demo") => {
             let options = demo::Options {
@@ -124,7 +136,7 @@ fn run() -> Result<()> {
                 check_repeat: args.flag("--check-repeat"),
                 only: args.rest()?,
             };
-            demo::run(&options)
+            Box::new(move || demo::run(&options))
         }
         Some("presets") => {
             let options = presets::Options {
@@ -133,7 +145,7 @@ fn run() -> Result<()> {
                 resume: args.flag("--resume"),
                 only: args.rest()?,
             };
-            presets::run(&options)
+            Box::new(move || presets::run(&options))
         }
         Some("data") => {
             let yes = args.flag("--yes");
@@ -141,8 +153,10 @@ fn run() -> Result<()> {
                 .rest()?
                 .try_into()
                 .map_err(|_| anyhow!("data takes one of: {}", llm::DATA.join(", ")))?;
-            llm::data(&name, yes)?.iter().for_each(|path| println!("{}", path.display()));
-            Ok(())
+            Box::new(move || {
+                llm::data(&name, yes)?.iter().for_each(|path| println!("{}", path.display()));
+                Ok(())
+            })
         }
         Some("mcu") => {
             let yes = args.flag("--yes");
@@ -151,55 +165,71 @@ fn run() -> Result<()> {
             if let Some(model) = args.value("--profile")? {
                 let svg = args.value("--svg")?.map(std::path::PathBuf::from);
                 args.finish()?;
-                return profile::command(board, &model, svg.as_deref(), yes);
+                return Ok(Box::new(move || profile::command(board, &model, svg.as_deref(), yes)));
             }
             let (model, samples, out) = (args.path("--model")?, args.path("--samples")?, args.path("--out")?);
             args.finish()?;
-            mcu::command(board, &model, &samples, &out, count, yes)
+            Box::new(move || mcu::command(board, &model, &samples, &out, count, yes))
         }
         Some("adapt") => {
             let yes = args.flag("--yes");
             let model = args.path("--model")?;
             args.finish()?;
-            adapt::command(&model, yes)
+            Box::new(move || adapt::command(&model, yes))
         }
         Some("mcu-bench") => {
-            let (yes, peers) = (args.flag("--yes"), args.flag("--peers"));
+            let (yes, peers, scaling) = (args.flag("--yes"), args.flag("--peers"), args.flag("--scaling"));
+            if scaling {
+                args.finish()?;
+                return Ok(Box::new(move || mcu_bench::scaling::run(yes)));
+            }
             let only = args.rest()?;
-            if peers { mcu_bench::peers::run(&only, yes) } else { mcu_bench::run(&only, yes) }
+            Box::new(
+                move || if peers { mcu_bench::peers::run(&only, yes) } else { mcu_bench::run(&only, yes) },
+            )
+        }
+        Some("bench") => {
+            let (yes, list) = (args.flag("--yes"), args.flag("--list"));
+            let only = std::iter::from_fn(|| args.value("--only").transpose()).collect::<Result<_>>()?;
+            args.finish()?;
+            Box::new(move || bench::run(&bench::Options { yes, list, only }))
         }
         Some("faults") => {
             let yes = args.flag("--yes");
-            let moments = args.number("--moments")?.unwrap_or(20);
+            let moments = args.number("--moments")?.unwrap_or(faults::MOMENTS);
             args.finish()?;
-            faults::command(moments, yes)
+            Box::new(move || faults::command(moments, yes))
         }
         Some("models") => {
             let yes = args.flag("--yes");
-            models::run(&args.rest()?, yes)
+            let only = args.rest()?;
+            Box::new(move || models::run(&only, yes))
         }
         Some("tamper") => {
             let yes = args.flag("--yes");
-            let count = args.number("--count")?.unwrap_or(10_000_000);
-            let device_count = args.number("--device-count")?.unwrap_or(10_000);
+            let count = args.number("--count")?.unwrap_or(tamper::COUNT);
+            let device_count = args.number("--device-count")?.unwrap_or(tamper::DEVICE_COUNT);
             args.finish()?;
-            tamper::command(count, device_count, yes)
+            Box::new(move || tamper::command(count, device_count, yes))
         }
         Some("llm") => {
             let yes = args.flag("--yes");
-            llm::run(&args.rest()?, yes)
+            let only = args.rest()?;
+            Box::new(move || llm::run(&only, yes))
         }
         Some("fuzz") => {
             let seconds = args.number("--seconds")?.unwrap_or(60);
-            fuzz::run(&args.rest()?, fuzz::Limit::Seconds(seconds))
+            let targets = args.rest()?;
+            Box::new(move || fuzz::run(&targets, fuzz::Limit::Seconds(seconds)))
         }
-        Some("help" | "--help" | "-h") => {
+        Some("help" | "--help" | "-h") => Box::new(|| {
             print!("{HELP}");
             Ok(())
-        }
+        }),
         Some(other) => bail!("no command `{other}`\n\n{HELP}"),
         None => bail!("no command given\n\n{HELP}"),
-    }
+    };
+    Ok(task)
 }
 
 fn setup(yes: bool) -> Result<()> {

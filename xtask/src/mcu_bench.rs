@@ -4,6 +4,7 @@
 
 pub(crate) mod log_mel;
 pub(crate) mod peers;
+pub(crate) mod scaling;
 mod yardsticks;
 
 use anyhow::{Context as _, Result, bail};
@@ -57,17 +58,7 @@ pub(crate) struct Case {
 /// All rows.
 pub(crate) fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
-    let mut add = |board: &'static Board, op: Op, bits, group| {
-        // Groups of 16 are what adaptive presets have.
-        let adaptive = match group {
-            0 => String::new(),
-            16 => "_adaptive".to_owned(),
-            _ => format!("_adaptive{group}"),
-        };
-        let bits_name = if bits > 0 { format!("_{bits}bit") } else { String::new() };
-        let name = format!("{}_{}{bits_name}{adaptive}", board.core, op.shape());
-        cases.push(Case { name, board, op, bits, group });
-    };
+    let mut add = |board, op, bits, group| cases.push(Case::new(board, op, bits, group));
     for board in [&M4, &M55] {
         let [fc, long, conv, pointwise, depthwise] = shapes(board);
         for bits in [2, 3, 4, 8] {
@@ -134,6 +125,18 @@ impl Op {
 }
 
 impl Case {
+    fn new(board: &'static Board, op: Op, bits: u8, group: usize) -> Self {
+        // Groups of 16 are what adaptive presets have.
+        let adaptive = match group {
+            0 => String::new(),
+            16 => "_adaptive".to_owned(),
+            _ => format!("_adaptive{group}"),
+        };
+        let bits_name = if bits > 0 { format!("_{bits}bit") } else { String::new() };
+        let name = format!("{}_{}{bits_name}{adaptive}", board.core, op.shape());
+        Self { name, board, op, bits, group }
+    }
+
     /// The model and one sample.
     fn model(&self) -> Result<(Vec<u8>, Samples)> {
         let shape = match self.op {
@@ -232,18 +235,8 @@ impl Case {
 pub(crate) fn run(only: &[String], yes: bool) -> Result<()> {
     let chosen = |name: &str| only.is_empty() || only.iter().any(|part| name.contains(part.as_str()));
     let cases: Vec<Case> = cases().into_iter().filter(|case| chosen(&case.name)).collect();
-    let mut targets: Vec<&str> = Vec::new();
-    if chosen(log_mel::CASE) {
-        ensure(&[M4.tool], yes)?;
-        targets.push(M4.target);
-    }
-    for board in cases.iter().map(|case| case.board) {
-        if !targets.contains(&board.target) {
-            ensure(&[board.tool], yes)?;
-            targets.push(board.target);
-        }
-    }
-    let toolchain = bare_metal::find(&targets, yes)?;
+    let more = chosen(log_mel::CASE).then_some(&M4);
+    let toolchain = toolchain(cases.iter().map(|case| case.board).chain(more), yes)?;
     let mut figures = Vec::new();
     for case in cases {
         let value = case.measure(&toolchain)?;
@@ -254,6 +247,18 @@ pub(crate) fn run(only: &[String], yes: bool) -> Result<()> {
         figures.push(log_mel::figure(&toolchain)?);
     }
     record(SUITE, "cargo xtask mcu-bench", &figures)
+}
+
+/// What builds and emulates for these boards.
+fn toolchain(boards: impl Iterator<Item = &'static Board>, yes: bool) -> Result<Toolchain> {
+    let mut targets: Vec<&str> = Vec::new();
+    for board in boards {
+        if !targets.contains(&board.target) {
+            ensure(&[board.tool], yes)?;
+            targets.push(board.target);
+        }
+    }
+    bare_metal::find(&targets, yes)
 }
 
 #[cfg(test)]

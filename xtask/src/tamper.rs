@@ -39,6 +39,10 @@ const TENSORS: usize = 64;
 /// The key of the signed files here; whoever reads this has it.
 const PRIVATE_KEY: [u8; 32] = [42; 32];
 
+/// Changed files on the host and on the board, if nobody says otherwise.
+pub(crate) const COUNT: usize = 10_000_000;
+pub(crate) const DEVICE_COUNT: usize = 10_000;
+
 /// The command line: `count` changed files on the host, `device_count` on the board; writes `benches/results/faults.csv`.
 pub(crate) fn command(count: usize, device_count: usize, yes: bool) -> Result<()> {
     ensure(&[M4.tool], yes)?;
