@@ -7,6 +7,7 @@ mod adapt;
 mod args;
 mod bare_metal;
 mod bench;
+mod c_reader;
 mod cmd;
 mod demo;
 mod emulator;

@@ -17,8 +17,8 @@ use crate::probe::probes;
 use crate::samples::Samples;
 use crate::tools::{Tool, ensure};
 use crate::{
-    aarch64, adapt, demo, faults, fuzz, libtorch, mcu_bench, models, pictures, softfloat, supply_chain,
-    tamper,
+    aarch64, adapt, c_reader, demo, faults, fuzz, libtorch, mcu_bench, models, pictures, softfloat,
+    supply_chain, tamper,
 };
 
 /// What the user asked for.
@@ -147,6 +147,11 @@ fn steps() -> Result<Vec<Step>> {
     add(
         "tests: integer kernels on emulated AArch64".into(),
         Box::new(|_| aarch64::tests()?.map_or(Ok(Tally::default()), |mut tests| cargo_test(&mut tests))),
+    );
+
+    add(
+        "format: a reader in C, written from the page alone, computes what the engine computes".into(),
+        Box::new(|_| Ok(Tally { passed: c_reader::check()?, failed: 0 })),
     );
 
     for target in TARGETS {
