@@ -14,6 +14,8 @@
 //! | `perplexity`, `generate` | what the commands measure and write |
 //! | `loss` | cross-entropy in chunks, for training |
 //! | `text` | reading texts |
+//! | `qat` | matrices that are quantised while they are trained |
+//! | `optimiser` | what AdamW remembers of them |
 //! | `ptq` | rounding of the weights without training |
 //!
 //! Tensors carry Hugging Face's names (`model.layers.0.self_attn.q_proj.weight`) and orders throughout; what a GGUF file
@@ -41,9 +43,13 @@ mod loss;
 #[cfg(feature = "tch")]
 mod model;
 #[cfg(feature = "tch")]
+mod optimiser;
+#[cfg(feature = "tch")]
 mod perplexity;
 #[cfg(feature = "tch")]
 mod ptq;
+#[cfg(feature = "tch")]
+mod qat;
 #[cfg(feature = "tch")]
 mod rope;
 #[cfg(feature = "tch")]
@@ -68,8 +74,10 @@ pub use {
     linear::{Dense, Linear},
     loss::{IGNORED, chunked_cross_entropy},
     model::LanguageModel,
+    optimiser::MomentBits,
     perplexity::{Perplexity, Windows, perplexity},
     ptq::{Quantisation, Scheme, quantise},
+    qat::{DecoderQuant, FakeQuantised, MatrixQuant, NodeQuantised},
     source::{GgufSource, HfFolder, TensorSource},
     text::{characters, read_text},
     tokenizer::Tokenizer,

@@ -10,14 +10,15 @@ mod parallel;
 mod param;
 mod quant;
 mod range;
-mod state;
-mod weights;
+pub(crate) mod state;
+pub(crate) mod weights;
 
 pub(crate) use float::FloatNet;
 pub(crate) use fold::fold;
+pub(crate) use optimiser::{Moments, Update};
 pub use optimiser::{Rule, Sgd};
 pub(crate) use parallel::{UNIT, in_units};
-pub(crate) use param::Param;
+pub(crate) use param::{Param, leaf};
 pub(crate) use quant::{Learning, QuantNet};
 pub(crate) use range::fake_quantize_slice;
 pub use weights::Rates;

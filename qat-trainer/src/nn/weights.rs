@@ -22,7 +22,7 @@ use crate::autograd::slice_mut;
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, ErrorKind, Result};
 use crate::spec::WeightQuant;
-use fit::{fit, steps, steps_per_channel};
+pub(crate) use fit::{fit, steps, steps_per_channel};
 use order::Order;
 use qat_kernels::config::StepRule;
 use qat_kernels::quantizer::{StepInit, choose_divisors};
@@ -31,7 +31,7 @@ use qat_kernels::ste_simd::{self, AdamW};
 use qat_kernels::{Levels, SteVariant};
 use rayon::prelude::*;
 use tch::Tensor;
-use update::{Row, Scratch, Shared};
+pub(crate) use update::{Scratch, Shared, Unit};
 
 /// Parts of the state of a training, beside those of [`state`].
 const BITS: &str = "bits";
@@ -181,30 +181,23 @@ impl QuantWeights {
             None => slice_mut(&mut self.w_hat)?,
         };
         let ((m, v), (alpha_m, alpha_v)) = (self.moments.split(), self.alpha_moments.split());
-        let moments = m.chunks_mut(per_channel).zip(v.chunks_mut(per_channel));
-        let alpha = self.alpha.iter_mut().zip(alpha_m.iter_mut().zip(alpha_v));
-        let divisors = (0..).map(|c| self.divisors.get(c * per_step..(c + 1) * per_step).unwrap_or(&[]));
-        let rows = self.w.chunks_mut(per_channel).zip(w_hat.chunks_mut(per_channel));
-        let rows = rows.zip(moments).zip(grad.chunks(per_channel)).zip(alpha);
-        let rows = rows.zip(self.steps.chunks_mut(per_step).zip(divisors));
         // Several channels to a unit: small ones are not worth a unit each.
-        let mut units: Vec<Vec<Row<'_>>> = Vec::new();
-        for (i, (row, (steps, divisors))) in rows.enumerate() {
-            let ((((w, w_hat), (m, v)), g), (alpha, (alpha_m, alpha_v))) = row;
-            if i % UNIT.div_ceil(per_channel) == 0 {
-                units.push(Vec::new());
-            }
-            if let Some(unit) = units.last_mut() {
-                unit.push(Row { w, w_hat, g, m, v, alpha, alpha_m, alpha_v, steps, divisors });
-            }
-        }
-        in_units(units, |rows| {
-            let mut scratch = Scratch::default();
-            rows.into_iter().try_for_each(|row| shared.update(row, &mut scratch))
-        })
-        .into_iter()
-        .collect::<Result<(), _>>()
-        .map_err(|e| diverged(&e))?;
+        let channels = UNIT.div_ceil(per_channel);
+        let (len, steps) = (channels * per_channel, channels * per_step);
+        let weights = self.w.chunks_mut(len).zip(w_hat.chunks_mut(len)).zip(grad.chunks(len));
+        let weights = weights.zip(m.chunks_mut(len).zip(v.chunks_mut(len)));
+        let alpha_moments = alpha_m.chunks_mut(channels).zip(alpha_v.chunks_mut(channels));
+        let alpha = self.alpha.chunks_mut(channels).zip(alpha_moments);
+        let divisors = (0..)
+            .map(|u| self.divisors.get(u * steps..((u + 1) * steps).min(self.divisors.len())).unwrap_or(&[]));
+        let units = weights.zip(alpha).zip(self.steps.chunks_mut(steps).zip(divisors)).map(|unit| {
+            let (((((w, w_hat), g), (m, v)), (alpha, (alpha_m, alpha_v))), (steps, divisors)) = unit;
+            Unit { w, w_hat, g, m, v, alpha, alpha_m, alpha_v, steps, divisors }
+        });
+        in_units(units.collect(), |unit| shared.update(unit, &mut Scratch::default()))
+            .into_iter()
+            .collect::<Result<(), _>>()
+            .map_err(|e| diverged(&e))?;
         match &self.order {
             Some(order) => {
                 order.scatter(&quantised, slice_mut(&mut self.w_hat)?);
@@ -331,7 +324,8 @@ impl QuantWeights {
     }
 }
 
-fn diverged(e: &qat_kernels::Error) -> Error {
+/// The error of a step whose numbers are none any more.
+pub(crate) fn diverged(e: &qat_kernels::Error) -> Error {
     Error::new(ErrorKind::Train, format!("the training diverged: {e}")).remedy("lower the learning rate")
 }
 

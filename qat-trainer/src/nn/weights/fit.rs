@@ -7,7 +7,7 @@ use qat_kernels::{Error, What, pi_step};
 use rayon::prelude::*;
 
 /// How many steps a channel of `per_channel` weights has.
-pub(super) fn steps_per_channel(rule: StepRule, per_channel: usize) -> usize {
+pub(crate) fn steps_per_channel(rule: StepRule, per_channel: usize) -> usize {
     match rule {
         StepRule::PiAdaptive { group } => (per_channel / group.max(1)).max(1),
         StepRule::Uniform | StepRule::Pi { .. } => 1,
@@ -17,7 +17,7 @@ pub(super) fn steps_per_channel(rule: StepRule, per_channel: usize) -> usize {
 /// α (or s) of every channel, and k of every group of an adaptive quantiser. `init` decides about the former; α and k
 /// of an adaptive quantiser are found together by the least squared error. Both searches weight errors by `importance`,
 /// where there is one.
-pub(super) fn fit(
+pub(crate) fn fit(
     quant: WeightQuant,
     init: StepInit,
     w: &[f32],
@@ -43,7 +43,7 @@ pub(super) fn fit(
 }
 
 /// The steps of one channel: Δ = s, α·π/k, or α·π/k for the k of each group.
-pub(super) fn steps(rule: StepRule, alpha: f32, divisors: &[u8], out: &mut [f32]) -> Result<(), Error> {
+pub(crate) fn steps(rule: StepRule, alpha: f32, divisors: &[u8], out: &mut [f32]) -> Result<(), Error> {
     match rule {
         StepRule::Pi { k } => out.fill(pi_step(alpha, k)?),
         StepRule::PiAdaptive { .. } => {

@@ -1,5 +1,5 @@
-//! One step of the optimiser on some channels: the step's gradient, the next step, the weights and their quantised
-//! values, while a row is in the cache.
+//! One step of the optimiser on some channels: the steps' gradients, the next steps, the weights and their quantised
+//! values, while they are in the cache.
 
 use super::fit::steps;
 use crate::nn::optimiser::{Rule, Sgd, Update};
@@ -9,37 +9,38 @@ use qat_kernels::{Error, Levels, LsqMask, SteVariant};
 
 /// What the channels of a layer share in one update.
 #[derive(Clone, Copy)]
-pub(super) struct Shared {
-    pub(super) levels: Levels,
-    pub(super) rule: StepRule,
-    pub(super) ste: SteVariant,
+pub(crate) struct Shared {
+    pub(crate) levels: Levels,
+    pub(crate) rule: StepRule,
+    pub(crate) ste: SteVariant,
     /// How the weights move.
-    pub(super) weights: Rule,
+    pub(crate) weights: Rule,
     /// How log α moves.
-    pub(super) scales: Update,
+    pub(crate) scales: Update,
     /// LSQ's balance between the gradients of steps and weights.
-    pub(super) lsq_scale: f32,
+    pub(crate) lsq_scale: f32,
     /// Factor of all gradients (clipping).
-    pub(super) factor: f32,
+    pub(crate) factor: f32,
 }
 
-/// One channel: its weights and all that belongs to them.
-pub(super) struct Row<'a> {
-    pub(super) w: &'a mut [f32],
-    pub(super) w_hat: &'a mut [f32],
-    pub(super) g: &'a [f32],
-    pub(super) m: &'a mut [f32],
-    pub(super) v: &'a mut [f32],
-    pub(super) alpha: &'a mut f32,
-    pub(super) alpha_m: &'a mut f32,
-    pub(super) alpha_v: &'a mut f32,
-    pub(super) steps: &'a mut [f32],
-    pub(super) divisors: &'a [u8],
+/// Channels that follow each other: their weights and all that belongs to them. Each channel has its own α and an equal
+/// share of everything else.
+pub(crate) struct Unit<'a> {
+    pub(crate) w: &'a mut [f32],
+    pub(crate) w_hat: &'a mut [f32],
+    pub(crate) g: &'a [f32],
+    pub(crate) m: &'a mut [f32],
+    pub(crate) v: &'a mut [f32],
+    pub(crate) alpha: &'a mut [f32],
+    pub(crate) alpha_m: &'a mut [f32],
+    pub(crate) alpha_v: &'a mut [f32],
+    pub(crate) steps: &'a mut [f32],
+    pub(crate) divisors: &'a [u8],
 }
 
-/// Memory that the rows of a unit use in turn.
+/// Memory that units use in turn.
 #[derive(Default)]
-pub(super) struct Scratch {
+pub(crate) struct Scratch {
     gradient: Vec<f32>,
     weights: Vec<f32>,
     steps: Vec<f32>,
@@ -52,27 +53,35 @@ impl Shared {
         matches!(self.ste, SteVariant::LearnedStepSize | SteVariant::Ewgs { .. })
     }
 
-    /// One step of everything in a row.
-    pub(super) fn update(&self, row: Row<'_>, scratch: &mut Scratch) -> Result<(), Error> {
+    /// One step of everything in a unit.
+    pub(crate) fn update(&self, unit: Unit<'_>, scratch: &mut Scratch) -> Result<(), Error> {
         let Scratch { gradient, weights, steps: now, sums } = scratch;
         now.clear();
-        now.extend_from_slice(row.steps);
+        now.extend_from_slice(unit.steps);
         sums.resize(now.len(), 0.0);
         let g = if self.factor == 1.0 {
-            row.g
+            unit.g
         } else {
             gradient.clear();
-            gradient.extend(row.g.iter().map(|g| g * self.factor));
+            gradient.extend(unit.g.iter().map(|g| g * self.factor));
             gradient
         };
-        // The step's gradient first, while the row is on its way into the cache: the next step has to be known before
-        // anything is requantised with it.
+        // The steps' gradients first, while the weights are on their way into the cache: the next steps have to be known
+        // before anything is requantised with them.
         if self.learns_steps() {
-            ste_simd::step_gradient(self.levels, LsqMask::Exact, now, row.w, g, sums)?;
-            // ∂L/∂log α = Σ α·(∂L/∂Δ·∂Δ/∂α) = Σ Δ·∂L/∂Δ under every rule, over the groups that share α.
-            let g = sums.iter().zip(&*now).map(|(g, step)| g * self.lsq_scale * step).sum();
-            *row.alpha = scaled(*row.alpha, self.scales.step(g, row.alpha_m, row.alpha_v));
-            steps(self.rule, *row.alpha, row.divisors, row.steps)?;
+            ste_simd::step_gradient(self.levels, LsqMask::Exact, now, unit.w, g, sums)?;
+            let per_alpha = (now.len() / unit.alpha.len().max(1)).max(1);
+            let groups =
+                sums.chunks(per_alpha).zip(now.chunks(per_alpha)).zip(unit.steps.chunks_mut(per_alpha));
+            let moments = unit.alpha_m.iter_mut().zip(unit.alpha_v);
+            let channels = unit.alpha.iter_mut().zip(moments).zip(groups).enumerate();
+            for (c, ((alpha, (m, v)), ((sums, now), next))) in channels {
+                // ∂L/∂log α = Σ α·(∂L/∂Δ·∂Δ/∂α) = Σ Δ·∂L/∂Δ under every rule, over the groups that share α.
+                let g = sums.iter().zip(now).map(|(g, step)| g * self.lsq_scale * step).sum();
+                *alpha = scaled(*alpha, self.scales.step(g, m, v));
+                let divisors = unit.divisors.get(c * per_alpha..(c + 1) * per_alpha).unwrap_or(&[]);
+                steps(self.rule, *alpha, divisors, next)?;
+            }
         }
         match &self.weights {
             Rule::AdamW(adamw) => ste_simd::fused_adamw(
@@ -80,20 +89,20 @@ impl Shared {
                 self.levels,
                 LsqMask::Exact,
                 now,
-                row.steps,
+                unit.steps,
                 adamw,
-                row.w,
+                unit.w,
                 g,
-                row.m,
-                row.v,
-                row.w_hat,
+                unit.m,
+                unit.v,
+                unit.w_hat,
                 sums,
             ),
-            Rule::Sgd(sgd) => self.sgd(*sgd, g, row.w, row.m, row.w_hat, now, row.steps, weights, sums),
+            Rule::Sgd(sgd) => self.sgd(*sgd, g, unit.w, unit.m, unit.w_hat, now, unit.steps, weights, sums),
         }
     }
 
-    #[allow(clippy::too_many_arguments, reason = "parts of a row that is taken apart already")]
+    #[allow(clippy::too_many_arguments, reason = "parts of a unit that is taken apart already")]
     fn sgd(
         &self,
         sgd: Sgd,

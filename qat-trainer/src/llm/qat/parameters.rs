@@ -1,0 +1,228 @@
+//! Fake-quantised matrices whose weights and scales are parameters of torch, on any device.
+
+use super::leaves::product;
+use super::node::{Backend, fake_quantise};
+use super::{Blocks, MatrixQuant};
+use crate::autograd::slice;
+use crate::checkpoint::Checkpoint;
+use crate::error::{Error, ErrorKind, Result};
+use crate::llm::linear::Linear;
+use crate::nn::{Rates, Rule, state};
+use qat_kernels::ste_simd::AdamW;
+use tch::{Device, Kind, Tensor};
+
+/// A quantised matrix in training, on any device. It computes what [`super::FakeQuantised`] computes, with a node in the graph
+/// that quantises w in every forward pass. The weights it learns are f32 whatever the decoder's kind; the bias stays as it is.
+#[derive(Debug)]
+pub struct NodeQuantised {
+    quant: MatrixQuant,
+    backend: Backend,
+    weight: Parameter,
+    alpha: Parameter,
+    /// k of each group, f32.
+    divisors: Tensor,
+    bias: Option<Tensor>,
+    kind: Kind,
+}
+
+impl NodeQuantised {
+    /// As [`super::FakeQuantised::new`], on the device of `weight`.
+    ///
+    /// # Errors
+    /// The same, but for the device.
+    pub fn new(
+        weight: &Tensor,
+        bias: Option<&Tensor>,
+        quant: MatrixQuant,
+        importance: Option<&[f32]>,
+    ) -> Result<Self> {
+        Self::on(Backend::on(weight.device()), weight, bias, quant, importance)
+    }
+
+    pub(super) fn on(
+        backend: Backend,
+        weight: &Tensor,
+        bias: Option<&Tensor>,
+        quant: MatrixQuant,
+        importance: Option<&[f32]>,
+    ) -> Result<Self> {
+        let (device, kind, row) = (weight.device(), weight.kind(), weight.size2()?.1 as usize);
+        let plain = weight.f_detach()?.f_to_device(Device::Cpu)?.f_to_kind(Kind::Float)?.f_contiguous()?;
+        let blocks = Blocks::fitted(quant, slice(&plain)?, row, importance)?;
+        let k: Vec<f32> = blocks.divisors.iter().map(|&k| k.into()).collect();
+        let there = |t: &Tensor| t.f_to_device(device);
+        Ok(Self {
+            quant,
+            backend,
+            weight: Parameter::new(&there(&plain)?)?,
+            alpha: Parameter::new(&there(&Tensor::from_slice(&blocks.alpha))?)?,
+            divisors: there(&Tensor::from_slice(&k))?,
+            bias: bias.map(Tensor::shallow_clone),
+            kind,
+        })
+    }
+
+    fn quantised(&self) -> Result<Tensor> {
+        fake_quantise(self.quant, self.backend, &self.weight.leaf, &self.alpha.leaf, &self.divisors)
+    }
+
+    /// Chooses k of every group anew, on the CPU.
+    fn choose(&mut self) -> Result<()> {
+        let here = |t: &Tensor| t.f_detach()?.f_to_device(Device::Cpu)?.f_contiguous();
+        let (w, alpha, k) = (here(&self.weight.leaf)?, here(&self.alpha.leaf)?, here(&self.divisors)?);
+        let k = slice(&k)?.iter().map(|&k| k as u8).collect();
+        let row = w.size2()?.1 as usize;
+        let mut blocks = Blocks::with(self.quant, row, slice(&alpha)?.to_vec(), k)?;
+        blocks.choose(slice(&w)?)?;
+        let k: Vec<f32> = blocks.divisors.iter().map(|&k| k.into()).collect();
+        self.divisors = Tensor::from_slice(&k).f_to_device(self.divisors.device())?;
+        Ok(())
+    }
+}
+
+impl Linear for NodeQuantised {
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        product(x, &self.quantised()?, self.bias.as_ref(), self.quant.compute)
+    }
+
+    fn weight(&self) -> Result<Tensor> {
+        Ok(self.quantised()?.f_to_kind(self.kind)?)
+    }
+
+    fn bias(&self) -> Option<&Tensor> {
+        self.bias.as_ref()
+    }
+
+    fn leaves(&self) -> Vec<&Tensor> {
+        vec![&self.weight.leaf, &self.alpha.leaf]
+    }
+
+    fn share(&self) -> Box<dyn Linear> {
+        Box::new(Self {
+            weight: self.weight.share(),
+            alpha: self.alpha.share(),
+            divisors: self.divisors.shallow_clone(),
+            bias: self.bias.as_ref().map(Tensor::shallow_clone),
+            ..*self
+        })
+    }
+
+    fn update(&mut self, grads: &[Tensor], rates: &Rates) -> Result<()> {
+        let [of_weight, of_alpha] = grads else {
+            return Err(Error::new(ErrorKind::Train, format!("{} gradients for 2 parameters", grads.len())));
+        };
+        let Rule::AdamW(adamw) = rates.weights else {
+            return Err(Error::new(ErrorKind::Train, "matrices on devices learn by AdamW alone"));
+        };
+        self.weight.step(of_weight, rates.factor, &adamw)?;
+        if matches!(
+            self.quant.ste,
+            qat_kernels::SteVariant::LearnedStepSize | qat_kernels::SteVariant::Ewgs { .. }
+        ) {
+            self.alpha.step_scale(of_alpha, rates.factor, &rates.scales)?;
+        }
+        let every = self.quant.choose_every;
+        if self.divisors.numel() > 0 && every > 0 && rates.scales.step.is_multiple_of(every) {
+            self.choose()?;
+        }
+        Ok(())
+    }
+
+    fn save_state(&self, name: &str, to: &mut Checkpoint) -> Result<()> {
+        self.weight.save(&format!("{name}.weight"), to)?;
+        self.alpha.save(&format!("{name}.alpha"), to)?;
+        put(&format!("{name}.divisors"), &self.divisors, to)
+    }
+
+    fn load_state(&mut self, name: &str, from: &Checkpoint) -> Result<()> {
+        self.weight.load(&format!("{name}.weight"), from)?;
+        self.alpha.load(&format!("{name}.alpha"), from)?;
+        self.divisors = get(&format!("{name}.divisors"), &self.divisors, from)?;
+        Ok(())
+    }
+}
+
+/// A leaf with AdamW's moments, updated by torch's operators.
+#[derive(Debug)]
+pub(in crate::llm) struct Parameter {
+    pub(in crate::llm) leaf: Tensor,
+    m: Tensor,
+    v: Tensor,
+}
+
+impl Parameter {
+    /// One that begins at these numbers, which are copied.
+    pub(in crate::llm) fn new(start: &Tensor) -> Result<Self> {
+        let leaf = start.f_detach()?.f_to_kind(Kind::Float)?.copy().f_set_requires_grad(true)?;
+        let zeros = || tch::no_grad(|| leaf.f_zeros_like());
+        let (m, v) = (zeros()?, zeros()?);
+        Ok(Self { leaf, m, v })
+    }
+
+    /// The same leaf, for a second forward pass.
+    pub(in crate::llm) fn share(&self) -> Self {
+        Self { leaf: self.leaf.shallow_clone(), m: self.m.shallow_clone(), v: self.v.shallow_clone() }
+    }
+
+    /// What to subtract, without the decay.
+    fn delta(&mut self, grad: &Tensor, factor: f32, adamw: &AdamW) -> Result<Tensor> {
+        adamw.validate().map_err(|e| crate::nn::weights::diverged(&e))?;
+        let (b1, b2) = (f64::from(adamw.beta1), f64::from(adamw.beta2));
+        let t = i32::try_from(adamw.step).unwrap_or(i32::MAX);
+        let g = grad.f_to_kind(Kind::Float)?.f_mul_scalar(f64::from(factor))?;
+        if !g.f_sum(Kind::Float)?.f_double_value(&[])?.is_finite() {
+            return Err(Error::new(ErrorKind::Train, "the training diverged: a gradient is not finite")
+                .remedy("lower the learning rate"));
+        }
+        self.m = self.m.f_mul_scalar(b1)?.f_add(&g.f_mul_scalar(1.0 - b1)?)?;
+        self.v = self.v.f_mul_scalar(b2)?.f_add(&g.f_mul_scalar(1.0 - b2)?.f_mul(&g)?)?;
+        let root = self.v.f_sqrt()?.f_mul_scalar(1.0 / (1.0 - b2.powi(t)).sqrt())?;
+        let rate = f64::from(adamw.lr) / (1.0 - b1.powi(t));
+        Ok(self.m.f_mul_scalar(rate)?.f_div(&root.f_add_scalar(f64::from(adamw.eps))?)?)
+    }
+
+    /// One step of AdamW.
+    pub(in crate::llm) fn step(&mut self, grad: &Tensor, factor: f32, adamw: &AdamW) -> Result<()> {
+        tch::no_grad(|| {
+            let delta = self.delta(grad, factor, adamw)?;
+            let kept = 1.0 - f64::from(adamw.lr) * f64::from(adamw.weight_decay);
+            let next = self.leaf.f_mul_scalar(kept)?.f_sub(&delta)?;
+            Ok(self.leaf.f_copy_(&next)?)
+        })
+    }
+
+    /// One step of AdamW on the logarithm, given its gradient: `α ← α·exp(−δ)`.
+    pub(in crate::llm) fn step_scale(&mut self, grad: &Tensor, factor: f32, adamw: &AdamW) -> Result<()> {
+        tch::no_grad(|| {
+            let delta = self.delta(grad, factor, adamw)?;
+            let next = self.leaf.f_mul(&delta.f_neg()?.f_exp()?)?.f_clamp(1e-20, 1e20)?;
+            Ok(self.leaf.f_copy_(&next)?)
+        })
+    }
+
+    pub(in crate::llm) fn save(&self, name: &str, to: &mut Checkpoint) -> Result<()> {
+        put(name, &self.leaf, to)?;
+        put(&format!("{name}.{}", state::FIRST_MOMENT), &self.m, to)?;
+        put(&format!("{name}.{}", state::SECOND_MOMENT), &self.v, to)
+    }
+
+    pub(in crate::llm) fn load(&mut self, name: &str, from: &Checkpoint) -> Result<()> {
+        let leaf = get(name, &self.leaf, from)?;
+        tch::no_grad(|| self.leaf.f_copy_(&leaf))?;
+        self.m = get(&format!("{name}.{}", state::FIRST_MOMENT), &self.m, from)?;
+        self.v = get(&format!("{name}.{}", state::SECOND_MOMENT), &self.v, from)?;
+        Ok(())
+    }
+}
+
+fn put(name: &str, tensor: &Tensor, to: &mut Checkpoint) -> Result<()> {
+    let plain = tensor.f_detach()?.f_to_device(Device::Cpu)?.f_contiguous()?;
+    let shape: Vec<usize> = plain.size().iter().map(|&d| d as usize).collect();
+    to.insert(name, &shape, slice(&plain)?.to_vec())
+}
+
+/// The tensor `name`, in the shape and on the device of `like`.
+fn get(name: &str, like: &Tensor, from: &Checkpoint) -> Result<Tensor> {
+    let shape: Vec<usize> = like.size().iter().map(|&d| d as usize).collect();
+    Ok(Tensor::from_slice(from.get(name, &shape)?).f_reshape(like.size())?.f_to_device(like.device())?)
+}
