@@ -111,6 +111,7 @@ pub fn pages() -> Vec<Page> {
         Page::new("README.md", renew_front),
         Page::new("qat-kernels/README.md", renew_kernels),
         Page::new("firmware/README.md", |text| between(text, "memory", &memory()?)),
+        Page::new("docs/quantisation.md", |text| between(text, "sqnr", &errors()?)),
         Page::new("benches/RESULTS.md", |_| anchors::page()),
     ];
     pages.extend(

@@ -4,12 +4,15 @@
 
 mod aarch64;
 mod adapt;
+#[cfg(test)]
+mod architecture;
 mod args;
 mod bare_metal;
 mod bench;
 mod c_reader;
 mod cmd;
 mod demo;
+mod documented;
 mod emulator;
 mod faults;
 mod footprint;

@@ -17,8 +17,8 @@ use crate::probe::probes;
 use crate::samples::Samples;
 use crate::tools::{Tool, ensure};
 use crate::{
-    aarch64, adapt, c_reader, demo, faults, fuzz, libtorch, mcu_bench, models, pictures, softfloat,
-    supply_chain, tamper,
+    aarch64, adapt, c_reader, demo, documented, faults, fuzz, libtorch, mcu_bench, models, pictures,
+    softfloat, supply_chain, tamper,
 };
 
 /// What the user asked for.
@@ -236,6 +236,14 @@ fn steps() -> Result<Vec<Step>> {
         );
     }
     add("tampering: changed files on host and device, signed ones too".into(), Box::new(tampering));
+    add(
+        "documentation: every command exists, with its options and files".into(),
+        Box::new(|_| Ok(Tally { passed: documented::check()?, failed: 0 })),
+    );
+    add(
+        "documentation: a newcomer's commands, from a table to a device".into(),
+        Box::new(|context| Ok(Tally { passed: documented::newcomer(&context.toolchain)?, failed: 0 })),
+    );
     add("letter: from data to device, twice the same; learns on the device".into(), Box::new(letter));
     add(format!("training: killed at {KILL_MOMENTS} random moments, resumed, nothing lost"), once(killed));
     add("report: every picture is drawn in a browser, nothing is fetched".into(), Box::new(report));
