@@ -15,6 +15,7 @@
 //! | `loss` | cross-entropy in chunks, for training |
 //! | `text` | reading texts |
 //! | `qat` | matrices that are quantised while they are trained |
+//! | `lora` | adapters on quantised matrices, and tuning of scales alone |
 //! | `optimiser` | what AdamW remembers of them |
 //! | `ptq` | rounding of the weights without training |
 //!
@@ -38,6 +39,8 @@ mod generate;
 mod learned;
 #[cfg(feature = "tch")]
 mod linear;
+#[cfg(feature = "tch")]
+mod lora;
 #[cfg(feature = "tch")]
 mod loss;
 #[cfg(feature = "tch")]
@@ -72,6 +75,7 @@ pub use {
     generate::{Generation, Sampling, Stop, generate},
     learned::Learned,
     linear::{Dense, Linear},
+    lora::{Adapted, Adapters, LoraMode, LoraSettings, PackedMatrix},
     loss::{IGNORED, chunked_cross_entropy},
     model::LanguageModel,
     optimiser::MomentBits,

@@ -8,9 +8,9 @@
 //! | `parameters` | [`NodeQuantised`]: w and α are leaves of torch, on any device |
 
 mod blocks;
-mod leaves;
+pub(super) mod leaves;
 pub(super) mod node;
-mod parameters;
+pub(super) mod parameters;
 #[cfg(test)]
 mod tests;
 

@@ -192,7 +192,7 @@ fn plain(t: &Tensor) -> Result<Tensor> {
 }
 
 /// `x·Wᵀ + b` computed in `compute`, or in what x is in; the result is in the latter.
-pub(super) fn product(
+pub(in crate::llm) fn product(
     x: &Tensor,
     w: &Tensor,
     bias: Option<&Tensor>,

@@ -76,7 +76,7 @@ fn by_kernels(quant: MatrixQuant, w: &Tensor, alpha: &Tensor, divisors: &Tensor)
 }
 
 /// Δ of each step, `[steps, 1]`, as `pi_step` computes it.
-pub(super) fn steps_of(rule: StepRule, alpha: &Tensor, divisors: &Tensor) -> Result<Tensor> {
+pub(in crate::llm) fn steps_of(rule: StepRule, alpha: &Tensor, divisors: &Tensor) -> Result<Tensor> {
     let alpha = alpha.f_detach()?;
     let blocks = alpha.f_reshape([-1, 1])?;
     Ok(match rule {

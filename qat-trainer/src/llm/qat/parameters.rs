@@ -8,19 +8,102 @@ use crate::checkpoint::Checkpoint;
 use crate::error::{Error, ErrorKind, Result};
 use crate::llm::linear::Linear;
 use crate::nn::{Rates, Rule, state};
+use qat_kernels::SteVariant;
 use qat_kernels::ste_simd::AdamW;
 use tch::{Device, Kind, Tensor};
+
+/// A quantiser whose α is a parameter of torch.
+#[derive(Debug)]
+pub(in crate::llm) struct Quantiser {
+    quant: MatrixQuant,
+    backend: Backend,
+    alpha: Parameter,
+    /// k of each group, f32.
+    divisors: Tensor,
+}
+
+impl Quantiser {
+    /// One with these steps, on `device`.
+    pub(in crate::llm) fn new(backend: Backend, blocks: &Blocks, device: Device) -> Result<Self> {
+        let k: Vec<f32> = blocks.divisors.iter().map(|&k| k.into()).collect();
+        Ok(Self {
+            quant: blocks.quant,
+            backend,
+            alpha: Parameter::new(&Tensor::from_slice(&blocks.alpha).f_to_device(device)?)?,
+            divisors: Tensor::from_slice(&k).f_to_device(device)?,
+        })
+    }
+
+    pub(in crate::llm) fn quant(&self) -> &MatrixQuant {
+        &self.quant
+    }
+
+    /// α of each block.
+    pub(in crate::llm) fn leaf(&self) -> &Tensor {
+        &self.alpha.leaf
+    }
+
+    /// Q(w), `[out, in]`.
+    pub(in crate::llm) fn of(&self, w: &Tensor) -> Result<Tensor> {
+        fake_quantise(self.quant, self.backend, w, &self.alpha.leaf, &self.divisors)
+    }
+
+    pub(in crate::llm) fn share(&self) -> Self {
+        Self { alpha: self.alpha.share(), divisors: self.divisors.shallow_clone(), ..*self }
+    }
+
+    /// One step of α given the gradient of its logarithm, if the estimator has one.
+    pub(in crate::llm) fn update(&mut self, grad: &Tensor, rates: &Rates) -> Result<()> {
+        match self.quant.ste {
+            SteVariant::LearnedStepSize | SteVariant::Ewgs { .. } => {
+                self.alpha.step_scale(grad, rates.factor, &rates.scales)
+            }
+            SteVariant::Standard | SteVariant::Clipped { .. } => Ok(()),
+        }
+    }
+
+    /// Chooses k of every group anew for w, after the updates that it is to be done after; on the CPU.
+    pub(in crate::llm) fn choose(&mut self, update: u32, w: &Tensor) -> Result<()> {
+        let every = self.quant.choose_every;
+        if self.divisors.numel() == 0 || every == 0 || !update.is_multiple_of(every) {
+            return Ok(());
+        }
+        let here = |t: &Tensor| t.f_detach()?.f_to_device(Device::Cpu)?.f_contiguous();
+        let (w, alpha, k) = (here(w)?, here(&self.alpha.leaf)?, here(&self.divisors)?);
+        let k = slice(&k)?.iter().map(|&k| k as u8).collect();
+        let mut blocks = Blocks::with(self.quant, w.size2()?.1 as usize, slice(&alpha)?.to_vec(), k)?;
+        blocks.choose(slice(&w)?)?;
+        let k: Vec<f32> = blocks.divisors.iter().map(|&k| k.into()).collect();
+        self.divisors = Tensor::from_slice(&k).f_to_device(self.divisors.device())?;
+        Ok(())
+    }
+
+    pub(in crate::llm) fn save(&self, name: &str, to: &mut Checkpoint) -> Result<()> {
+        self.alpha.save(&format!("{name}.alpha"), to)?;
+        put(&format!("{name}.divisors"), &self.divisors, to)
+    }
+
+    pub(in crate::llm) fn load(&mut self, name: &str, from: &Checkpoint) -> Result<()> {
+        self.alpha.load(&format!("{name}.alpha"), from)?;
+        self.divisors = get(&format!("{name}.divisors"), &self.divisors, from)?;
+        Ok(())
+    }
+}
+
+/// The rule of AdamW, the only one for parameters of torch.
+pub(in crate::llm) fn adamw(rates: &Rates) -> Result<AdamW> {
+    match rates.weights {
+        Rule::AdamW(adamw) => Ok(adamw),
+        Rule::Sgd(_) => Err(Error::new(ErrorKind::Train, "these parameters learn by AdamW alone")),
+    }
+}
 
 /// A quantised matrix in training, on any device. It computes what [`super::FakeQuantised`] computes, with a node in the graph
 /// that quantises w in every forward pass. The weights it learns are f32 whatever the decoder's kind; the bias stays as it is.
 #[derive(Debug)]
 pub struct NodeQuantised {
-    quant: MatrixQuant,
-    backend: Backend,
     weight: Parameter,
-    alpha: Parameter,
-    /// k of each group, f32.
-    divisors: Tensor,
+    quantiser: Quantiser,
     bias: Option<Tensor>,
     kind: Kind,
 }
@@ -49,44 +132,23 @@ impl NodeQuantised {
         let (device, kind, row) = (weight.device(), weight.kind(), weight.size2()?.1 as usize);
         let plain = weight.f_detach()?.f_to_device(Device::Cpu)?.f_to_kind(Kind::Float)?.f_contiguous()?;
         let blocks = Blocks::fitted(quant, slice(&plain)?, row, importance)?;
-        let k: Vec<f32> = blocks.divisors.iter().map(|&k| k.into()).collect();
-        let there = |t: &Tensor| t.f_to_device(device);
         Ok(Self {
-            quant,
-            backend,
-            weight: Parameter::new(&there(&plain)?)?,
-            alpha: Parameter::new(&there(&Tensor::from_slice(&blocks.alpha))?)?,
-            divisors: there(&Tensor::from_slice(&k))?,
+            weight: Parameter::new(&plain.f_to_device(device)?)?,
+            quantiser: Quantiser::new(backend, &blocks, device)?,
             bias: bias.map(Tensor::shallow_clone),
             kind,
         })
-    }
-
-    fn quantised(&self) -> Result<Tensor> {
-        fake_quantise(self.quant, self.backend, &self.weight.leaf, &self.alpha.leaf, &self.divisors)
-    }
-
-    /// Chooses k of every group anew, on the CPU.
-    fn choose(&mut self) -> Result<()> {
-        let here = |t: &Tensor| t.f_detach()?.f_to_device(Device::Cpu)?.f_contiguous();
-        let (w, alpha, k) = (here(&self.weight.leaf)?, here(&self.alpha.leaf)?, here(&self.divisors)?);
-        let k = slice(&k)?.iter().map(|&k| k as u8).collect();
-        let row = w.size2()?.1 as usize;
-        let mut blocks = Blocks::with(self.quant, row, slice(&alpha)?.to_vec(), k)?;
-        blocks.choose(slice(&w)?)?;
-        let k: Vec<f32> = blocks.divisors.iter().map(|&k| k.into()).collect();
-        self.divisors = Tensor::from_slice(&k).f_to_device(self.divisors.device())?;
-        Ok(())
     }
 }
 
 impl Linear for NodeQuantised {
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        product(x, &self.quantised()?, self.bias.as_ref(), self.quant.compute)
+        let w_hat = self.quantiser.of(&self.weight.leaf)?;
+        product(x, &w_hat, self.bias.as_ref(), self.quantiser.quant.compute)
     }
 
     fn weight(&self) -> Result<Tensor> {
-        Ok(self.quantised()?.f_to_kind(self.kind)?)
+        Ok(self.quantiser.of(&self.weight.leaf)?.f_to_kind(self.kind)?)
     }
 
     fn bias(&self) -> Option<&Tensor> {
@@ -94,51 +156,31 @@ impl Linear for NodeQuantised {
     }
 
     fn leaves(&self) -> Vec<&Tensor> {
-        vec![&self.weight.leaf, &self.alpha.leaf]
+        vec![&self.weight.leaf, self.quantiser.leaf()]
     }
 
     fn share(&self) -> Box<dyn Linear> {
-        Box::new(Self {
-            weight: self.weight.share(),
-            alpha: self.alpha.share(),
-            divisors: self.divisors.shallow_clone(),
-            bias: self.bias.as_ref().map(Tensor::shallow_clone),
-            ..*self
-        })
+        let bias = self.bias.as_ref().map(Tensor::shallow_clone);
+        Box::new(Self { weight: self.weight.share(), quantiser: self.quantiser.share(), bias, ..*self })
     }
 
     fn update(&mut self, grads: &[Tensor], rates: &Rates) -> Result<()> {
         let [of_weight, of_alpha] = grads else {
             return Err(Error::new(ErrorKind::Train, format!("{} gradients for 2 parameters", grads.len())));
         };
-        let Rule::AdamW(adamw) = rates.weights else {
-            return Err(Error::new(ErrorKind::Train, "matrices on devices learn by AdamW alone"));
-        };
-        self.weight.step(of_weight, rates.factor, &adamw)?;
-        if matches!(
-            self.quant.ste,
-            qat_kernels::SteVariant::LearnedStepSize | qat_kernels::SteVariant::Ewgs { .. }
-        ) {
-            self.alpha.step_scale(of_alpha, rates.factor, &rates.scales)?;
-        }
-        let every = self.quant.choose_every;
-        if self.divisors.numel() > 0 && every > 0 && rates.scales.step.is_multiple_of(every) {
-            self.choose()?;
-        }
-        Ok(())
+        self.weight.step(of_weight, rates.factor, &adamw(rates)?)?;
+        self.quantiser.update(of_alpha, rates)?;
+        self.quantiser.choose(rates.scales.step, &self.weight.leaf)
     }
 
     fn save_state(&self, name: &str, to: &mut Checkpoint) -> Result<()> {
         self.weight.save(&format!("{name}.weight"), to)?;
-        self.alpha.save(&format!("{name}.alpha"), to)?;
-        put(&format!("{name}.divisors"), &self.divisors, to)
+        self.quantiser.save(name, to)
     }
 
     fn load_state(&mut self, name: &str, from: &Checkpoint) -> Result<()> {
         self.weight.load(&format!("{name}.weight"), from)?;
-        self.alpha.load(&format!("{name}.alpha"), from)?;
-        self.divisors = get(&format!("{name}.divisors"), &self.divisors, from)?;
-        Ok(())
+        self.quantiser.load(name, from)
     }
 }
 
@@ -215,14 +257,15 @@ impl Parameter {
     }
 }
 
-fn put(name: &str, tensor: &Tensor, to: &mut Checkpoint) -> Result<()> {
+/// Adds a tensor.
+pub(in crate::llm) fn put(name: &str, tensor: &Tensor, to: &mut Checkpoint) -> Result<()> {
     let plain = tensor.f_detach()?.f_to_device(Device::Cpu)?.f_contiguous()?;
     let shape: Vec<usize> = plain.size().iter().map(|&d| d as usize).collect();
     to.insert(name, &shape, slice(&plain)?.to_vec())
 }
 
 /// The tensor `name`, in the shape and on the device of `like`.
-fn get(name: &str, like: &Tensor, from: &Checkpoint) -> Result<Tensor> {
+pub(in crate::llm) fn get(name: &str, like: &Tensor, from: &Checkpoint) -> Result<Tensor> {
     let shape: Vec<usize> = like.size().iter().map(|&d| d as usize).collect();
     Ok(Tensor::from_slice(from.get(name, &shape)?).f_reshape(like.size())?.f_to_device(like.device())?)
 }

@@ -1,0 +1,304 @@
+//! Matrices that exist as packed codes, with adapters beside them or scales that learn.
+
+use super::adapter::{Adapter, plain};
+use crate::autograd::{closure_node, slice, slice_mut};
+use crate::checkpoint::Checkpoint;
+use crate::error::{Error, ErrorKind, Result};
+use crate::llm::linear::Linear;
+use crate::llm::qat::node::{Backend, steps_of};
+use crate::llm::qat::parameters::{Parameter, put};
+use crate::llm::qat::{Blocks, MatrixQuant};
+use crate::nn::Rates;
+use crate::nn::weights::steps as block_steps;
+use qat_kernels::pack::{pack, packed_len, unpack};
+use qat_kernels::ste_simd;
+use std::sync::{Arc, Mutex};
+use tch::{Device, Kind, Tensor};
+
+/// A quantised matrix: codes in `bits` bits each, every row on a whole number of bytes (see [`qat_kernels::pack`]), α of each
+/// block and k of each group.
+#[derive(Debug)]
+pub struct PackedMatrix {
+    quant: MatrixQuant,
+    pub(super) backend: Backend,
+    shape: [i64; 2],
+    /// `[out, bytes of a row]`.
+    codes: Tensor,
+    /// `[blocks]`.
+    pub(super) alpha: Tensor,
+    /// `[groups]`, f32; empty without groups.
+    divisors: Tensor,
+}
+
+impl PackedMatrix {
+    /// Rounds W, `[out, in]`, on fitted steps.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Spec`] for blocks or groups that do not divide the row; [`ErrorKind::Model`] for weights that are not finite.
+    pub fn fitted(weight: &Tensor, quant: MatrixQuant) -> Result<Self> {
+        let plain = plain(weight)?;
+        let (rows, row) = plain.size2()?;
+        let blocks = Blocks::fitted(quant, slice(&plain)?, row as usize, None)?;
+        let mut codes = vec![0; plain.numel()];
+        ste_simd::quantize(quant.quant.levels, &blocks.steps, slice(&plain)?, &mut codes)?;
+        Self::new(quant, [rows, row], &codes, blocks.alpha, blocks.divisors, weight.device())
+    }
+
+    /// Packs the codes of a matrix of `shape`, row by row, with α of each block and k of each group.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Model`] for numbers of them that do not fit the shape, or a code outside of the grid.
+    pub fn new(
+        quant: MatrixQuant,
+        shape: [i64; 2],
+        codes: &[i8],
+        alpha: Vec<f32>,
+        divisors: Vec<u8>,
+        device: Device,
+    ) -> Result<Self> {
+        let row = shape[1].max(1) as usize;
+        let blocks = Blocks::with(quant, row, alpha, divisors)?;
+        if codes.len() != blocks.alpha.len() * blocks.len || codes.len() != shape[0] as usize * row {
+            let problem =
+                format!("{} codes for a matrix of {shape:?} in blocks of {}", codes.len(), blocks.len);
+            return Err(Error::new(ErrorKind::Model, problem));
+        }
+        let bits = quant.quant.levels.bits();
+        let bytes = packed_len(row, bits);
+        let mut packed = vec![0; bytes * shape[0] as usize];
+        for (codes, packed) in codes.chunks(row).zip(packed.chunks_mut(bytes)) {
+            pack(bits, codes, packed)?;
+        }
+        let k: Vec<f32> = blocks.divisors.iter().map(|&k| k.into()).collect();
+        Ok(Self {
+            quant,
+            backend: Backend::on(device),
+            shape,
+            codes: Tensor::from_slice(&packed).f_reshape([shape[0], bytes as i64])?.f_to_device(device)?,
+            alpha: Tensor::from_slice(&blocks.alpha).f_to_device(device)?,
+            divisors: Tensor::from_slice(&k).f_to_device(device)?,
+        })
+    }
+
+    /// Bytes of the codes, of α (4 each) and k (2 bits each).
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.codes.numel() + 4 * self.alpha.numel() + self.divisors.numel().div_ceil(4)
+    }
+
+    /// `level·Δ`, f32 `[out, in]`, with these α.
+    pub(super) fn dequantised(&self, alpha: &Tensor) -> Result<Tensor> {
+        tch::no_grad(|| match self.backend {
+            Backend::Kernels => self.by_kernels(alpha),
+            Backend::Operators => self.by_operators(alpha),
+        })
+    }
+
+    fn by_kernels(&self, alpha: &Tensor) -> Result<Tensor> {
+        let (levels, rule) = (self.quant.quant.levels, self.quant.quant.step);
+        let [rows, row] = self.shape;
+        let mut packed = vec![0u8; self.codes.numel()];
+        self.codes.f_copy_data_u8(&mut packed, self.codes.numel())?;
+        let (alpha, k) = (slice(alpha)?, slice(&self.divisors)?);
+        let blocks = alpha.len() / rows.max(1) as usize;
+        let per_block = (k.len() / alpha.len().max(1)).max(1);
+        let mut out = Tensor::f_empty([rows, row], (Kind::Float, Device::Cpu))?;
+        let (mut codes, mut steps) = (vec![0; row as usize], vec![0.0; blocks * per_block]);
+        let rows =
+            slice_mut(&mut out)?.chunks_mut(row as usize).zip(packed.chunks(self.codes.size()[1] as usize));
+        for (r, (out, packed)) in rows.enumerate() {
+            unpack(levels.bits(), packed, &mut codes)?;
+            for (b, steps) in steps.chunks_mut(per_block).enumerate() {
+                let block = r * blocks + b;
+                let k = k.get(block * per_block..(block + 1) * per_block).unwrap_or(&[]);
+                let k: Vec<u8> = k.iter().map(|&k| k as u8).collect();
+                block_steps(rule, alpha[block], &k, steps)?;
+            }
+            ste_simd::dequantize(levels, &steps, &codes, out)?;
+        }
+        Ok(out)
+    }
+
+    /// Eight codes lie in as many bytes as a code has bits: they are put together to one integer and cut again.
+    fn by_operators(&self, alpha: &Tensor) -> Result<Tensor> {
+        let (levels, [rows, row]) = (self.quant.quant.levels, self.shape);
+        let (bits, device) = (i64::from(levels.bits()), self.codes.device());
+        let short = (-self.codes.size()[1]).rem_euclid(bits);
+        let bytes =
+            self.codes.f_constant_pad_nd([0, short])?.f_to_kind(Kind::Int64)?.f_reshape([rows, -1, bits])?;
+        let places = |count: i64, by: i64| Tensor::f_arange(count, (Kind::Int64, device))?.f_mul_scalar(by);
+        let sums = bytes.f_bitwise_left_shift(&places(bits, 8)?)?;
+        // The places of different bytes are apart: adding them is putting them side by side, also through the sign.
+        let eights = sums.f_sum_dim_intlist([-1i64].as_slice(), true, Kind::Int64)?;
+        let fields = eights.f_bitwise_right_shift(&places(8, bits)?)?.f_bitwise_and((1i64 << bits) - 1)?;
+        // Two's complement: the upper half of the fields is negative.
+        let half = 1i64 << (bits - 1);
+        let codes = fields.f_add_scalar(half)?.f_bitwise_and((1i64 << bits) - 1)?.f_sub_scalar(half)?;
+        let codes = codes.f_reshape([rows, -1])?.f_narrow(1, 0, row)?.f_to_kind(Kind::Float)?;
+        let steps = steps_of(self.quant.quant.step, alpha, &self.divisors)?;
+        let level =
+            codes.f_add_scalar(f64::from(levels.grid().offset()))?.f_reshape([steps.size()[0], -1])?;
+        Ok(level.f_mul(&steps)?.f_reshape([rows, row])?)
+    }
+}
+
+/// A packed matrix in use: perhaps with adapters, perhaps with scales that learn.
+#[derive(Debug)]
+pub(super) struct Packed {
+    pub(super) matrix: Arc<Mutex<PackedMatrix>>,
+    adapter: Option<Adapter>,
+    scales: Option<Parameter>,
+    /// The scales, if they do not learn.
+    alpha: Tensor,
+    bias: Option<Tensor>,
+    compute: Option<Kind>,
+    kind: Kind,
+    blocks: i64,
+}
+
+impl Packed {
+    pub(super) fn new(
+        matrix: PackedMatrix,
+        bias: Option<&Tensor>,
+        kind: Kind,
+        adapter: Option<Adapter>,
+        learns_scales: bool,
+    ) -> Result<Self> {
+        Ok(Self {
+            adapter,
+            scales: if learns_scales { Some(Parameter::new(&matrix.alpha)?) } else { None },
+            alpha: matrix.alpha.shallow_clone(),
+            blocks: matrix.alpha.numel() as i64,
+            bias: bias.map(Tensor::shallow_clone),
+            compute: matrix.quant.compute,
+            kind,
+            matrix: Arc::new(Mutex::new(matrix)),
+        })
+    }
+
+    pub(super) fn alpha(&self) -> &Tensor {
+        self.scales.as_ref().map_or(&self.alpha, |scales| &scales.leaf)
+    }
+
+    fn dequantised(&self) -> Result<Tensor> {
+        locked(&self.matrix)?.dequantised(&self.alpha().f_detach()?)
+    }
+}
+
+pub(super) fn locked(matrix: &Mutex<PackedMatrix>) -> Result<std::sync::MutexGuard<'_, PackedMatrix>> {
+    matrix.lock().map_err(|_| Error::new(ErrorKind::Train, "an earlier pass failed"))
+}
+
+/// The gradient of log α of each block given that of the matrix: `∂(level·Δ)/∂ log α = level·Δ`.
+fn of_log_alpha(of_matrix: &Tensor, matrix: &Tensor, blocks: i64) -> Result<Tensor> {
+    let terms = of_matrix.f_to_kind(Kind::Float)?.f_mul(matrix)?.f_reshape([blocks, -1])?;
+    Ok(terms.f_sum_dim_intlist([1i64].as_slice(), false, Kind::Float)?)
+}
+
+impl Linear for Packed {
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let kind = x.kind();
+        let compute = self.compute.unwrap_or(kind);
+        let wide = x.f_to_kind(compute)?;
+        let product = tch::no_grad(|| -> Result<Tensor> {
+            Ok(wide.f_linear(&self.dequantised()?.f_to_kind(compute)?, None::<&Tensor>)?)
+        })?;
+        let (matrix, blocks) = (self.matrix.clone(), self.blocks);
+        let alpha = self.alpha();
+        let learns = self.scales.is_some();
+        // The node keeps its input (for the scales' sake) and the codes, and never the matrix.
+        let kept = wide.f_detach()?;
+        let saved = [Some(&kept).filter(|_| learns), Some(alpha)];
+        let saved: Vec<&Tensor> = saved.into_iter().flatten().collect();
+        let y = closure_node(product, &[&wide, alpha], &saved, move |grad, saved| {
+            let alpha = saved.last().ok_or_else(|| Error::new(ErrorKind::Train, "the scales are lost"))?;
+            let w_hat = locked(&matrix)?.dequantised(&alpha.f_detach()?)?;
+            let of_x = grad.f_matmul(&w_hat.f_to_kind(compute)?)?;
+            let of_alpha = match saved {
+                [x, _] => {
+                    let flat = |t: &Tensor| t.f_reshape([-1, *t.size().last().unwrap_or(&1)]);
+                    Some(of_log_alpha(&flat(grad)?.f_tr()?.f_matmul(&flat(x)?)?, &w_hat, blocks)?)
+                }
+                _ => None,
+            };
+            Ok(vec![Some(of_x), of_alpha])
+        })?;
+        let mut y = y.f_to_kind(kind)?;
+        if let Some(adapter) = &self.adapter {
+            y = y.f_add(&adapter.forward(x)?)?;
+        }
+        match &self.bias {
+            Some(bias) => Ok(y.f_add(bias)?),
+            None => Ok(y),
+        }
+    }
+
+    fn weight(&self) -> Result<Tensor> {
+        let mut w = self.dequantised()?;
+        if let Some(scales) = &self.scales {
+            let (kept, blocks) = (w.shallow_clone(), self.blocks);
+            w = closure_node(w.copy(), &[&scales.leaf], &[&kept], move |grad, saved| {
+                Ok(vec![Some(of_log_alpha(grad, &saved[0], blocks)?)])
+            })?;
+        }
+        let w = match &self.adapter {
+            Some(adapter) => w.f_add(&adapter.matrix()?)?,
+            None => w,
+        };
+        Ok(w.f_to_kind(self.kind)?)
+    }
+
+    fn bias(&self) -> Option<&Tensor> {
+        self.bias.as_ref()
+    }
+
+    fn leaves(&self) -> Vec<&Tensor> {
+        let adapter = self.adapter.iter().flat_map(Adapter::leaves);
+        adapter.chain(self.scales.as_ref().map(|scales| &scales.leaf)).collect()
+    }
+
+    fn share(&self) -> Box<dyn Linear> {
+        Box::new(Self {
+            matrix: self.matrix.clone(),
+            adapter: self.adapter.as_ref().map(Adapter::share),
+            scales: self.scales.as_ref().map(Parameter::share),
+            alpha: self.alpha.shallow_clone(),
+            bias: self.bias.as_ref().map(Tensor::shallow_clone),
+            ..*self
+        })
+    }
+
+    fn update(&mut self, grads: &[Tensor], rates: &Rates) -> Result<()> {
+        if grads.len() != self.leaves().len() {
+            let problem = format!("{} gradients for {} parameters", grads.len(), self.leaves().len());
+            return Err(Error::new(ErrorKind::Train, problem));
+        }
+        let mut rest = grads;
+        if let (Some(adapter), [down, up, others @ ..]) = (&mut self.adapter, grads) {
+            adapter.update([down, up], rates)?;
+            rest = others;
+        }
+        match (&mut self.scales, rest) {
+            (Some(scales), [grad]) => scales.step_scale(grad, rates.factor, &rates.scales),
+            _ => Ok(()),
+        }
+    }
+
+    fn save_state(&self, name: &str, to: &mut Checkpoint) -> Result<()> {
+        if let Some(adapter) = &self.adapter {
+            adapter.save(name, to)?;
+        }
+        if let Some(scales) = &self.scales {
+            scales.save(&format!("{name}.alpha"), to)?;
+            put(&format!("{name}.divisors"), &locked(&self.matrix)?.divisors, to)?;
+        }
+        Ok(())
+    }
+
+    fn load_state(&mut self, name: &str, from: &Checkpoint) -> Result<()> {
+        if let Some(adapter) = &mut self.adapter {
+            adapter.load(name, from)?;
+        }
+        self.scales.as_mut().map_or(Ok(()), |scales| scales.load(&format!("{name}.alpha"), from))
+    }
+}

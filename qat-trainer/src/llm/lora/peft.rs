@@ -1,0 +1,250 @@
+//! Adapters in the layout of Hugging Face's PEFT: `adapter_config.json`, and `adapter_model.safetensors` with tensors such as
+//! `base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight`. What PEFT does not know, α and k of quantisers that were
+//! learned with them, lies beside them in `quantisers.safetensors`.
+
+use super::{LoraMode, LoraSettings};
+use crate::checkpoint::{Array, Checkpoint, write_atomically};
+use crate::error::{Error, ErrorKind, Result};
+use crate::llm::decoder::Decoder;
+use safetensors::tensor::{Dtype, TensorView};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::path::Path;
+
+const CONFIG: &str = "adapter_config.json";
+const WEIGHTS: &str = "adapter_model.safetensors";
+const QUANTISERS: &str = "quantisers.safetensors";
+const PREFIX: &str = "base_model.model.";
+const LORA: &str = "LORA";
+/// Not one of PEFT's: there are no adapters.
+const SCALES_ALONE: &str = "SCALES";
+/// Ends of the names of D and U.
+const PARTS: [&str; 2] = [".lora_A.weight", ".lora_B.weight"];
+/// Ends of the names of what belongs to quantisers.
+const SCALES: [&str; 2] = [".alpha", ".divisors"];
+
+/// What learning has changed of an adapted decoder.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Adapters {
+    config: Config,
+    /// D and U of each matrix, as `model.layers.0.self_attn.q_proj.lora_A.weight`.
+    tensors: BTreeMap<String, Array>,
+    /// α and k of each quantiser that learns, as `model.layers.0.self_attn.q_proj.alpha`.
+    scales: BTreeMap<String, Array>,
+}
+
+/// The keys of PEFT's configuration that matter here; those that it may leave out have PEFT's defaults.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Config {
+    peft_type: String,
+    task_type: Option<String>,
+    base_model_name_or_path: Option<String>,
+    r: usize,
+    lora_alpha: f32,
+    #[serde(default)]
+    lora_dropout: f32,
+    target_modules: Vec<String>,
+    #[serde(default = "none")]
+    bias: String,
+    #[serde(default)]
+    fan_in_fan_out: bool,
+    #[serde(default)]
+    use_rslora: bool,
+    #[serde(default)]
+    use_dora: bool,
+    #[serde(default)]
+    inference_mode: bool,
+}
+
+fn none() -> String {
+    "none".into()
+}
+
+impl Config {
+    fn of(settings: &LoraSettings) -> Self {
+        Self {
+            peft_type: if settings.mode == LoraMode::Scales { SCALES_ALONE } else { LORA }.into(),
+            task_type: Some("CAUSAL_LM".into()),
+            base_model_name_or_path: None,
+            r: settings.rank,
+            lora_alpha: settings.alpha,
+            lora_dropout: 0.0,
+            target_modules: settings.targets.clone(),
+            bias: none(),
+            fan_in_fan_out: false,
+            use_rslora: false,
+            use_dora: false,
+            inference_mode: true,
+        }
+    }
+
+    fn check(&self) -> Result<()> {
+        let foreign = [
+            (
+                ![LORA, SCALES_ALONE].contains(&self.peft_type.as_str()),
+                format!("`peft_type` is {}", self.peft_type),
+            ),
+            (self.bias != "none", format!("`bias` is {}", self.bias)),
+            (self.fan_in_fan_out, "`fan_in_fan_out` is set".into()),
+            (self.use_rslora, "`use_rslora` is set".into()),
+            (self.use_dora, "`use_dora` is set".into()),
+        ];
+        match foreign.into_iter().find(|(is, _)| *is) {
+            Some((_, problem)) => Err(Error::new(ErrorKind::Checkpoint, problem)
+                .remedy("plain LoRA adapters without biases are supported")),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Adapters {
+    /// What a decoder's saved state has of them.
+    pub(super) fn from_state(settings: &LoraSettings, state: &Checkpoint) -> Self {
+        let ending = |endings: [&str; 2]| -> BTreeMap<String, Array> {
+            let of = |name: &String| endings.iter().any(|end| name.ends_with(end));
+            state.tensors.iter().filter(|(name, _)| of(name)).map(|(n, a)| (n.clone(), a.clone())).collect()
+        };
+        Self { config: Config::of(settings), tensors: ending(PARTS), scales: ending(SCALES) }
+    }
+
+    /// r.
+    #[must_use]
+    pub fn rank(&self) -> usize {
+        self.config.r
+    }
+
+    /// `s·r`.
+    #[must_use]
+    pub fn alpha(&self) -> f32 {
+        self.config.lora_alpha
+    }
+
+    /// Last names of the matrices that are adapted.
+    #[must_use]
+    pub fn targets(&self) -> &[String] {
+        &self.config.target_modules
+    }
+
+    /// Writes a folder; what was there before is replaced file by file, each in one step.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`].
+    pub fn save(&self, folder: &Path) -> Result<()> {
+        std::fs::create_dir_all(folder).map_err(|e| Error::io("make", folder, &e))?;
+        let config = serde_json::to_string_pretty(&self.config)
+            .map_err(|e| Error::new(ErrorKind::Io, format!("the configuration cannot be written: {e}")))?;
+        // A file of former adapters must not pass for one of these.
+        let replace = |name: &str, bytes: Option<Vec<u8>>| {
+            let path = folder.join(name);
+            match bytes {
+                Some(bytes) => write_atomically(&path, &bytes),
+                None if path.exists() => {
+                    std::fs::remove_file(&path).map_err(|e| Error::io("remove", &path, &e))
+                }
+                None => Ok(()),
+            }
+        };
+        let scales = Checkpoint { tensors: self.scales.clone(), ..Checkpoint::default() };
+        replace(WEIGHTS, (!self.tensors.is_empty()).then(|| self.weights()).transpose()?)?;
+        replace(QUANTISERS, (!self.scales.is_empty()).then(|| scales.to_bytes()).transpose()?)?;
+        // Last: a folder with a configuration is whole.
+        write_atomically(&folder.join(CONFIG), config.as_bytes())
+    }
+
+    fn weights(&self) -> Result<Vec<u8>> {
+        let bytes: Vec<(String, &Array, Vec<u8>)> = self
+            .tensors
+            .iter()
+            .map(|(name, a)| {
+                (format!("{PREFIX}{name}"), a, a.data.iter().flat_map(|x| x.to_le_bytes()).collect())
+            })
+            .collect();
+        let failed = |e: safetensors::SafeTensorError| {
+            Error::new(ErrorKind::Io, format!("the adapters cannot be written: {e}"))
+        };
+        let views = bytes
+            .iter()
+            .map(|(name, a, b)| Ok((name, TensorView::new(Dtype::F32, a.shape.clone(), b).map_err(failed)?)))
+            .collect::<Result<Vec<_>>>()?;
+        let format = [("format".to_string(), "pt".to_string())].into();
+        safetensors::serialize(views, Some(format)).map_err(failed)
+    }
+
+    /// Reads a folder of this crate's or of PEFT's.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`]; [`ErrorKind::Checkpoint`] for files that are damaged or of another kind of adapter.
+    pub fn load(folder: &Path) -> Result<Self> {
+        let file = folder.join(CONFIG);
+        let text = std::fs::read_to_string(&file).map_err(|e| Error::io("read", &file, &e))?;
+        let config: Config = serde_json::from_str(&text).map_err(|e| {
+            Error::new(ErrorKind::Checkpoint, format!("not the configuration of an adapter: {e}")).file(&file)
+        })?;
+        config.check().map_err(|e| e.file(&file))?;
+        let mut tensors = BTreeMap::new();
+        let file = folder.join(WEIGHTS);
+        let read = || -> Result<Checkpoint> {
+            let bytes = std::fs::read(&file).map_err(|e| Error::io("read", &file, &e))?;
+            Checkpoint::import(&bytes).map_err(|e| e.file(&file))
+        };
+        let adapters = if config.peft_type == SCALES_ALONE { Checkpoint::default() } else { read()? };
+        for (name, array) in adapters.tensors {
+            let own = name.strip_prefix(PREFIX).filter(|own| PARTS.iter().any(|part| own.ends_with(part)));
+            let own = own.ok_or_else(|| {
+                Error::new(ErrorKind::Checkpoint, "this is no part of a LoRA adapter")
+                    .file(&file)
+                    .place(format!("tensor `{name}`"))
+            })?;
+            tensors.insert(own.to_owned(), array);
+        }
+        let file = folder.join(QUANTISERS);
+        let scales = if file.exists() { Checkpoint::load(&file)?.tensors } else { BTreeMap::new() };
+        Ok(Self { config, tensors, scales })
+    }
+
+    /// Refuses settings that these adapters were not made with.
+    pub(super) fn check(&self, settings: &LoraSettings) -> Result<()> {
+        let Config { r, lora_alpha, target_modules, .. } = &self.config;
+        let mut targets = [target_modules.clone(), settings.targets.clone()];
+        targets.iter_mut().for_each(|targets| targets.sort());
+        if settings.mode != LoraMode::Scales
+            && (*r != settings.rank || *lora_alpha != settings.alpha || targets[0] != targets[1])
+        {
+            let problem =
+                format!("adapters of rank {r} and alpha {lora_alpha} on {}", target_modules.join(", "));
+            return Err(Error::new(ErrorKind::Checkpoint, problem).remedy(format!(
+                "adapt with the same, not with rank {} and alpha {}",
+                settings.rank, settings.alpha
+            )));
+        }
+        Ok(())
+    }
+
+    /// D and U of a matrix, of `[r, in, out]`.
+    pub(super) fn of(&self, matrix: &str, [r, inputs, out]: [usize; 3]) -> Result<(Vec<f32>, Vec<f32>)> {
+        let from = Checkpoint { tensors: self.tensors.clone(), ..Checkpoint::default() };
+        let part = |end: &str, shape: [usize; 2]| -> Result<Vec<f32>> {
+            Ok(from.get(&format!("{matrix}{end}"), &shape)?.to_vec())
+        };
+        Ok((part(PARTS[0], [r, inputs])?, part(PARTS[1], [out, r])?))
+    }
+
+    /// Gives the quantisers of a decoder back what was learned of them.
+    pub(super) fn restore_scales(&self, decoder: &mut Decoder) -> Result<()> {
+        if self.scales.is_empty() {
+            return Ok(());
+        }
+        // The state as it is now, with moments that have seen nothing, and the scales of then.
+        let mut state = Checkpoint::default();
+        decoder.save_state(&mut state)?;
+        for (name, array) in &self.scales {
+            if !state.has(name) {
+                return Err(Error::new(ErrorKind::Checkpoint, "no quantiser learns this")
+                    .place(format!("tensor `{name}` of {QUANTISERS}"))
+                    .remedy("adapt in the mode and with the quantiser that they were learned in"));
+            }
+            state.tensors.insert(name.clone(), array.clone());
+        }
+        decoder.load_state(&state)
+    }
+}
