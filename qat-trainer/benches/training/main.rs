@@ -9,6 +9,8 @@
 //! step with it: `qat_over_fp32` is against the network as it is trained, `qat_over_fp32_without_bn` against one that has
 //! biases in place of batch normalisation in both phases.
 
+mod qwen_block;
+
 use anyhow::Result;
 use qat_benches::numbers::SplitMix64;
 use qat_benches::results::{Figure, record};
@@ -69,6 +71,11 @@ fn main() -> Result<()> {
         let ms = |times: &[f64]| 1e3 * median(times.to_vec());
         println!("{case:<12} {metric:<26} {ratio:.3}  ({:.1} ms over {:.1} ms)", ms(&quantised), ms(&float));
         figures.push(Figure::new(case.into(), metric, format!("{ratio:.3}"), "").with_goal("<= 1.10".into()));
+    }
+    for (metric, ratio) in qwen_block::measure()? {
+        println!("{:<12} {metric:<26} {ratio:.3}", "qwen_block");
+        let figure = Figure::new("qwen_block".into(), metric, format!("{ratio:.3}"), "");
+        figures.push(figure.with_goal("<= 1.10".into()));
     }
     record("training", COMMAND, &figures)
 }
