@@ -1,6 +1,8 @@
 //! What the targets share: numbers, grids and configurations from a fuzzer's bytes. Mostly sensible ones, so that the code
 //! behind the checks is reached, and now and then whatever a type can hold.
 
+pub mod data;
+
 use libfuzzer_sys::arbitrary::{Result, Unstructured};
 use qat_kernels::config::StepRule;
 use qat_kernels::{Grid, Levels, LsqMask, QatConfig, QuantGranularity, SteVariant};

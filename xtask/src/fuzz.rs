@@ -1,14 +1,18 @@
 //! Fuzzing: builds the targets of `fuzz/` with the coverage counters that libFuzzer reads, and runs them. The flags are
-//! those of `cargo fuzz` without the address sanitiser, so that stable Rust is enough: what is fuzzed here is safe code.
+//! those of `cargo fuzz` without the address sanitiser, so that stable Rust is enough: what is fuzzed here is safe code but
+//! for the kernels of `qat-kernels/src/arch`, which `--asan` watches.
 
-use std::fs;
-use std::path::Path;
-use std::process::Command;
+use std::fmt::{self, Display, Formatter};
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
+use qat_benches::results::{Figure, record};
 use serde_json::Value;
 
-use crate::cmd::{cargo, output, root, run as run_command, target_dir};
+use crate::cmd::{cargo, output, root, run as run_command, show, target_dir};
 use crate::probe::probes;
 
 /// When to stop.
@@ -24,49 +28,182 @@ const FLAGS: &str = "--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer
     -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
     -Cllvm-args=-sanitizer-coverage-trace-compares -Cdebug-assertions -Coverflow-checks -Ccodegen-units=1";
 
-/// Fuzzes `only`, or all targets; fails on the first finding.
-pub(crate) fn run(only: &[String], limit: Limit) -> Result<()> {
+/// What the user asked for.
+pub(crate) struct Options {
+    /// Only these targets; all if empty.
+    pub(crate) only: Vec<String>,
+    pub(crate) limit: Limit,
+    /// Build with the address sanitiser, which takes a nightly Rust.
+    pub(crate) asan: bool,
+    /// Put the figures into `benches/results/fuzz.csv`.
+    pub(crate) record: bool,
+    /// Put inputs that reach code which the committed ones do not into `fuzz/corpus/`.
+    pub(crate) minimise: bool,
+}
+
+/// Memory that a target may take, its corpus included, in MiB.
+const MEMORY: usize = 512;
+/// Longest input that is made up, in bytes, and longest one that is worth committing.
+const LONGEST: usize = 8192;
+const LONGEST_COMMITTED: usize = 2048;
+
+/// Fuzzes the targets; fails on the first finding.
+pub(crate) fn run(options: &Options) -> Result<()> {
     let targets = targets()?;
-    if let Some(unknown) = only.iter().find(|name| !targets.contains(name)) {
+    if let Some(unknown) = options.only.iter().find(|name| !targets.contains(name)) {
         bail!("no fuzz target `{unknown}`; there are: {}", targets.join(", "));
     }
-    let host = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
-    let target_dir = target_dir()?.join("fuzz");
-    // With an explicit target the flags stay away from build scripts.
-    run_command(
-        cargo()
-            .current_dir(root().join("fuzz"))
-            .env("RUSTFLAGS", FLAGS)
-            .args(["build", "-q", "--release", "--locked", "--bins", "--target", &host, "--target-dir"])
-            .arg(&target_dir),
-    )?;
-    for name in targets.iter().filter(|name| only.is_empty() || only.contains(name)) {
-        println!("fuzzing {name}");
-        let corpus = target_dir.join("corpus").join(name);
-        seed(name, &corpus)?;
-        let artifacts = root().join("fuzz/artifacts").join(name);
-        fs::create_dir_all(&artifacts)?;
-        let limit = match limit {
-            Limit::Seconds(n) => format!("-max_total_time={n}"),
-            Limit::Executions(n) => format!("-runs={n}"),
-        };
-        let program = target_dir.join(&host).join("release").join(name);
-        run_command(
-            Command::new(program)
-                .args([
-                    "-seed=1",
-                    "-max_len=8192",
-                    "-timeout=10",
-                    "-verbosity=0",
-                    "-print_final_stats=1",
-                    &limit,
-                ])
-                .arg(format!("-artifact_prefix={}/", artifacts.display()))
-                .arg(&corpus),
-        )
-        .with_context(|| format!("{name}: the offending input is in {}", artifacts.display()))?;
+    let target_dir = target_dir()?.join(if options.asan { "fuzz-asan" } else { "fuzz" });
+    let programs = build(&target_dir, options.asan)?;
+    let (limit, amount) = match options.limit {
+        Limit::Seconds(n) => (format!("-max_total_time={n}"), format!("--seconds {n}")),
+        Limit::Executions(n) => (format!("-runs={n}"), format!("{n} executions")),
+    };
+    let asan = if options.asan { " --asan" } else { "" };
+    for name in targets.iter().filter(|name| options.only.is_empty() || options.only.contains(name)) {
+        let folders = Folders::of(name, &target_dir)?;
+        seed(name, &folders.found)?;
+        let program = programs.join(name);
+        let log = target_dir.join(format!("{name}.log"));
+        let start = Instant::now();
+        let mut command = Command::new(&program);
+        command.args(["-seed=1", "-timeout=10", "-print_final_stats=1", &limit]);
+        command.args([format!("-max_len={LONGEST}"), format!("-rss_limit_mb={MEMORY}")]);
+        command.arg(format!("-artifact_prefix={}/", folders.artifacts.display()));
+        let dictionary = root().join("fuzz/dictionaries").join(format!("{name}.dict"));
+        if dictionary.exists() {
+            command.arg(format!("-dict={}", dictionary.display()));
+        }
+        let text = logged(command.arg(&folders.found).arg(&folders.committed), &log)
+            .with_context(|| format!("{name}: the offending input is in {}", folders.artifacts.display()))?;
+        let outcome = Outcome::read(&text).with_context(|| log.display().to_string())?;
+        println!("fuzz {name:<18} {outcome}");
+        if options.minimise {
+            let mut merge = Command::new(&program);
+            merge.args(["-merge=1", &format!("-max_len={LONGEST_COMMITTED}")]);
+            logged(merge.arg(&folders.committed).arg(&folders.found), &target_dir.join("merge.log"))?;
+        }
+        if options.record {
+            let command = format!("cargo xtask fuzz {name} {amount}{asan} --record");
+            record("fuzz", &command, &outcome.figures(name, start.elapsed().as_secs()))?;
+        }
     }
     Ok(())
+}
+
+/// Builds all targets; returns the folder that they are in.
+fn build(target_dir: &Path, asan: bool) -> Result<PathBuf> {
+    let host = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
+    let (mut command, flags) = if asan {
+        let mut rustup = Command::new("rustup");
+        rustup.args(["run", "nightly", "cargo"]);
+        (rustup, format!("{FLAGS} -Zsanitizer=address"))
+    } else {
+        (cargo(), FLAGS.to_owned())
+    };
+    // With an explicit target the flags stay away from build scripts.
+    run_command(
+        command
+            .current_dir(root().join("fuzz"))
+            .env("RUSTFLAGS", flags)
+            .args(["build", "-q", "--release", "--locked", "--bins", "--target", &host, "--target-dir"])
+            .arg(target_dir),
+    )?;
+    Ok(target_dir.join(host).join("release"))
+}
+
+/// Where inputs of a target lie.
+struct Folders {
+    /// Those of the repository.
+    committed: PathBuf,
+    /// Those that were found on this machine.
+    found: PathBuf,
+    /// Those that were refused.
+    artifacts: PathBuf,
+}
+
+impl Folders {
+    fn of(target: &str, target_dir: &Path) -> Result<Self> {
+        let folders = Self {
+            committed: root().join("fuzz/corpus").join(target),
+            found: target_dir.join("corpus").join(target),
+            artifacts: root().join("fuzz/artifacts").join(target),
+        };
+        for folder in [&folders.committed, &folders.found, &folders.artifacts] {
+            fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
+        }
+        Ok(folders)
+    }
+}
+
+/// Runs a target, what it says going into a file and, if it fails, the end of that to standard error.
+fn logged(command: &mut Command, log: &Path) -> Result<String> {
+    let file = File::create(log).with_context(|| log.display().to_string())?;
+    let status = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(file).status();
+    let status = status.with_context(|| show(command))?;
+    let text =
+        String::from_utf8_lossy(&fs::read(log).with_context(|| log.display().to_string())?).into_owned();
+    if !status.success() {
+        let lines: Vec<&str> = text.lines().collect();
+        eprintln!("{}", lines[lines.len().saturating_sub(40)..].join("\n"));
+        bail!("`{}` failed ({status})", show(command));
+    }
+    Ok(text)
+}
+
+/// What a target did.
+#[derive(Debug, PartialEq)]
+struct Outcome {
+    executions: u64,
+    /// Edges of the instrumented code, all crates but the standard library, and those of them that were taken.
+    edges: u64,
+    covered: u64,
+    inputs: u64,
+    megabytes: u64,
+}
+
+impl Outcome {
+    /// Reads what libFuzzer says.
+    fn read(log: &str) -> Result<Self> {
+        let after = |mark: &str| {
+            let rest = log.rfind(mark).map(|at| log[at + mark.len()..].trim_start());
+            let digits =
+                rest.map(|rest| rest.split(|c: char| !c.is_ascii_digit()).next().unwrap_or_default());
+            digits.and_then(|digits| digits.parse().ok()).with_context(|| format!("no number after `{mark}`"))
+        };
+        Ok(Self {
+            executions: after("stat::number_of_executed_units:")?,
+            edges: after("Loaded 1 modules   (")?,
+            covered: after(" cov: ")?,
+            inputs: after(" corp: ")?,
+            megabytes: after("stat::peak_rss_mb:")?,
+        })
+    }
+
+    fn figures(&self, target: &str, seconds: u64) -> Vec<Figure> {
+        let figure =
+            |metric, value: u64, unit| Figure::new(target.to_owned(), metric, value.to_string(), unit);
+        vec![
+            figure("seconds", seconds, "s").with_goal(">= 1800".into()),
+            figure("executions", self.executions, ""),
+            // A finding ends the run: there is no figure then.
+            figure("findings", 0, "").with_goal("0".into()),
+            figure("edges_covered", self.covered, ""),
+            figure("edges", self.edges, ""),
+            figure("inputs", self.inputs, ""),
+            figure("peak_memory", self.megabytes, "MiB"),
+        ]
+    }
+}
+
+impl Display for Outcome {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let Self { executions, edges, covered, inputs, megabytes } = self;
+        write!(
+            f,
+            "{executions:>10} executions, {covered:>5} of {edges} edges, {inputs:>5} inputs, {megabytes} MiB"
+        )
+    }
 }
 
 /// Names of the binaries in `fuzz/`.
@@ -110,4 +247,21 @@ fn seed(target: &str, corpus: &Path) -> Result<()> {
         _ => {}
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_state_and_the_final_counts_are_read() {
+        let log = "INFO: Loaded 1 modules   (53021 inline 8-bit counters): 53021 [0x55, 0x56),\n\
+            #2\tINITED cov: 100 ft: 101 corp: 1/1b exec/s: 0 rss: 30Mb\n\
+            #90\tDONE   cov: 345 ft: 678 corp: 12/34b lim: 8192 exec/s: 9 rss: 41Mb\n\
+            stat::number_of_executed_units: 90\nstat::peak_rss_mb:              41\n";
+        let outcome = Outcome { executions: 90, edges: 53021, covered: 345, inputs: 12, megabytes: 41 };
+        assert_eq!(Outcome::read(log).unwrap(), outcome);
+        let e = Outcome::read(&log.replace("stat::peak", "")).unwrap_err().to_string();
+        assert!(e.contains("stat::peak_rss_mb"), "{e}");
+    }
 }

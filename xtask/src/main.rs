@@ -95,9 +95,12 @@ usage: cargo xtask <command> [options]
   llm     perplexities of SmolLM2-135M-Instruct, as shipped, rounded, and (where named) trained with quantisation in
           the loop, for which it may take an hour; writes benches/results/llm.csv
             [CASE…]             only the cases whose names contain one of these
-  fuzz    fuzz parsers, engine and invariants
+  fuzz    fuzz parsers, loaders, engine and invariants
             [TARGET…]           only these
             [--seconds N]       for each target, 60 if not given
+            [--asan]            with the address sanitiser; takes a nightly Rust of rustup
+            [--record]          put executions and coverage into benches/results/fuzz.csv
+            [--minimise]        put inputs that reach more code than the committed ones into fuzz/corpus/
 
   --yes   (most commands) install missing Debian packages, as root; otherwise their names are printed
 
@@ -225,9 +228,14 @@ fn task(mut words: impl Iterator<Item = String>) -> Result<Task> {
             Box::new(move || llm::run(&only, yes))
         }
         Some("fuzz") => {
-            let seconds = args.number("--seconds")?.unwrap_or(60);
-            let targets = args.rest()?;
-            Box::new(move || fuzz::run(&targets, fuzz::Limit::Seconds(seconds)))
+            let options = fuzz::Options {
+                limit: fuzz::Limit::Seconds(args.number("--seconds")?.unwrap_or(60)),
+                asan: args.flag("--asan"),
+                record: args.flag("--record"),
+                minimise: args.flag("--minimise"),
+                only: args.rest()?,
+            };
+            Box::new(move || fuzz::run(&options))
         }
         Some("help" | "--help" | "-h") => Box::new(|| {
             print!("{HELP}");

@@ -249,7 +249,15 @@ fn steps() -> Result<Vec<Step>> {
     add("report: every picture is drawn in a browser, nothing is fetched".into(), Box::new(report));
     add(
         format!("fuzz: {FUZZ_RUNS} executions of each target"),
-        once(|| fuzz::run(&[], fuzz::Limit::Executions(FUZZ_RUNS))),
+        once(|| {
+            fuzz::run(&fuzz::Options {
+                only: Vec::new(),
+                limit: fuzz::Limit::Executions(FUZZ_RUNS),
+                asan: false,
+                record: false,
+                minimise: false,
+            })
+        }),
     );
     Ok(steps)
 }
