@@ -122,6 +122,26 @@ pub fn measured(suite: &str, case: &str) -> Result<bool> {
     Ok(rows(suite)?.iter().any(|row| row.case == case))
 }
 
+/// The cases of a suite's file, in its order; none if there is no file.
+///
+/// # Errors
+/// A file that has another schema.
+pub fn cases(suite: &str) -> Result<Vec<String>> {
+    let path = path(suite);
+    let text = match fs::read_to_string(&path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        text => text.with_context(|| path.display().to_string())?,
+    };
+    let mut cases = Vec::new();
+    for line in text.lines().skip(1).filter(|line| !line.is_empty()) {
+        let case = parse(line).with_context(|| path.display().to_string())?.swap_remove(1);
+        if !cases.contains(&case) {
+            cases.push(case);
+        }
+    }
+    Ok(cases)
+}
+
 /// All rows of a metric that have a rival: case, value, rival and the rival's value.
 ///
 /// # Errors

@@ -1,6 +1,7 @@
 //! Tables and pictures of measured figures, made of the results files.
 
 mod anchors;
+mod fuzzing;
 mod presets;
 
 use crate::curves::CURVES;
@@ -112,6 +113,7 @@ pub fn pages() -> Vec<Page> {
         Page::new("qat-kernels/README.md", renew_kernels),
         Page::new("firmware/README.md", |text| between(text, "memory", &memory()?)),
         Page::new("docs/quantisation.md", |text| between(text, "sqnr", &errors()?)),
+        Page::new("fuzz/RESULTS.md", |text| between(text, "fuzz", &fuzzing::targets()?)),
         Page::new("benches/RESULTS.md", |_| anchors::page()),
     ];
     pages.extend(

@@ -8,6 +8,9 @@ use std::path::Path;
 
 /// Largest decompressed size: beyond it a small file is more likely hostile than a data set that fits in memory.
 const MAX_BYTES: u64 = 4 << 30;
+/// What every file may decompress to, and beyond that how many times its size: gzip reaches 1,000 with zeros, data sets 50.
+const ALWAYS: u64 = 32 << 20;
+const MAX_RATIO: u64 = 200;
 
 /// Reads a file; `hash` takes in its bytes as they lie on the disk. Gzip is recognised by its first two bytes, whatever
 /// the file is called: neither IDX nor text can begin with them.
@@ -26,7 +29,7 @@ pub(super) fn read(path: &Path, hash: Option<&mut Sha256>) -> Result<Vec<u8>> {
             .remedy("fetch the file again"));
     }
     if bytes.starts_with(&[0x1f, 0x8b]) {
-        return gunzip(&bytes, MAX_BYTES).map_err(|e| e.file(path));
+        return gunzip(&bytes, limit(bytes.len())).map_err(|e| e.file(path));
     }
     if path.extension().is_some_and(|e| e == "gz") {
         return Err(Error::new(ErrorKind::Data, "the name ends in .gz, but this is not gzip")
@@ -35,6 +38,11 @@ pub(super) fn read(path: &Path, hash: Option<&mut Sha256>) -> Result<Vec<u8>> {
             .remedy("fetch the file again, or rename it if it is not compressed"));
     }
     Ok(bytes)
+}
+
+/// What a file of `len` compressed bytes may decompress to.
+fn limit(len: usize) -> u64 {
+    (len as u64).saturating_mul(MAX_RATIO).clamp(ALWAYS, MAX_BYTES)
 }
 
 fn gunzip(bytes: &[u8], limit: u64) -> Result<Vec<u8>> {
@@ -51,7 +59,7 @@ fn gunzip(bytes: &[u8], limit: u64) -> Result<Vec<u8>> {
     if out.len() as u64 > limit {
         return Err(Error::new(ErrorKind::Data, format!("it decompresses to more than {limit} bytes"))
             .place(at)
-            .remedy("use a smaller data set"));
+            .remedy("use a smaller data set, or decompress it yourself if it is what it claims to be"));
     }
     Ok(out)
 }
@@ -81,5 +89,6 @@ mod tests {
         *flipped.last_mut().unwrap() ^= 1;
         assert!(gunzip(&flipped, MAX_BYTES).is_err());
         assert!(gunzip(&packed, 9_999).unwrap_err().to_string().contains("more than 9999"));
+        assert_eq!([0, 1 << 20, 1 << 30].map(limit), [ALWAYS, 200 << 20, MAX_BYTES]);
     }
 }

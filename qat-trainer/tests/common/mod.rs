@@ -9,9 +9,10 @@ use qat_trainer::graph::{Graph, Steps};
 use qat_trainer::ptq;
 use qat_trainer::spec::{Run, Value};
 use std::fs;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
+use wait4::Wait4;
 
 /// `run.toml` for CSV: four features, three classes.
 pub(crate) const CSV: &str = r#"name = "tiny"
@@ -119,6 +120,24 @@ impl Fixture {
             command.env(name, value);
         }
         command.output().unwrap()
+    }
+
+    /// Runs `qat` in the folder; also the most memory that it had at any time, in bytes.
+    pub(crate) fn qat_with_peak(&self, arguments: &[&str]) -> (Output, u64) {
+        // Short texts: the pipes hold them until it has ended.
+        let mut child = Command::new(env!("CARGO_BIN_EXE_qat"))
+            .args(arguments)
+            .current_dir(self.dir.path())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let (mut out, mut err) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
+        let used = child.wait4().unwrap();
+        let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+        out.read_to_end(&mut stdout).unwrap();
+        err.read_to_end(&mut stderr).unwrap();
+        (Output { status: used.status, stdout, stderr }, used.rusage.maxrss)
     }
 
     /// The run folder: untrained weights, quantisers by search.
