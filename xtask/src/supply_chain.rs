@@ -33,7 +33,7 @@ struct Package {
     source: String,
     /// Identities of what it depends on.
     dependencies: Vec<String>,
-    /// Names of its direct dependencies.
+    /// Names of its direct dependencies, but for those in the repository.
     direct: Vec<String>,
 }
 
@@ -141,11 +141,9 @@ impl Policy {
 
 /// Direct dependencies of the repository's own packages without a row in the table of reasons.
 fn unexplained<'a>(packages: &'a [Package], reasons: &'a str) -> impl Iterator<Item = &'a str> {
-    let own: BTreeSet<&str> = packages.iter().filter(|p| p.source.is_empty()).map(|p| &*p.name).collect();
     let direct: BTreeSet<&str> =
         packages.iter().filter(|p| p.source.is_empty()).flat_map(|p| &p.direct).map(|d| &**d).collect();
-    let foreign: Vec<&str> = direct.difference(&own).copied().collect();
-    foreign.into_iter().filter(|name| {
+    direct.into_iter().filter(|name| {
         let row = format!("| `{name}` |");
         !reasons.lines().any(|line| line.starts_with(&row))
     })
@@ -169,7 +167,12 @@ fn packages(workspace: &str) -> Result<Vec<Package>> {
         license: p["license"].as_str().map(str::to_owned),
         source: text(&p["source"]),
         dependencies: nodes.get(&text(&p["id"])).cloned().unwrap_or_default(),
-        direct: list(&p["dependencies"]).iter().map(|d| text(&d["name"])).collect(),
+        // Those with a path are the repository's own.
+        direct: list(&p["dependencies"])
+            .iter()
+            .filter(|d| d["path"].is_null())
+            .map(|d| text(&d["name"]))
+            .collect(),
     };
     Ok(list(&metadata["packages"]).iter().map(package).collect())
 }
@@ -248,7 +251,7 @@ mod tests {
     fn a_direct_dependency_needs_a_row() {
         let mut own = package("ours", "1", Some("MIT"), &[]);
         own.source = String::new();
-        own.direct = vec!["libm".into(), "serde".into(), "ours".into()];
+        own.direct = vec!["libm".into(), "serde".into()];
         let found: Vec<&str> =
             unexplained(&[own], "| `libm` | numbers |\nserde is good\n").map(|_| "x").collect();
         assert_eq!(found.len(), 1);
