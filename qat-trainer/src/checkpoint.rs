@@ -98,6 +98,25 @@ impl Checkpoint {
         Ok(&array.data)
     }
 
+    /// Adds the tensors of another checkpoint under names that begin with `prefix`.
+    pub fn put_part(&mut self, prefix: &str, part: &Self) {
+        let named = part.tensors.iter().map(|(name, array)| (format!("{prefix}{name}"), array.clone()));
+        self.tensors.extend(named);
+    }
+
+    /// Takes out the tensors that [`Self::put_part`] added.
+    #[must_use]
+    pub fn take_part(&mut self, prefix: &str) -> Self {
+        let (mut part, all) = (Self::default(), std::mem::take(&mut self.tensors));
+        for (name, array) in all {
+            match name.strip_prefix(prefix) {
+                Some(rest) => part.tensors.insert(rest.into(), array),
+                None => self.tensors.insert(name, array),
+            };
+        }
+        part
+    }
+
     /// Whether there is a tensor `name`.
     #[must_use]
     pub fn has(&self, name: &str) -> bool {

@@ -109,6 +109,18 @@ pub enum QatEvent {
         /// Steps of the phase that are done.
         steps: usize,
     },
+    /// A language model was judged by examples that it does not learn from.
+    Judged {
+        /// In which phase.
+        phase: Phase,
+        /// Steps of the phase that are done.
+        steps: usize,
+        /// Mean of −ln p(token) over what is predicted, nats.
+        loss: f64,
+        /// Share of the problems that it solves, 0 to 1, if there are problems with answers; left out of JSON if not.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        exact: Option<f64>,
+    },
     /// A phase is over.
     PhaseDone {
         /// Which.

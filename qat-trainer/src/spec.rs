@@ -35,6 +35,7 @@ mod distill;
 mod geometry;
 mod layered;
 mod layers;
+mod llm;
 mod model;
 mod origins;
 mod qat;
@@ -46,6 +47,9 @@ pub use data::{Column, DataSpec, Files, Layout, SplitRule, TestHalf};
 pub use distill::{DistillSpec, Divergence, Feature, FeatureLoss, TeacherSource};
 pub use geometry::{Padding, Shape, Window};
 pub use layered::Layers;
+pub use llm::{
+    ArithmeticSpec, Delimiters, LlmDataSpec, LlmFiles, LlmModelSpec, LlmRun, LlmTrainSpec, ModelShape,
+};
 pub use model::{Act, LayerSpec, ModelSpec, Op, Task, Value, WeightQuant};
 pub use qat::{ActivationQuant, Calibration, Importance, QatSpec};
 pub use qat_kernels::calibration::CalibrationMethod;
@@ -115,22 +119,8 @@ impl Run {
 
     /// `folder` is where `base` starts, and paths if there is no `base`.
     fn from_source(source: Source<'_>, path: &Path, folder: PathBuf) -> Result<Self> {
-        let raw: RawRun = toml::from_str(source.text).map_err(|e| {
-            let at = e.span().map_or_else(|| "top".into(), |span| source.place(span.start));
-            Error::new(ErrorKind::Spec, e.message())
-                .place(at)
-                .file(path)
-                .remedy("correct this line of the run description")
-        })?;
-        let name = raw.name.unwrap_or_else(|| {
-            path.file_stem().map_or_else(|| "model".into(), |stem| stem.to_string_lossy().into_owned())
-        });
-        if name.is_empty() || name.len() > 64 {
-            return Err(source
-                .error("", "name", "the name is empty or longer than 64 bytes")
-                .file(path)
-                .remedy("give a short name"));
-        }
+        let raw: RawRun = parsed(source, path)?;
+        let name = checked_name(raw.name, source, path)?;
         let base = raw.base.map_or_else(|| folder.clone(), |base| folder.join(base));
         let parts = || -> Result<_> {
             let data = DataSpec::from_raw(raw.data, &base, source)?;
@@ -146,6 +136,31 @@ impl Run {
         let (data, model, train, qat, distill) = parts().map_err(|e| e.file(path))?;
         Ok(Self { name, file: path.into(), text: source.text.into(), base, data, model, train, qat, distill })
     }
+}
+
+/// The keys of a run description, unchecked.
+fn parsed<T: serde::de::DeserializeOwned>(source: Source<'_>, path: &Path) -> Result<T> {
+    toml::from_str(source.text).map_err(|e| {
+        let at = e.span().map_or_else(|| "top".into(), |span| source.place(span.start));
+        Error::new(ErrorKind::Spec, e.message())
+            .place(at)
+            .file(path)
+            .remedy("correct this line of the run description")
+    })
+}
+
+/// The name of a run: the one given, or that of the file at `path`.
+fn checked_name(given: Option<String>, source: Source<'_>, path: &Path) -> Result<String> {
+    let name = given.unwrap_or_else(|| {
+        path.file_stem().map_or_else(|| "model".into(), |stem| stem.to_string_lossy().into_owned())
+    });
+    if name.is_empty() || name.len() > 64 {
+        return Err(source
+            .error("", "name", "the name is empty or longer than 64 bytes")
+            .file(path)
+            .remedy("give a short name"));
+    }
+    Ok(name)
 }
 
 /// The text of a run description file.

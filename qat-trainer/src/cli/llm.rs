@@ -5,9 +5,14 @@ mod chat;
 #[cfg(feature = "tch")]
 mod eval;
 #[cfg(feature = "tch")]
+mod exact;
+#[cfg(feature = "tch")]
 mod generate;
 mod options;
+#[cfg(feature = "tch")]
+mod train;
 
+use super::train::Checkpoints;
 use options::{Model, Rounding, Sample};
 use qat_trainer::Result;
 use std::ops::Range;
@@ -26,6 +31,10 @@ enum Command {
     Eval(Eval),
     /// Continue a text.
     Generate(Generate),
+    /// Train a model: from nothing, or one that is loaded.
+    Train(Train),
+    /// Let a model solve the problems that a run description holds out, and count exact answers.
+    Exact(Exact),
     /// Talk with an instruction-tuned model: each line of standard input is answered.
     Chat(Chat),
 }
@@ -67,6 +76,49 @@ struct Generate {
     #[command(flatten)]
     rounding: Rounding,
     /// Print one line of JSON at the end instead of the text as it comes.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Arguments of `qat llm train`.
+#[derive(clap::Args)]
+struct Train {
+    /// The run description.
+    #[arg(value_name = "CONFIG.toml")]
+    config: PathBuf,
+    /// Change one value of the run description, such as train.steps=100. May be repeated; paths start at the working
+    /// directory.
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// The run folder to make: config.toml, metrics.jsonl, summary.json, and model, a folder that every command of `qat llm`
+    /// loads. Files of an earlier run are replaced.
+    #[arg(long, value_name = "RUN")]
+    out: PathBuf,
+    /// Go on with the training that was interrupted in the run folder; start it if it has not begun, do nothing if it is
+    /// complete. The result is the same, byte for byte, as without an interruption.
+    #[arg(long)]
+    resume: bool,
+    #[command(flatten)]
+    checkpoints: Checkpoints,
+    /// Threads to compute with; all cores if not given, or OMP_NUM_THREADS.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(1..=1024))]
+    threads: Option<i32>,
+    /// Print one line of JSON instead of a summary.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Arguments of `qat llm exact`.
+#[derive(clap::Args)]
+struct Exact {
+    #[command(flatten)]
+    model: Model,
+    /// The run description whose held-out problems are solved.
+    #[arg(long, value_name = "CONFIG.toml")]
+    config: PathBuf,
+    #[command(flatten)]
+    rounding: Rounding,
+    /// Print one line of JSON instead of text.
     #[arg(long)]
     json: bool,
 }
@@ -113,6 +165,8 @@ impl Arguments {
         match self.command {
             Command::Eval(a) => a.run(),
             Command::Generate(a) => a.run(),
+            Command::Train(a) => a.run(),
+            Command::Exact(a) => a.run(),
             Command::Chat(a) => a.run(),
         }
     }

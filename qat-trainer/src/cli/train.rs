@@ -8,13 +8,13 @@ use std::path::PathBuf;
 #[cfg(feature = "tch")]
 mod curves;
 #[cfg(feature = "tch")]
-mod folder;
+pub(super) mod folder;
 #[cfg(feature = "tch")]
-mod metrics;
+pub(super) mod metrics;
 #[cfg(feature = "tch")]
 mod progress;
 #[cfg(feature = "tch")]
-mod watch;
+pub(super) mod watch;
 #[cfg(feature = "tch")]
 mod work;
 
@@ -34,12 +34,8 @@ pub(super) struct Arguments {
     /// complete. The result is the same, byte for byte, as without an interruption.
     #[arg(long)]
     resume: bool,
-    /// Take a checkpoint, to resume from, after this many steps.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
-    checkpoint_steps: Option<u64>,
-    /// Take a checkpoint, to resume from, after this many minutes.
-    #[arg(long, value_name = "M", default_value_t = 5.0, value_parser = positive)]
-    checkpoint_minutes: f64,
+    #[command(flatten)]
+    checkpoints: Checkpoints,
     /// Choose the bits of every layer so that the exported file has at most this many bytes; short for --set
     /// qat.max_bytes=BYTES.
     #[arg(long, value_name = "BYTES")]
@@ -55,6 +51,17 @@ pub(super) struct Arguments {
     json: bool,
     #[command(flatten)]
     timestamp: Timestamp,
+}
+
+/// When to take checkpoints.
+#[derive(clap::Args)]
+pub(super) struct Checkpoints {
+    /// Take a checkpoint, to resume from, after this many steps.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    checkpoint_steps: Option<u64>,
+    /// Take a checkpoint, to resume from, after this many minutes.
+    #[arg(long, value_name = "M", default_value_t = 5.0, value_parser = positive)]
+    checkpoint_minutes: f64,
 }
 
 /// A positive number.
@@ -78,8 +85,12 @@ impl Arguments {
     pub(super) fn run(self) -> Result<()> {
         work::train(&self)
     }
+}
 
-    fn cadence(&self) -> watch::Cadence {
+#[cfg(feature = "tch")]
+impl Checkpoints {
+    /// When checkpoints are due.
+    pub(super) fn cadence(&self) -> watch::Cadence {
         let time = std::time::Duration::from_secs_f64(60.0 * self.checkpoint_minutes);
         watch::Cadence { steps: self.checkpoint_steps, time }
     }

@@ -17,11 +17,15 @@
 //! | `qat` | matrices that are quantised while they are trained |
 //! | `lora` | adapters on quantised matrices, and tuning of scales alone |
 //! | `optimiser` | what AdamW remembers of them |
+//! | [`arithmetic`] | generated problems with written-out steps |
+//! | `examples`, `train` | what is learned from, and the loop that learns |
+//! | `exact` | the share of problems that a model solves |
 //! | `ptq` | rounding of the weights without training |
 //!
 //! Tensors carry Hugging Face's names (`model.layers.0.self_attn.q_proj.weight`) and orders throughout; what a GGUF file
 //! has otherwise is renamed and put in order when it is read.
 
+pub mod arithmetic;
 pub mod config;
 pub mod gguf;
 
@@ -33,6 +37,10 @@ mod cache;
 mod chat;
 #[cfg(feature = "tch")]
 mod decoder;
+#[cfg(feature = "tch")]
+mod exact;
+#[cfg(feature = "tch")]
+mod examples;
 #[cfg(feature = "tch")]
 mod generate;
 #[cfg(feature = "tch")]
@@ -64,6 +72,8 @@ mod tests;
 mod text;
 #[cfg(feature = "tch")]
 mod tokenizer;
+#[cfg(feature = "tch")]
+mod train;
 
 #[cfg(feature = "tch")]
 pub use crate::nn::{Rates, Rule, Sgd};
@@ -72,6 +82,8 @@ pub use {
     cache::KvCache,
     chat::{ChatTemplate, Message},
     decoder::Decoder,
+    exact::{Exact, exact},
+    examples::{Corpus, Example, Source, Span, tokenise},
     generate::{Generation, Sampling, Stop, generate},
     learned::Learned,
     linear::{Dense, Linear},
@@ -85,4 +97,5 @@ pub use {
     source::{GgufSource, HfFolder, TensorSource},
     text::{characters, read_text},
     tokenizer::Tokenizer,
+    train::{LlmCheckpoint, LlmTrainer, start},
 };

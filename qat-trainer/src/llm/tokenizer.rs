@@ -1,5 +1,6 @@
 //! Text to tokens and back, by the tokenizer that belongs to the model.
 
+mod characters;
 mod gguf;
 
 use super::config::LlmConfig;
@@ -56,6 +57,17 @@ impl Tokenizer {
             .inner
             .encode_fast(text, false)
             .map_err(|e| Error::new(ErrorKind::Data, format!("the text cannot be tokenised: {e}")))?;
+        // A text without a token for each of its characters would come back as another one.
+        let unknown = self.id(characters::UNKNOWN);
+        if let Some(i) = encoding.get_ids().iter().position(|&id| Some(id) == unknown) {
+            let lost = self.inner.encode(text, false).ok().and_then(|with_offsets| {
+                let &(from, to) = with_offsets.get_offsets().get(i)?;
+                text.get(from..to).map(str::to_owned)
+            });
+            let lost = lost.unwrap_or_default();
+            return Err(Error::new(ErrorKind::Data, format!("the tokenizer has no token for `{lost}`"))
+                .remedy("use text with the characters that the model was trained on"));
+        }
         Ok(encoding.get_ids().to_vec())
     }
 
@@ -67,6 +79,18 @@ impl Tokenizer {
         self.inner
             .decode(tokens, true)
             .map_err(|e| Error::new(ErrorKind::Data, format!("the tokens cannot be written as text: {e}")))
+    }
+
+    /// How many tokens there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.inner.get_vocab_size(true)
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
     }
 
     /// The number of a token, special or not.

@@ -10,7 +10,7 @@
 //! ```
 
 use super::origins::{Origins, parse};
-use super::{DataSpec, Run, Source, relative_path};
+use super::{DataSpec, LlmRun, Run, Source, relative_path};
 use crate::error::{Error, ErrorKind, Result};
 use crate::presets;
 use std::path::{Path, PathBuf};
@@ -36,39 +36,58 @@ impl Run {
     /// # Errors
     /// [`ErrorKind::Io`] if a file cannot be read, [`ErrorKind::Spec`] with file, line and key otherwise.
     pub fn layered(from: Layers<'_>) -> Result<Self> {
-        let mut layers = Vec::new();
-        if let Some(name) = from.preset {
-            layers.extend(preset_layers(name)?);
+        let unnamed = from.file.is_none();
+        let (mut run, named) = resolve(from, Self::from_source)?;
+        if let (true, false, Some(preset)) = (unnamed, named, from.preset) {
+            run.name = preset.into();
         }
-        if let Some(path) = from.file {
-            layers.extend(file_layers(path, 0)?);
-        }
-        let Some(main) = layers.last() else {
-            return Err(Error::new(ErrorKind::Spec, "no run description is given")
-                .remedy("name a TOML file, or a preset with --preset (`qat presets` lists them)"));
-        };
-        // A lone file keeps its own text, with its comments and lines.
-        if layers.len() == 1
-            && from.set.is_empty()
-            && let Some(path) = from.file
-        {
-            return Self::parse(&main.text, path);
-        }
-        let (name, base) = (main.name.clone(), main.base.clone());
-        let file = from.file.map_or_else(|| PathBuf::from(&name), Path::to_path_buf);
-        for setting in from.set {
-            layers.push(setting_layer(setting).map_err(|e| e.file(&file))?);
-        }
-        let (text, origins) = merge(layers, &base)?;
-        Self::from_source(Source { text: &text, origins: Some(&origins) }, &file, base).map(|mut run| {
-            if let (None, Some(preset)) = (from.file, from.preset)
-                && !origins.knows("name")
-            {
-                run.name = preset.into();
-            }
-            run
-        })
+        Ok(run)
     }
+}
+
+impl LlmRun {
+    /// Reads a run description of a language model in layers.
+    ///
+    /// # Errors
+    /// As [`Run::layered`].
+    pub fn layered(from: Layers<'_>) -> Result<Self> {
+        Ok(resolve(from, Self::from_source)?.0)
+    }
+}
+
+/// Puts the layers together and reads what comes out by `read`, which gets the text, the file that errors name, and the folder
+/// where paths start; also whether a layer gives a name.
+fn resolve<R>(
+    from: Layers<'_>,
+    read: impl FnOnce(Source<'_>, &Path, PathBuf) -> Result<R>,
+) -> Result<(R, bool)> {
+    let mut layers = Vec::new();
+    if let Some(name) = from.preset {
+        layers.extend(preset_layers(name)?);
+    }
+    if let Some(path) = from.file {
+        layers.extend(file_layers(path, 0)?);
+    }
+    let Some(main) = layers.last() else {
+        return Err(Error::new(ErrorKind::Spec, "no run description is given")
+            .remedy("name a TOML file, or a preset with --preset (`qat presets` lists them)"));
+    };
+    // A lone file keeps its own text, with its comments and lines.
+    if layers.len() == 1
+        && from.set.is_empty()
+        && let Some(path) = from.file
+    {
+        let folder = path.parent().unwrap_or(Path::new(""));
+        return Ok((read(Source { text: &main.text, origins: None }, path, folder.into())?, true));
+    }
+    let (name, base) = (main.name.clone(), main.base.clone());
+    let file = from.file.map_or_else(|| PathBuf::from(&name), Path::to_path_buf);
+    for setting in from.set {
+        layers.push(setting_layer(setting).map_err(|e| e.file(&file))?);
+    }
+    let (text, origins) = merge(layers, &base)?;
+    let named = origins.knows("name");
+    Ok((read(Source { text: &text, origins: Some(&origins) }, &file, base)?, named))
 }
 
 /// One source of keys.

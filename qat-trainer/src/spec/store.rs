@@ -1,6 +1,6 @@
 //! The copy of a run description that is kept beside the results.
 
-use super::Run;
+use super::{LlmRun, Run};
 use crate::error::{Error, ErrorKind, Result};
 use std::path::{Component, Path, PathBuf};
 use toml_edit::{DocumentMut, Item, TableLike, value};
@@ -12,21 +12,7 @@ impl Run {
     /// # Errors
     /// [`ErrorKind::Io`] if a folder does not exist; [`ErrorKind::Spec`] if a path is not UTF-8.
     pub fn text_for(&self, folder: &Path) -> Result<String> {
-        let mut document: DocumentMut = self
-            .text
-            .parse()
-            .map_err(|e: toml_edit::TomlError| Error::new(ErrorKind::Spec, e.message()).file(&self.file))?;
-        let base = relative_path(&self.base, folder)?;
-        let base = base.to_str().ok_or_else(|| {
-            Error::new(ErrorKind::Spec, "this path is not UTF-8").file(&base).remedy("rename the folder")
-        })?;
-        document["base"] = value(base);
-        let seed = i64::try_from(self.train.seed).unwrap_or(i64::MAX);
-        let stated = document.get("train").and_then(|t| t.get("seed")).and_then(|s| s.as_integer());
-        if stated != Some(seed) {
-            document["train"]["seed"] = value(seed);
-        }
-        Ok(document.to_string())
+        stored(&self.text, &self.file, &self.base, self.train.seed, folder)
     }
 
     /// The same run description with these bits for the layers of these names, and no budget for them to be chosen under.
@@ -63,17 +49,57 @@ impl Run {
     /// [`ErrorKind::Spec`] if the text is not TOML, which a `Run` has made sure of.
     #[cfg(feature = "tch")]
     pub(crate) fn text_of_training(&self) -> Result<String> {
-        let wrong = |e: String| Error::new(ErrorKind::Spec, e).file(&self.file);
-        let mut table: toml::Table = self.text.parse().map_err(|e: toml::de::Error| wrong(e.to_string()))?;
-        for key in ["name", "base", "data"] {
-            table.remove(key);
-        }
-        let train = table.entry("train").or_insert_with(|| toml::Table::new().into());
-        if let Some(train) = train.as_table_mut() {
-            train.insert("seed".into(), self.train.seed.to_string().into());
-        }
-        serde_json::to_string(&table).map_err(|e| wrong(e.to_string()))
+        canonical(&self.text, &self.file, self.train.seed)
     }
+}
+
+impl LlmRun {
+    /// As [`Run::text_for`].
+    ///
+    /// # Errors
+    /// As [`Run::text_for`].
+    pub fn text_for(&self, folder: &Path) -> Result<String> {
+        stored(&self.text, &self.file, &self.base, self.train.seed, folder)
+    }
+
+    /// As [`Run::text_of_training`]; what the model begins with is known by what is in it, too.
+    #[cfg(feature = "tch")]
+    pub(crate) fn text_of_training(&self) -> Result<String> {
+        canonical(&self.text, &self.file, self.train.seed)
+    }
+}
+
+/// The text with the seed that holds and a `base` from which paths lead to the same files, for a file in `folder`.
+fn stored(text: &str, file: &Path, base: &Path, seed: u64, folder: &Path) -> Result<String> {
+    let mut document: DocumentMut = text
+        .parse()
+        .map_err(|e: toml_edit::TomlError| Error::new(ErrorKind::Spec, e.message()).file(file))?;
+    let base = relative_path(base, folder)?;
+    let base = base.to_str().ok_or_else(|| {
+        Error::new(ErrorKind::Spec, "this path is not UTF-8").file(&base).remedy("rename the folder")
+    })?;
+    document["base"] = value(base);
+    let seed = i64::try_from(seed).unwrap_or(i64::MAX);
+    let stated = document.get("train").and_then(|t| t.get("seed")).and_then(|s| s.as_integer());
+    if stated != Some(seed) {
+        document["train"]["seed"] = value(seed);
+    }
+    Ok(document.to_string())
+}
+
+/// All but name and data, in one form.
+#[cfg(feature = "tch")]
+fn canonical(text: &str, file: &Path, seed: u64) -> Result<String> {
+    let wrong = |e: String| Error::new(ErrorKind::Spec, e).file(file);
+    let mut table: toml::Table = text.parse().map_err(|e: toml::de::Error| wrong(e.to_string()))?;
+    for key in ["name", "base", "data"] {
+        table.remove(key);
+    }
+    let train = table.entry("train").or_insert_with(|| toml::Table::new().into());
+    if let Some(train) = train.as_table_mut() {
+        train.insert("seed".into(), seed.to_string().into());
+    }
+    serde_json::to_string(&table).map_err(|e| wrong(e.to_string()))
 }
 
 /// The layer of a name, in the text. Rotations and sigmoids that other layers ask for are none there, so that places in

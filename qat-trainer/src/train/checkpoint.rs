@@ -142,9 +142,7 @@ impl TrainingCheckpoint {
             (BEST, self.best.as_ref().map(|b| &b.network)),
         ];
         for (prefix, part) in parts {
-            for (name, array) in part.iter().flat_map(|c| &c.tensors) {
-                all.tensors.insert(format!("{prefix}{name}"), array.clone());
-            }
+            part.iter().for_each(|part| all.put_part(prefix, part));
         }
         let text = serde_json::to_string(&self.text)
             .map_err(|e| Error::new(ErrorKind::Checkpoint, format!("cannot be written: {e}")))?;
@@ -165,16 +163,7 @@ impl TrainingCheckpoint {
         };
         let text = all.metadata.get(METADATA).ok_or_else(|| broken("this entry is missing".into()))?;
         let text: Text = serde_json::from_str(text).map_err(|e| broken(e.to_string()))?;
-        let mut take = |prefix: &str| {
-            let mut part = Checkpoint::default();
-            let names: Vec<String> = all.tensors.keys().filter(|n| n.starts_with(prefix)).cloned().collect();
-            for name in names {
-                if let Some(array) = all.tensors.remove(&name) {
-                    part.tensors.insert(name[prefix.len()..].into(), array);
-                }
-            }
-            part
-        };
+        let mut take = |prefix: &str| all.take_part(prefix);
         let network = take(NETWORK);
         let float = text
             .float_accuracy

@@ -231,7 +231,7 @@ impl<'a> Fit<'a> {
 
 /// The factor that brings the norm of all gradients together down to `limit`; 1 if it is not above it, or if the limit
 /// is 0.
-fn clip_factor(grads: &[Tensor], limit: f32) -> Result<f32> {
+pub(crate) fn clip_factor(grads: &[Tensor], limit: f32) -> Result<f32> {
     if limit == 0.0 {
         return Ok(1.0);
     }

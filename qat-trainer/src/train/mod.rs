@@ -13,6 +13,8 @@ mod teacher;
 mod threads;
 
 pub use checkpoint::TrainingCheckpoint;
+pub(crate) use fit::clip_factor;
+pub(crate) use schedule::Rate;
 pub use session::Listener;
 
 use crate::checkpoint::Checkpoint;

@@ -4,20 +4,20 @@ use crate::spec::Schedule;
 
 /// Learning rate of every step of a phase.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Rate {
+pub(crate) struct Rate {
     /// The largest.
-    pub(super) peak: f32,
+    pub(crate) peak: f32,
     /// What happens after the warm-up.
-    pub(super) schedule: Schedule,
+    pub(crate) schedule: Schedule,
     /// Steps over which it rises, linearly.
-    pub(super) warm_up: usize,
+    pub(crate) warm_up: usize,
     /// Steps altogether.
-    pub(super) steps: usize,
+    pub(crate) steps: usize,
 }
 
 impl Rate {
     /// The rate of step `t`, from 0. It is taken at the middle of the step, and so is positive in every step.
-    pub(super) fn at(&self, t: usize) -> f32 {
+    pub(crate) fn at(&self, t: usize) -> f32 {
         let middle = t as f64 + 0.5;
         let warm_up = self.warm_up.min(self.steps) as f64;
         let share = if middle < warm_up {

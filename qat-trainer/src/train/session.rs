@@ -6,8 +6,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::events::{Phase, QatEvent};
 use crate::nn::Network;
 
-/// Follows a training. A closure that takes a `&QatEvent` is one that only listens.
-pub trait Listener {
+/// Follows a training whose states are `C`. A closure that takes a `&QatEvent` is one that only listens.
+pub trait Listener<C = TrainingCheckpoint> {
     /// Something happened.
     fn event(&mut self, event: &QatEvent);
 
@@ -20,7 +20,7 @@ pub trait Listener {
     ///
     /// # Errors
     /// The listener's; the training ends with it.
-    fn checkpoint(&mut self, _state: &TrainingCheckpoint) -> Result<()> {
+    fn checkpoint(&mut self, _state: &C) -> Result<()> {
         Ok(())
     }
 
@@ -30,7 +30,7 @@ pub trait Listener {
     }
 }
 
-impl<F: FnMut(&QatEvent)> Listener for F {
+impl<C, F: FnMut(&QatEvent)> Listener<C> for F {
     fn event(&mut self, event: &QatEvent) {
         self(event);
     }

@@ -6,7 +6,7 @@ use qat_trainer::tensorboard::EventWriter;
 use std::path::Path;
 
 /// The curves, over the steps of both phases.
-pub(super) struct Curves {
+pub(in crate::cli) struct Curves {
     writer: EventWriter,
     steps: u64,
     /// The first failure; events come from deep inside the training, where nothing can be returned.
@@ -15,12 +15,12 @@ pub(super) struct Curves {
 
 impl Curves {
     /// Curves that go on after `steps` steps.
-    pub(super) fn new(folder: &Path, steps: u64) -> Result<Self> {
+    pub(in crate::cli) fn new(folder: &Path, steps: u64) -> Result<Self> {
         Ok(Self { writer: EventWriter::create(folder, steps + 1)?, steps, failed: Ok(()) })
     }
 
     /// Adds what an event says.
-    pub(super) fn record(&mut self, event: &QatEvent) {
+    pub(in crate::cli) fn record(&mut self, event: &QatEvent) {
         if let Err(e) = self.add(event) {
             self.failed = self.failed.clone().and(Err(e));
         }
@@ -47,7 +47,7 @@ impl Curves {
     }
 
     /// Says what failed since the start.
-    pub(super) fn check(&self) -> Result<()> {
+    pub(in crate::cli) fn check(&self) -> Result<()> {
         self.failed.clone()
     }
 }

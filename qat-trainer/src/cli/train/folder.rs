@@ -8,10 +8,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The state of an unfinished training.
-pub(super) const STATE: &str = "last.safetensors";
+pub(in crate::cli) const STATE: &str = "last.safetensors";
 
-/// Everything that a training writes into its folder; the state is gone once it is complete.
-const FILES: [&str; 8] = [
+/// Everything that `qat train` writes into its folder; the state is gone once it is complete.
+pub(in crate::cli) const FILES: &[&str] = &[
     "config.toml",
     "metrics.jsonl",
     "fp32.safetensors",
@@ -24,8 +24,10 @@ const FILES: [&str; 8] = [
 
 /// A run folder under construction. Dropping it before [`Folder::keep`] removes what was written, unless there is a state
 /// to go on from: half a run looks too much like a whole one.
-pub(super) struct Folder {
+pub(in crate::cli) struct Folder {
     path: PathBuf,
+    /// Everything that the training writes into it.
+    files: &'static [&'static str],
     /// Whether the folder itself is new.
     new: bool,
     kept: bool,
@@ -33,37 +35,38 @@ pub(super) struct Folder {
 }
 
 impl Folder {
-    /// Makes the folder if it is not there, keeps other processes out of it, and removes what killed ones left.
-    pub(super) fn open(path: &Path) -> Result<Self> {
+    /// Makes the folder if it is not there, keeps other processes out of it, and removes what killed ones left. `files` is what
+    /// the training writes into it.
+    pub(in crate::cli) fn open(path: &Path, files: &'static [&'static str]) -> Result<Self> {
         let new = !path.exists();
         fs::create_dir_all(path).map_err(|e| {
             Error::new(ErrorKind::Io, format!("cannot make this folder: {e}"))
                 .file(path)
                 .remedy("choose another --out")
         })?;
-        let folder = Self { path: path.into(), new, kept: true, _lock: FolderLock::acquire(path)? };
-        remove_leftovers(path, &FILES)?;
+        let folder = Self { path: path.into(), files, new, kept: true, _lock: FolderLock::acquire(path)? };
+        remove_leftovers(path, files)?;
         Ok(folder)
     }
 
     /// Removes the files of an earlier run.
-    pub(super) fn clear(&mut self) -> Result<()> {
+    pub(in crate::cli) fn clear(&mut self) -> Result<()> {
         self.kept = false;
-        FILES.into_iter().try_for_each(|name| self.remove(name))
+        self.files.iter().try_for_each(|name| self.remove(name))
     }
 
     /// The folder.
-    pub(super) fn path(&self) -> &Path {
+    pub(in crate::cli) fn path(&self) -> &Path {
         &self.path
     }
 
     /// A file in it.
-    pub(super) fn file(&self, name: &str) -> PathBuf {
+    pub(in crate::cli) fn file(&self, name: &str) -> PathBuf {
         self.path.join(name)
     }
 
     /// Writes a file in it.
-    pub(super) fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
+    pub(in crate::cli) fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
         write_atomically(&self.file(name), bytes)
     }
 
@@ -76,8 +79,18 @@ impl Folder {
         }
     }
 
+    /// Says how to go on after a stop.
+    pub(in crate::cli) fn stopped(&self, e: Error) -> Error {
+        match e.kind() {
+            ErrorKind::Stopped => {
+                e.file(&self.path).remedy("run the same command with --resume to go on from there")
+            }
+            _ => e,
+        }
+    }
+
     /// The run is complete.
-    pub(super) fn keep(mut self) -> Result<()> {
+    pub(in crate::cli) fn keep(mut self) -> Result<()> {
         self.kept = true;
         self.remove(STATE)
     }
@@ -89,7 +102,7 @@ impl Drop for Folder {
             return;
         }
         // Best effort: the error worth reporting is the one that led here.
-        for name in FILES {
+        for name in self.files {
             let _ = fs::remove_file(self.file(name));
         }
         if self.new {
@@ -103,7 +116,7 @@ mod tests {
     use super::*;
 
     fn fresh(path: &Path) -> Folder {
-        let mut folder = Folder::open(path).unwrap();
+        let mut folder = Folder::open(path, FILES).unwrap();
         folder.clear().unwrap();
         folder
     }
@@ -124,7 +137,7 @@ mod tests {
         assert!(path.join("model.piq").exists() && !path.join(STATE).exists());
 
         // Looking at it changes nothing.
-        drop(Folder::open(&path).unwrap());
+        drop(Folder::open(&path, FILES).unwrap());
         assert!(path.join("model.piq").exists());
 
         // Somebody else's files stay, a finished run's are replaced.
@@ -143,7 +156,7 @@ mod tests {
         }
         fs::write(path.join(format!("{STATE}.4242.tmp")), "half").unwrap();
         drop(folder);
-        drop(Folder::open(&path).unwrap());
+        drop(Folder::open(&path, FILES).unwrap());
         let mut left: Vec<_> = fs::read_dir(&path).unwrap().map(|e| e.unwrap().file_name()).collect();
         left.sort();
         assert_eq!(left, ["config.toml", STATE]);

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 /// The file, open at its end.
-pub(super) struct Metrics {
+pub(in crate::cli) struct Metrics {
     path: PathBuf,
     file: BufWriter<File>,
     start: Instant,
@@ -38,13 +38,13 @@ struct Known {
 
 impl Metrics {
     /// Starts an empty file.
-    pub(super) fn create(path: PathBuf, start: Instant) -> Result<Self> {
+    pub(in crate::cli) fn create(path: PathBuf, start: Instant) -> Result<Self> {
         let file = File::create(&path).map_err(|e| Error::io("write", &path, &e))?;
         Ok(Self { path, file: BufWriter::new(file), start, before: 0.0, steps: 0, failed: None })
     }
 
     /// Goes on after the first `events` lines of the file: what was reported after the checkpoint comes again.
-    pub(super) fn resume(path: PathBuf, start: Instant, events: u64) -> Result<Self> {
+    pub(in crate::cli) fn resume(path: PathBuf, start: Instant, events: u64) -> Result<Self> {
         let damaged = |problem: String| {
             Error::new(ErrorKind::Checkpoint, problem).file(&path).remedy("train again without --resume")
         };
@@ -69,17 +69,17 @@ impl Metrics {
     }
 
     /// Steps of training before this process.
-    pub(super) fn steps(&self) -> u64 {
+    pub(in crate::cli) fn steps(&self) -> u64 {
         self.steps
     }
 
     /// Seconds of training so far, in whole milliseconds.
-    pub(super) fn seconds(&self) -> f64 {
+    pub(in crate::cli) fn seconds(&self) -> f64 {
         ((self.before + self.start.elapsed().as_secs_f64()) * 1000.0).round() / 1000.0
     }
 
     /// Writes an event.
-    pub(super) fn record(&mut self, event: &QatEvent) {
+    pub(in crate::cli) fn record(&mut self, event: &QatEvent) {
         let written = json(&Line { seconds: self.seconds(), event }).and_then(|line| {
             let flush = !matches!(event, QatEvent::StepDone { .. });
             writeln!(self.file, "{line}")
@@ -92,7 +92,7 @@ impl Metrics {
     }
 
     /// Brings everything to the disk, or says what failed since the start.
-    pub(super) fn sync(&mut self) -> Result<()> {
+    pub(in crate::cli) fn sync(&mut self) -> Result<()> {
         if let Some(e) = &self.failed {
             return Err(e.clone());
         }

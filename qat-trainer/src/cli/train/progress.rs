@@ -55,6 +55,11 @@ impl Progress {
                     100.0 * test_accuracy
                 ));
             }
+            QatEvent::Judged { phase, steps, loss, exact } => {
+                let exact =
+                    exact.map_or(String::new(), |x| format!(", {:.1} % of the answers exact", 100.0 * x));
+                self.line(&format!("{phase} {steps:>6}: loss {loss:.4} on what is held out{exact}"));
+            }
             _ => {}
         }
     }

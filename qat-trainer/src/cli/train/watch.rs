@@ -5,6 +5,7 @@ use super::folder::{Folder, STATE};
 use super::metrics::Metrics;
 use super::progress::Progress;
 use qat_trainer::events::QatEvent;
+use qat_trainer::llm::LlmCheckpoint;
 use qat_trainer::train::{Listener, TrainingCheckpoint};
 use qat_trainer::{Error, ErrorKind, Result};
 use std::sync::Arc;
@@ -13,15 +14,15 @@ use std::time::{Duration, Instant};
 
 /// When checkpoints are taken.
 #[derive(Clone, Copy)]
-pub(super) struct Cadence {
+pub(in crate::cli) struct Cadence {
     /// After this many steps, if given.
-    pub(super) steps: Option<u64>,
+    pub(in crate::cli) steps: Option<u64>,
     /// After this time.
-    pub(super) time: Duration,
+    pub(in crate::cli) time: Duration,
 }
 
 /// Follows one training.
-pub(super) struct Watch<'a> {
+pub(in crate::cli) struct Watch<'a> {
     folder: &'a Folder,
     metrics: Metrics,
     curves: Option<Curves>,
@@ -35,7 +36,7 @@ pub(super) struct Watch<'a> {
 impl<'a> Watch<'a> {
     /// A listener that keeps its checkpoints in `folder`. From now on Ctrl-C asks the training to stop; a second one ends
     /// the process at once.
-    pub(super) fn new(
+    pub(in crate::cli) fn new(
         folder: &'a Folder,
         metrics: Metrics,
         curves: Option<Curves>,
@@ -48,7 +49,7 @@ impl<'a> Watch<'a> {
     }
 
     /// Ends the records; returns the seconds of training, or what failed to be recorded.
-    pub(super) fn finish(mut self) -> Result<f64> {
+    pub(in crate::cli) fn finish(mut self) -> Result<f64> {
         self.sync()?;
         Ok(self.metrics.seconds())
     }
@@ -59,7 +60,24 @@ impl<'a> Watch<'a> {
     }
 }
 
-impl Listener for Watch<'_> {
+/// A state that a training can go on from.
+pub(in crate::cli) trait State {
+    fn to_bytes(&self) -> Result<Vec<u8>>;
+}
+
+impl State for TrainingCheckpoint {
+    fn to_bytes(&self) -> Result<Vec<u8>> {
+        self.to_bytes()
+    }
+}
+
+impl State for LlmCheckpoint {
+    fn to_bytes(&self) -> Result<Vec<u8>> {
+        self.to_bytes()
+    }
+}
+
+impl<C: State> Listener<C> for Watch<'_> {
     fn event(&mut self, event: &QatEvent) {
         // What is not the training's own has no place among what it reports.
         if !matches!(event, QatEvent::Resumed { .. }) {
@@ -76,7 +94,7 @@ impl Listener for Watch<'_> {
         self.cadence.steps.is_some_and(|n| self.steps >= n) || self.last.elapsed() >= self.cadence.time
     }
 
-    fn checkpoint(&mut self, state: &TrainingCheckpoint) -> Result<()> {
+    fn checkpoint(&mut self, state: &C) -> Result<()> {
         // First the record of what the state has behind it.
         self.sync()?;
         self.folder.write(STATE, &state.to_bytes()?)?;

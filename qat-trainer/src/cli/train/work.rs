@@ -4,7 +4,7 @@ use super::super::export::export_ptq;
 use super::super::output::{json, say};
 use super::Arguments;
 use super::curves::Curves;
-use super::folder::{Folder, STATE};
+use super::folder::{FILES, Folder, STATE};
 use super::metrics::Metrics;
 use super::watch::Watch;
 use qat_kernels::infer::Model;
@@ -44,7 +44,7 @@ pub(super) fn train(arguments: &Arguments) -> Result<()> {
     let data = Dataset::load(&run.data)?;
     let trainer = QatTrainer::new(&run, &data)?;
 
-    let mut folder = Folder::open(&arguments.out)?;
+    let mut folder = Folder::open(&arguments.out, FILES)?;
     if arguments.resume && folder.file("summary.json").exists() {
         return complete_already(&folder, &run, arguments.json);
     }
@@ -61,7 +61,7 @@ pub(super) fn train(arguments: &Arguments) -> Result<()> {
         }
     };
     let curves = arguments.tensorboard.as_deref().map(|dir| Curves::new(dir, metrics.steps())).transpose()?;
-    let mut watch = Watch::new(&folder, metrics, curves, arguments.cadence())?;
+    let mut watch = Watch::new(&folder, metrics, curves, arguments.checkpoints.cadence())?;
     let trained = match &state {
         Some(state) => trainer.resume(state, &mut watch).map_err(|e| match e.kind() {
             ErrorKind::Checkpoint => e.file(folder.file(STATE)),
@@ -69,7 +69,7 @@ pub(super) fn train(arguments: &Arguments) -> Result<()> {
         }),
         None => trainer.train(&mut watch),
     };
-    let trained = trained.map_err(|e| stopped(e, &folder))?;
+    let trained = trained.map_err(|e| folder.stopped(e))?;
     let run = match &trained.bits {
         Some(bits) => run.with_bits(bits)?,
         None => run.clone(),
@@ -177,16 +177,6 @@ fn complete_already(folder: &Folder, run: &Run, as_json: bool) -> Result<()> {
 fn bits_of(run: &Run) -> Vec<(String, u8)> {
     let bits = |l: &LayerSpec| l.op.quant().map(|q| (l.name.clone(), q.levels.bits()));
     run.model.layers.iter().filter_map(bits).collect()
-}
-
-/// Says how to go on after a stop.
-fn stopped(e: Error, folder: &Folder) -> Error {
-    match e.kind() {
-        ErrorKind::Stopped => {
-            e.file(folder.path()).remedy("run the same command with --resume to go on from there")
-        }
-        _ => e,
-    }
 }
 
 /// Saves a checkpoint with what an export needs to know about it; returns the bytes of its file.

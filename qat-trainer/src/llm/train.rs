@@ -1,0 +1,247 @@
+//! Training of decoders.
+
+mod batches;
+mod checkpoint;
+#[cfg(test)]
+mod tests;
+
+pub use checkpoint::LlmCheckpoint;
+
+use super::config::{Architecture, LlmConfig, RopeScaling};
+use super::decoder::Decoder;
+use super::exact::{Exact, exact};
+use super::examples::{Corpus, Example, tokenise};
+use super::loss::chunked_cross_entropy;
+use super::model::LanguageModel;
+use super::tokenizer::Tokenizer;
+use crate::error::{Error, ErrorKind, Result};
+use crate::events::{Phase, QatEvent};
+use crate::nn::{Rates, Rule};
+use crate::spec::{LlmModelSpec, LlmRun, ModelShape};
+use crate::train::{Listener, Rate, clip_factor};
+use batches::{Batch, batch, indices};
+use checkpoint::{Place, fingerprint};
+use qat_kernels::ste_simd::AdamW;
+use tch::{Device, Kind, Tensor};
+
+/// Problems that are solved when the model is judged on the way; at the end it gets all.
+const FEW: usize = 100;
+
+/// Base of the rotary frequencies and ε of the norms of models that begin with nothing.
+const ROPE_BASE: f64 = 10_000.0;
+const NORM_EPS: f64 = 1e-5;
+
+/// The model that a training begins with: loaded, or one that has learned nothing, with a token for every character of the
+/// texts to learn from.
+///
+/// # Errors
+/// Those of [`LanguageModel::load`], of [`Tokenizer::characters`], and [`ErrorKind::Model`] for a shape that makes no network.
+pub fn start(run: &LlmRun, corpus: &Corpus) -> Result<LanguageModel> {
+    let shape = match &run.model {
+        LlmModelSpec::Files(path) => return LanguageModel::load(path, Kind::Float, Device::Cpu),
+        LlmModelSpec::Shape(shape) => *shape,
+    };
+    let tokenizer = Tokenizer::characters(&corpus.alphabet())?;
+    let ModelShape { layers, hidden, heads, kv_heads, mlp, context } = shape;
+    let config = LlmConfig {
+        architecture: Architecture::Llama,
+        vocabulary: tokenizer.len(),
+        hidden,
+        layers,
+        heads,
+        kv_heads,
+        head_dim: hidden / heads.max(1),
+        mlp,
+        context,
+        rope_base: ROPE_BASE,
+        rope_scaling: RopeScaling::None,
+        norm_eps: NORM_EPS,
+        tied: true,
+        qkv_bias: false,
+        output_bias: false,
+    };
+    let decoder = Decoder::generated(&config, run.train.seed).map_err(|e| e.file(&run.file))?;
+    let ends = tokenizer.id(Tokenizer::END).into_iter().collect();
+    Ok(LanguageModel { decoder, tokenizer, chat: None, ends })
+}
+
+/// Trains what a decoder's leaves are ([`Decoder::leaves`]) by a run description: everything after [`Decoder::learn`], adapters
+/// alone, or what stands behind quantised matrices.
+///
+/// On the CPU, the same run description, data, model, machine and number of threads give the same bits, whether the training
+/// runs through or is stopped and resumed.
+#[derive(Debug)]
+pub struct LlmTrainer<'a> {
+    run: &'a LlmRun,
+    phase: Phase,
+    learned: Vec<Example>,
+    held_out: Vec<Example>,
+}
+
+impl<'a> LlmTrainer<'a> {
+    /// A trainer; `phase` is what its events call the training.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Data`] for texts that the model's tokenizer cannot encode, for examples longer than the window or the model's
+    /// context, and if there are fewer examples than a batch has.
+    pub fn new(run: &'a LlmRun, corpus: &Corpus, model: &LanguageModel, phase: Phase) -> Result<Self> {
+        let (window, context) = (run.data.window, model.decoder.config().context);
+        // The last token of an example is only predicted.
+        if window > context + 1 {
+            let problem =
+                format!("a window of {window} tokens does not fit into the model's context of {context}");
+            return Err(Error::new(ErrorKind::Spec, problem)
+                .file(&run.file)
+                .place("`window` of [data]")
+                .remedy("choose a smaller window, or a larger `context` of [model]"));
+        }
+        let end = model.ends.first().copied();
+        let tokenise = |sources: &[_], what: &str| {
+            tokenise(sources, &model.tokenizer, end, window)
+                .map_err(|e| e.file(format!("{} ({what})", run.file.display())))
+        };
+        let learned = tokenise(&corpus.train, "train")?;
+        let held_out = tokenise(&corpus.held_out, "held_out")?;
+        let least = run.train.batch;
+        if learned.len() < least {
+            let problem = format!("{} examples do not fill a batch of {least}", learned.len());
+            return Err(Error::new(ErrorKind::Data, problem)
+                .file(&run.file)
+                .remedy("give more text, or lower `batch`"));
+        }
+        Ok(Self { run, phase, learned, held_out })
+    }
+
+    /// Trains the model's decoder, from its start or from a checkpoint that a listener got; the model must be the one that the
+    /// training began with then.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Train`] if torch fails or the training diverges, [`ErrorKind::Stopped`] if the listener asks for it,
+    /// [`ErrorKind::Checkpoint`] if the checkpoint is not one of this training, and what the listener fails with.
+    pub fn train(
+        &self,
+        model: &mut LanguageModel,
+        from: Option<&LlmCheckpoint>,
+        listener: &mut dyn Listener<LlmCheckpoint>,
+    ) -> Result<()> {
+        let fingerprint = fingerprint(self.run, &self.learned, &model.decoder)?;
+        model.decoder.set_recompute(self.run.train.recompute);
+        let mut place = Place::default();
+        if let Some(from) = from {
+            place = from.restore(&fingerprint, &mut model.decoder)?;
+        }
+        let leaves = model.decoder.leaves();
+        if leaves.is_empty() {
+            return Err(Error::new(ErrorKind::Train, "nothing of this model learns"));
+        }
+        let (phase, steps_per_epoch) = (self.phase, self.run.train.steps);
+        if from.is_some() {
+            listener.event(&QatEvent::Resumed { phase, epochs: 1, steps_per_epoch, steps: place.steps });
+        } else {
+            let parameters = leaves.iter().map(|leaf| leaf.numel()).sum();
+            place.tell(listener, &QatEvent::PhaseStarted { phase, epochs: 1, steps_per_epoch, parameters });
+        }
+        while place.steps < steps_per_epoch {
+            self.step(model, &mut place, listener)
+                .map_err(|e| e.place(format!("{phase} phase, step {}", place.steps)))?;
+            let stop = listener.wants_stop();
+            if stop || listener.wants_checkpoint() {
+                listener.checkpoint(&LlmCheckpoint::new(&fingerprint, place, &model.decoder)?)?;
+            }
+            if stop {
+                let at = format!("{phase} phase, step {}", place.steps);
+                return Err(Error::new(ErrorKind::Stopped, "stopped on request").place(at));
+            }
+        }
+        Ok(())
+    }
+
+    /// One step of the optimiser, and what follows it.
+    fn step(
+        &self,
+        model: &mut LanguageModel,
+        place: &mut Place,
+        listener: &mut dyn Listener<LlmCheckpoint>,
+    ) -> Result<()> {
+        let spec = &self.run.train;
+        let rate = Rate { peak: spec.lr, schedule: spec.schedule, warm_up: spec.warm_up, steps: spec.steps };
+        let learning_rate = rate.at(place.steps);
+        let mut total = 0.0;
+        let mut grads: Vec<Tensor> = Vec::new();
+        for i in 0..spec.accumulate {
+            let number = place.steps * spec.accumulate + i;
+            let examples = indices(spec.seed, self.learned.len(), spec.batch, number);
+            let batch = batch(examples.into_iter().map(|i| &self.learned[i]))?;
+            let loss = self.loss(&model.decoder, &batch)?;
+            let value = loss.f_double_value(&[])?;
+            if !value.is_finite() {
+                return Err(Error::new(ErrorKind::Train, format!("the loss is {value}"))
+                    .remedy("lower the learning rate or clip the gradients"));
+            }
+            total += value;
+            let new = Tensor::f_run_backward(&[&loss], &model.decoder.leaves(), false, false)?;
+            if grads.is_empty() {
+                grads = new;
+            } else {
+                for (sum, new) in grads.iter_mut().zip(&new) {
+                    *sum = sum.f_add(new)?;
+                }
+            }
+            // The graph still holds the leaves; they cannot be written before it is gone, here.
+        }
+        let share = 1.0 / spec.accumulate as f32;
+        let factor = share * clip_factor(&grads, spec.clip_norm / share)?;
+        model.decoder.update(&grads, &self.rates(place.steps, learning_rate, factor))?;
+        place.steps += 1;
+        let (phase, loss) = (self.phase, total / spec.accumulate as f64);
+        place.tell(listener, &QatEvent::StepDone { phase, epoch: 1, step: place.steps, loss, learning_rate });
+        let due = spec.judge_every > 0 && place.steps % spec.judge_every == 0;
+        if (due || place.steps == spec.steps) && !self.held_out.is_empty() {
+            let few = if place.steps == spec.steps { self.held_out.len() } else { FEW };
+            let (loss, exact) = self.judge(model, few)?;
+            let (steps, exact) = (place.steps, exact.share());
+            place.tell(listener, &QatEvent::Judged { phase, steps, loss, exact });
+        }
+        Ok(())
+    }
+
+    fn rates(&self, steps: usize, lr: f32, factor: f32) -> Rates {
+        let spec = &self.run.train;
+        let step = u32::try_from(steps + 1).unwrap_or(u32::MAX);
+        let adamw =
+            AdamW { lr, beta2: spec.beta2, weight_decay: spec.weight_decay, step, ..AdamW::default() };
+        let scales = AdamW { lr: lr * spec.scale_rate, weight_decay: 0.0, ..adamw };
+        Rates { weights: Rule::AdamW(adamw), scales, factor }
+    }
+
+    /// What is minimised, of a batch.
+    fn loss(&self, decoder: &Decoder, batch: &Batch) -> Result<Tensor> {
+        let hidden = decoder.hidden(&batch.tokens)?.f_flatten(0, 1)?;
+        chunked_cross_entropy(decoder, &hidden, &batch.targets, self.run.train.chunk)
+    }
+
+    /// Mean loss of the examples held out, nats, and how many of the first `few` problems among them are solved.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Data`] if nothing is held out; [`ErrorKind::Train`] if torch refuses.
+    pub fn judge(&self, model: &LanguageModel, few: usize) -> Result<(f64, Exact)> {
+        let (mut sum, mut count) = (0.0, 0.0);
+        for examples in self.held_out.chunks(self.run.train.batch) {
+            let batch = batch(examples.iter())?;
+            let predicted = batch.predicted()?;
+            let loss = tch::no_grad(|| self.loss(&model.decoder, &batch))?;
+            sum += loss.f_double_value(&[])? * predicted;
+            count += predicted;
+        }
+        if count == 0.0 {
+            return Err(Error::new(ErrorKind::Data, "nothing is held out to judge by").file(&self.run.file));
+        }
+        Ok((sum / count, exact(model, &self.held_out[..few.min(self.held_out.len())])?))
+    }
+
+    /// How many examples are held out.
+    #[must_use]
+    pub fn held_out(&self) -> usize {
+        self.held_out.len()
+    }
+}
