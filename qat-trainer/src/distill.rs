@@ -43,7 +43,7 @@ impl DistillationLoss {
         if !(temperature > 0.0 && temperature.is_finite()) {
             return refuse(format!("{temperature} is no temperature: it must be positive"));
         }
-        for weight in [weights.task, weights.distillation] {
+        for weight in [weights.task, weights.distillation, weights.reasoning] {
             if !(weight >= 0.0 && weight.is_finite()) {
                 return refuse(format!("{weight} cannot weight a loss: it must be 0 or more"));
             }
@@ -74,30 +74,59 @@ impl DistillationLoss {
     /// # Errors
     /// As [`Self::total`].
     pub fn divergence(&self, student: &Tensor, teacher: &Tensor, labels: &Tensor) -> Result<Tensor> {
+        let teacher = teacher.detach();
+        let confidence = match self.divergence {
+            Divergence::Kl => 0.0,
+            Divergence::ConfidenceAware => {
+                confidence(&teacher, labels)?.f_mean(Kind::Float)?.f_double_value(&[])?
+            }
+        };
+        Ok(self.each(student, &teacher, confidence)?.f_mean(Kind::Float)?)
+    }
+
+    /// T²·D of every example, `[batch]`, given the teacher's mean probability of the labels, which [`Divergence::Kl`] has no use
+    /// for.
+    ///
+    /// # Errors
+    /// As [`Self::total`].
+    pub fn each(&self, student: &Tensor, teacher: &Tensor, confidence: f64) -> Result<Tensor> {
         let log_softmax = |logits: &Tensor| -> Result<Tensor> {
             Ok(logits.f_div_scalar(self.temperature)?.f_log_softmax(-1, Kind::Float)?)
         };
-        let teacher = teacher.detach();
-        let (ours, theirs) = (log_softmax(student)?, log_softmax(&teacher)?);
+        let (ours, theirs) = (log_softmax(student)?, log_softmax(&teacher.detach())?);
         let forward = kl(&theirs, &ours)?;
         let apart = match self.divergence {
             Divergence::Kl => forward,
             Divergence::ConfidenceAware => {
-                // The confidence is in the answers as they are, not at the temperature.
-                let sure = teacher.f_softmax(-1, Kind::Float)?.f_gather(1, &labels.f_unsqueeze(1)?, false)?;
-                let sure = sure.f_mean(Kind::Float)?.f_double_value(&[])?;
                 let reverse = kl(&ours, &theirs)?;
-                reverse.f_mul_scalar(sure)?.f_add(&forward.f_mul_scalar(1.0 - sure)?)?
+                reverse.f_mul_scalar(confidence)?.f_add(&forward.f_mul_scalar(1.0 - confidence)?)?
             }
         };
         Ok(apart.f_mul_scalar(self.temperature * self.temperature)?)
     }
+
+    /// The weights of the parts of the loss.
+    #[must_use]
+    pub fn weights(&self) -> QatLossWeights {
+        self.weights
+    }
+
+    /// Whether [`Self::each`] looks at the confidence.
+    #[must_use]
+    pub fn is_confidence_aware(&self) -> bool {
+        self.divergence == Divergence::ConfidenceAware
+    }
 }
 
-/// `KL(p ‖ q)` from the logarithms of both, the mean over the batch.
+/// The probability of each label in the answers as they are, not at the temperature.
+pub(crate) fn confidence(logits: &Tensor, labels: &Tensor) -> Result<Tensor> {
+    Ok(logits.f_softmax(-1, Kind::Float)?.f_gather(1, &labels.f_unsqueeze(1)?, false)?.f_squeeze_dim(1)?)
+}
+
+/// `KL(p ‖ q)` of every row, from the logarithms of both.
 fn kl(p: &Tensor, q: &Tensor) -> Result<Tensor> {
     let each = p.f_exp()?.f_mul(&p.f_sub(q)?)?;
-    Ok(each.f_sum_dim_intlist([-1i64].as_slice(), false, Kind::Float)?.f_mean(Kind::Float)?)
+    Ok(each.f_sum_dim_intlist([-1i64].as_slice(), false, Kind::Float)?)
 }
 
 impl FeatureLoss {

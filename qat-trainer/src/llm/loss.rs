@@ -2,7 +2,6 @@
 //! training step, and are needed for nothing but this one number and its gradient.
 
 use super::decoder::Decoder;
-use super::linear::Linear;
 use crate::autograd::closure_node;
 use crate::error::{Error, ErrorKind, Result};
 use std::sync::Mutex;
@@ -25,14 +24,35 @@ pub fn chunked_cross_entropy(
     targets: &Tensor,
     chunk: usize,
 ) -> Result<Tensor> {
+    let count = predicted(targets)?;
+    in_chunks(decoder, hidden, chunk, &|logits, start, len| {
+        let targets = targets.f_narrow(0, start, len)?;
+        let sum = logits.f_cross_entropy_loss(&targets, None::<Tensor>, Reduction::Sum, IGNORED, 0.0)?;
+        Ok(sum.f_div_scalar(count)?)
+    })
+}
+
+/// How many targets are predicted.
+pub(super) fn predicted(targets: &Tensor) -> Result<f64> {
+    match targets.f_ne(IGNORED)?.f_sum(Kind::Int64)?.f_int64_value(&[])? {
+        0 => Err(Error::new(ErrorKind::Data, "no position has a target").remedy("use longer sequences")),
+        count => Ok(count as f64),
+    }
+}
+
+/// The sum of `piece` over chunks of positions: it gets the logits of a chunk in f32, `[len, vocabulary]`, with where it starts
+/// and its length, and returns a number. Gradients are made on the way, as [`chunked_cross_entropy`] says.
+pub(super) fn in_chunks(
+    decoder: &Decoder,
+    hidden: &Tensor,
+    chunk: usize,
+    piece: &dyn Fn(&Tensor, i64, i64) -> Result<Tensor>,
+) -> Result<Tensor> {
     if chunk == 0 {
         return Err(Error::new(ErrorKind::Spec, "chunks of 0 positions").remedy("use at least 1"));
     }
-    let count = targets.f_ne(IGNORED)?.f_sum(Kind::Int64)?.f_int64_value(&[])?;
-    if count == 0 {
-        return Err(Error::new(ErrorKind::Data, "no position has a target").remedy("use longer sequences"));
-    }
     let head = decoder.head();
+    let piece = |x: &Tensor, start, len| piece(&head.forward(x)?.f_to_kind(Kind::Float)?, start, len);
     let leaves = head.leaves();
     // What is computed inside `no_grad` has no history, whatever it is computed from. (A mere view would claim its base's.)
     let mut learning = false;
@@ -43,17 +63,17 @@ pub fn chunked_cross_entropy(
     let mut loss = Tensor::f_zeros([], (Kind::Float, hidden.device()))?;
     let mut of_hidden = Vec::new();
     let mut of_leaves: Vec<Tensor> = Vec::new();
-    let mut start = 0;
-    while start < positions {
-        let len = (chunk as i64).min(positions - start);
-        let (x, y) = (hidden.f_narrow(0, start, len)?, targets.f_narrow(0, start, len)?);
-        start += len;
+    let mut next = 0;
+    while next < positions {
+        let (start, len) = (next, (chunk as i64).min(positions - next));
+        next += len;
+        let x = hidden.f_narrow(0, start, len)?;
         if !learning {
-            loss = loss.f_add(&tch::no_grad(|| piece(head, &x, &y, count))?)?;
+            loss = loss.f_add(&tch::no_grad(|| piece(&x, start, len))?)?;
             continue;
         }
         let x = x.f_detach()?.f_set_requires_grad(true)?;
-        let part = piece(head, &x, &y, count)?;
+        let part = piece(&x, start, len)?;
         let wanted: Vec<&Tensor> = [&x].into_iter().chain(leaves.iter().copied()).collect();
         let mut grads = Tensor::f_run_backward(&[&part], &wanted, false, false)?.into_iter();
         of_hidden.extend(grads.next());
@@ -78,11 +98,4 @@ pub fn chunked_cross_entropy(
             grads.lock().map_err(|_| Error::new(ErrorKind::Train, "an earlier backward pass failed"))?;
         grads.iter().map(|g| Ok(Some(g.f_mul(&grad.f_to_kind(g.f_kind()?)?)?))).collect()
     })
-}
-
-/// What a chunk adds to a mean over `count` positions.
-fn piece(head: &dyn Linear, x: &Tensor, targets: &Tensor, count: i64) -> Result<Tensor> {
-    let logits = head.forward(x)?.f_to_kind(Kind::Float)?;
-    let sum = logits.f_cross_entropy_loss(targets, None::<Tensor>, Reduction::Sum, IGNORED, 0.0)?;
-    Ok(sum.f_div_scalar(count as f64)?)
 }

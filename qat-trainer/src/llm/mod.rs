@@ -19,6 +19,7 @@
 //! | `optimiser` | what AdamW remembers of them |
 //! | [`arithmetic`] | generated problems with written-out steps |
 //! | `examples`, `train` | what is learned from, and the loop that learns |
+//! | `reason` | learning from a teacher that reasons |
 //! | `exact` | the share of problems that a model solves |
 //! | `ptq` | rounding of the weights without training |
 //!
@@ -62,6 +63,8 @@ mod ptq;
 #[cfg(feature = "tch")]
 mod qat;
 #[cfg(feature = "tch")]
+mod reason;
+#[cfg(feature = "tch")]
 mod rope;
 #[cfg(feature = "tch")]
 mod source;
@@ -94,6 +97,7 @@ pub use {
     perplexity::{Perplexity, Windows, perplexity},
     ptq::{Quantisation, Scheme, quantise},
     qat::{DecoderQuant, FakeQuantised, MatrixQuant, NodeQuantised},
+    reason::{ChainOfThoughtLoss, DecoderTeacher},
     source::{GgufSource, HfFolder, TensorSource},
     text::{characters, read_text},
     tokenizer::Tokenizer,

@@ -13,14 +13,18 @@ use super::exact::{Exact, exact};
 use super::examples::{Corpus, Example, tokenise};
 use super::loss::chunked_cross_entropy;
 use super::model::LanguageModel;
+use super::qat::{DecoderQuant, MatrixQuant};
+use super::reason::{ChainOfThoughtLoss, DecoderTeacher, Lesson};
 use super::tokenizer::Tokenizer;
+use crate::distill::DistillationLoss;
 use crate::error::{Error, ErrorKind, Result};
 use crate::events::{Phase, QatEvent};
 use crate::nn::{Rates, Rule};
-use crate::spec::{LlmModelSpec, LlmRun, ModelShape};
+use crate::spec::{LlmDistillSpec, LlmModelSpec, LlmRun, ModelShape, WeightQuant};
 use crate::train::{Listener, Rate, clip_factor};
 use batches::{Batch, batch, indices};
 use checkpoint::{Place, fingerprint};
+use qat_kernels::QatLossWeights;
 use qat_kernels::ste_simd::AdamW;
 use tch::{Device, Kind, Tensor};
 
@@ -76,15 +80,17 @@ pub struct LlmTrainer<'a> {
     phase: Phase,
     learned: Vec<Example>,
     held_out: Vec<Example>,
+    teacher: Option<DecoderTeacher>,
 }
 
 impl<'a> LlmTrainer<'a> {
-    /// A trainer; `phase` is what its events call the training.
+    /// A trainer for a model as [`start`] gives it.
     ///
     /// # Errors
     /// [`ErrorKind::Data`] for texts that the model's tokenizer cannot encode, for examples longer than the window or the model's
-    /// context, and if there are fewer examples than a batch has.
-    pub fn new(run: &'a LlmRun, corpus: &Corpus, model: &LanguageModel, phase: Phase) -> Result<Self> {
+    /// context, and if there are fewer examples than a batch has; those of
+    /// loading a teacher and of [`DecoderTeacher::new`].
+    pub fn new(run: &'a LlmRun, corpus: &Corpus, model: &LanguageModel) -> Result<Self> {
         let (window, context) = (run.data.window, model.decoder.config().context);
         // The last token of an example is only predicted.
         if window > context + 1 {
@@ -109,7 +115,25 @@ impl<'a> LlmTrainer<'a> {
                 .file(&run.file)
                 .remedy("give more text, or lower `batch`"));
         }
-        Ok(Self { run, phase, learned, held_out })
+        let phase = if run.qat.is_some() { Phase::Quantised } else { Phase::Float };
+        let teacher = run.distill.as_ref().map(|spec| teacher(spec, &model.decoder)).transpose()?;
+        Ok(Self { run, phase, learned, held_out, teacher })
+    }
+
+    /// Makes what is to be trained of the decoder that a training begins with: every number, matrices behind the quantisers that
+    /// the run description asks for. Returns the mean bits of a quantised weight.
+    ///
+    /// # Errors
+    /// Those of [`Decoder::quantise_in_training`] and [`Decoder::learn`].
+    pub fn prepare(&self, decoder: &mut Decoder) -> Result<Option<f64>> {
+        let quant = self.run.qat.map(|qat| {
+            let matrix = |levels| MatrixQuant::new(WeightQuant { levels, step: qat.step });
+            DecoderQuant { blocks: matrix(qat.levels), tables: qat.tables.map(matrix) }
+        });
+        let bits = quant.map(|quant| decoder.quantise_in_training(&quant)).transpose();
+        let bits = bits.map_err(|e| e.file(&self.run.file))?;
+        decoder.learn()?;
+        Ok(bits)
     }
 
     /// Trains the model's decoder, from its start or from a checkpoint that a listener got; the model must be the one that the
@@ -124,7 +148,7 @@ impl<'a> LlmTrainer<'a> {
         from: Option<&LlmCheckpoint>,
         listener: &mut dyn Listener<LlmCheckpoint>,
     ) -> Result<()> {
-        let fingerprint = fingerprint(self.run, &self.learned, &model.decoder)?;
+        let fingerprint = fingerprint(self.run, &self.learned, &model.decoder, self.teacher.as_ref())?;
         model.decoder.set_recompute(self.run.train.recompute);
         let mut place = Place::default();
         if let Some(from) = from {
@@ -140,6 +164,10 @@ impl<'a> LlmTrainer<'a> {
         } else {
             let parameters = leaves.iter().map(|leaf| leaf.numel()).sum();
             place.tell(listener, &QatEvent::PhaseStarted { phase, epochs: 1, steps_per_epoch, parameters });
+            if phase == Phase::Quantised && !self.held_out.is_empty() {
+                // What rounding alone leaves.
+                self.tell_judged(model, self.held_out.len(), &mut place, listener)?;
+            }
         }
         while place.steps < steps_per_epoch {
             self.step(model, &mut place, listener)
@@ -195,13 +223,25 @@ impl<'a> LlmTrainer<'a> {
         place.steps += 1;
         let (phase, loss) = (self.phase, total / spec.accumulate as f64);
         place.tell(listener, &QatEvent::StepDone { phase, epoch: 1, step: place.steps, loss, learning_rate });
-        let due = spec.judge_every > 0 && place.steps % spec.judge_every == 0;
+        let due = spec.judge_every > 0 && place.steps.is_multiple_of(spec.judge_every);
         if (due || place.steps == spec.steps) && !self.held_out.is_empty() {
             let few = if place.steps == spec.steps { self.held_out.len() } else { FEW };
-            let (loss, exact) = self.judge(model, few)?;
-            let (steps, exact) = (place.steps, exact.share());
-            place.tell(listener, &QatEvent::Judged { phase, steps, loss, exact });
+            self.tell_judged(model, few, place, listener)?;
         }
+        Ok(())
+    }
+
+    /// Judges the model and reports it.
+    fn tell_judged(
+        &self,
+        model: &LanguageModel,
+        few: usize,
+        place: &mut Place,
+        listener: &mut dyn Listener<LlmCheckpoint>,
+    ) -> Result<()> {
+        let (loss, exact) = self.judge(model, few)?;
+        let (phase, steps, exact) = (self.phase, place.steps, exact.share());
+        place.tell(listener, &QatEvent::Judged { phase, steps, loss, exact });
         Ok(())
     }
 
@@ -216,6 +256,13 @@ impl<'a> LlmTrainer<'a> {
 
     /// What is minimised, of a batch.
     fn loss(&self, decoder: &Decoder, batch: &Batch) -> Result<Tensor> {
+        let Some(teacher) = &self.teacher else { return self.task(decoder, batch) };
+        let Batch { tokens, targets, spans } = batch;
+        teacher.loss(decoder, &Lesson { tokens, targets, spans, chunk: self.run.train.chunk })
+    }
+
+    /// The cross-entropy of a batch.
+    fn task(&self, decoder: &Decoder, batch: &Batch) -> Result<Tensor> {
         let hidden = decoder.hidden(&batch.tokens)?.f_flatten(0, 1)?;
         chunked_cross_entropy(decoder, &hidden, &batch.targets, self.run.train.chunk)
     }
@@ -229,7 +276,7 @@ impl<'a> LlmTrainer<'a> {
         for examples in self.held_out.chunks(self.run.train.batch) {
             let batch = batch(examples.iter())?;
             let predicted = batch.predicted()?;
-            let loss = tch::no_grad(|| self.loss(&model.decoder, &batch))?;
+            let loss = tch::no_grad(|| self.task(&model.decoder, &batch))?;
             sum += loss.f_double_value(&[])? * predicted;
             count += predicted;
         }
@@ -239,9 +286,28 @@ impl<'a> LlmTrainer<'a> {
         Ok((sum / count, exact(model, &self.held_out[..few.min(self.held_out.len())])?))
     }
 
+    /// The teacher, if there is one.
+    #[must_use]
+    pub fn teacher(&self) -> Option<&DecoderTeacher> {
+        self.teacher.as_ref()
+    }
+
     /// How many examples are held out.
     #[must_use]
     pub fn held_out(&self) -> usize {
         self.held_out.len()
     }
+}
+
+/// The teacher that a run description names, for this student.
+fn teacher(spec: &LlmDistillSpec, student: &Decoder) -> Result<DecoderTeacher> {
+    let decoder = LanguageModel::load(&spec.teacher, Kind::Float, Device::Cpu)?.decoder;
+    let reasoning = spec.reasoning;
+    let weights =
+        QatLossWeights { task: spec.task_weight, distillation: spec.weight, reasoning: reasoning.weight };
+    let loss = DistillationLoss::new(weights, spec.temperature, spec.divergence)?;
+    let [steps, trajectory, answer] =
+        [reasoning.steps, reasoning.trajectory, reasoning.answer].map(f64::from);
+    DecoderTeacher::new(decoder, student, loss, ChainOfThoughtLoss { steps, trajectory, answer })
+        .map_err(|e| e.file(&spec.teacher))
 }

@@ -20,11 +20,15 @@
 //! ```
 
 mod data;
+mod distill;
 mod model;
+mod qat;
 mod train;
 
 pub use data::{ArithmeticSpec, Delimiters, LlmDataSpec, LlmFiles};
+pub use distill::{LlmDistillSpec, ReasoningSpec};
 pub use model::{LlmModelSpec, ModelShape};
+pub use qat::LlmQatSpec;
 pub use train::LlmTrainSpec;
 
 use super::{Source, checked_name, parsed};
@@ -50,6 +54,10 @@ pub struct LlmRun {
     pub model: LlmModelSpec,
     /// `[train]`.
     pub train: LlmTrainSpec,
+    /// `[qat]`, if it is there.
+    pub qat: Option<LlmQatSpec>,
+    /// `[distill]`, if it is there.
+    pub distill: Option<LlmDistillSpec>,
 }
 
 #[derive(Deserialize)]
@@ -60,6 +68,8 @@ struct RawRun {
     data: data::RawData,
     model: model::RawModel,
     train: LlmTrainSpec,
+    qat: Option<qat::RawQat>,
+    distill: Option<distill::RawDistill>,
 }
 
 impl LlmRun {
@@ -80,10 +90,12 @@ impl LlmRun {
             let data = LlmDataSpec::from_raw(raw.data, &base, source)?;
             let model = LlmModelSpec::from_raw(raw.model, &base, source)?;
             raw.train.validate(source)?;
-            Ok((data, model, raw.train))
+            let qat = raw.qat.map(|qat| LlmQatSpec::from_raw(&qat, source)).transpose()?;
+            let distill = raw.distill.map(|d| LlmDistillSpec::from_raw(d, &base, source)).transpose()?;
+            Ok((data, model, raw.train, qat, distill))
         };
-        let (data, model, train) = parts().map_err(|e| e.file(path))?;
-        Ok(Self { name, file: path.into(), text: source.text.into(), base, data, model, train })
+        let (data, model, train, qat, distill) = parts().map_err(|e| e.file(path))?;
+        Ok(Self { name, file: path.into(), text: source.text.into(), base, data, model, train, qat, distill })
     }
 }
 
@@ -146,6 +158,15 @@ batch = 4
             ("\"arithmetic\"", "\"jsonl\"", ["line 4", "`problems` has no meaning"]),
             ("heads = 2", "heads = 3", ["line 11", "16 is not divided by 3 heads"]),
             ("heads = 2", "from = \"x\"", ["line 9", "`layers` has no meaning"]),
+            ("batch = 4", "[distill]\nteacher = \"t\"\ntemperature = 0.0", ["line 18", "above 0"]),
+            ("batch = 4", "[distill]\nteacher = \"t\"\nreasoning = { steps = -1.0 }", ["line 18", "-1"]),
+            ("batch = 4", "[qat]\nbits = 9", ["line 17", "allowed: 2 to 8"]),
+            ("batch = 4", "[qat]\nbits = 2\nstep = { pi = { k = 7 } }", ["line 18", "k = 7"]),
+            (
+                "batch = 4",
+                "[qat]\nbits = 2\nstep = { pi-adaptive = { group = 7 } }",
+                ["line 18", "groups of 7"],
+            ),
             ("mlp = 32", "", ["line 8", "`mlp` is missing"]),
         ] {
             let text = SUMS.replacen(from, to, 1);

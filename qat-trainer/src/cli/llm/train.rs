@@ -5,7 +5,6 @@ use crate::cli::output::{json, say};
 use crate::cli::train::folder::{Folder, STATE};
 use crate::cli::train::metrics::Metrics;
 use crate::cli::train::watch::Watch;
-use qat_trainer::events::Phase;
 use qat_trainer::llm::{Corpus, LlmCheckpoint, LlmTrainer, start};
 use qat_trainer::spec::{Layers, LlmRun};
 use qat_trainer::{Error, ErrorKind, Result};
@@ -34,6 +33,8 @@ struct Summary<'a> {
     steps: usize,
     /// Numbers that were learned.
     parameters: usize,
+    /// Mean bits of a quantised weight, steps counted.
+    bits_per_weight: Option<f64>,
     /// On what is held out, nats; nothing if nothing is.
     held_out_loss: Option<f64>,
     /// Problems held out, and those solved.
@@ -52,8 +53,8 @@ impl Train {
         // Everything that can be wrong with configuration, data and model shows here, before anything is written.
         let corpus = Corpus::load(&run.data)?;
         let mut model = start(&run, &corpus)?;
-        model.decoder.learn()?;
-        let trainer = LlmTrainer::new(&run, &corpus, &model, Phase::Float)?;
+        let trainer = LlmTrainer::new(&run, &corpus, &model)?;
+        let bits_per_weight = trainer.prepare(&mut model.decoder)?;
 
         let mut folder = Folder::open(&self.out, FILES)?;
         if self.resume && folder.file("summary.json").exists() {
@@ -88,6 +89,7 @@ impl Train {
             seed: run.train.seed,
             steps: run.train.steps,
             parameters: model.decoder.leaves().iter().map(|leaf| leaf.numel()).sum(),
+            bits_per_weight,
             held_out_loss: judged.map(|(loss, _)| loss),
             problems: exact.problems,
             exact: exact.exact,

@@ -12,6 +12,8 @@ pub(super) struct Batch {
     pub(super) tokens: Tensor,
     /// For each of them the next, `[batch · time]`; [`IGNORED`] in questions and behind the end.
     pub(super) targets: Tensor,
+    /// What each target is part of; what is not predicted, of the question.
+    pub(super) spans: Vec<Span>,
 }
 
 impl Batch {
@@ -25,7 +27,7 @@ impl Batch {
 pub(super) fn batch<'a>(examples: impl Iterator<Item = &'a Example>) -> Result<Batch> {
     let examples: Vec<&Example> = examples.collect();
     let time = examples.iter().map(|e| e.tokens.len()).max().unwrap_or(1).saturating_sub(1);
-    let (mut tokens, mut targets) = (Vec::new(), Vec::new());
+    let (mut tokens, mut targets, mut spans) = (Vec::new(), Vec::new(), Vec::new());
     for e in &examples {
         let given = e.tokens.iter().map(|&t| i64::from(t)).chain(std::iter::repeat(0));
         // The last token of an example is nobody's input; a filler in its place predicts nothing either.
@@ -33,11 +35,13 @@ pub(super) fn batch<'a>(examples: impl Iterator<Item = &'a Example>) -> Result<B
         let next = e.tokens.iter().zip(&e.spans).skip(1);
         let next = next.map(|(&t, span)| if *span == Span::Question { IGNORED } else { t.into() });
         targets.extend(next.chain(std::iter::repeat(IGNORED)).take(time));
+        spans.extend(e.spans.iter().skip(1).copied().chain(std::iter::repeat(Span::Question)).take(time));
     }
     let shape = [examples.len() as i64, time as i64];
     Ok(Batch {
         tokens: Tensor::f_from_slice(&tokens)?.f_view(shape)?,
         targets: Tensor::f_from_slice(&targets)?,
+        spans,
     })
 }
 
@@ -66,6 +70,8 @@ mod tests {
         let n = IGNORED;
         assert_eq!(Vec::<i64>::try_from(&b.targets).unwrap(), [n, 7, 8, 2, n, n]);
         assert_eq!(b.predicted().unwrap(), 3.0);
+        let [q, s, a, p] = [Span::Question, Span::Step(0), Span::Answer, Span::Plain];
+        assert_eq!(b.spans, [q, s, a, p, q, q]);
     }
 
     #[test]

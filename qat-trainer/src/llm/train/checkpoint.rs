@@ -7,6 +7,7 @@ use crate::events::QatEvent;
 use crate::export::hex;
 use crate::llm::decoder::Decoder;
 use crate::llm::examples::Example;
+use crate::llm::reason::DecoderTeacher;
 use crate::spec::LlmRun;
 use crate::train::Listener;
 use serde::{Deserialize, Serialize};
@@ -117,9 +118,14 @@ impl LlmCheckpoint {
     }
 }
 
-/// What decides every bit of a training: the run description but for its name and data, the examples, and the weights that it
-/// begins with.
-pub(super) fn fingerprint(run: &LlmRun, examples: &[Example], start: &Decoder) -> Result<String> {
+/// What decides every bit of a training: the run description but for its name and data, the examples, the weights that it
+/// begins with, and the teacher's.
+pub(super) fn fingerprint(
+    run: &LlmRun,
+    examples: &[Example],
+    start: &Decoder,
+    teacher: Option<&DecoderTeacher>,
+) -> Result<String> {
     let mut hash = Sha256::new();
     hash.update(run.text_of_training()?);
     for example in examples {
@@ -130,11 +136,12 @@ pub(super) fn fingerprint(run: &LlmRun, examples: &[Example], start: &Decoder) -
         }
     }
     hash_weights(start, &mut hash)?;
+    teacher.map_or(Ok(()), |teacher| hash_weights(teacher.decoder(), &mut hash))?;
     Ok(hex(&hash.finalize()))
 }
 
 /// Hashes every number of a decoder.
-pub(super) fn hash_weights(decoder: &Decoder, hash: &mut Sha256) -> Result<()> {
+fn hash_weights(decoder: &Decoder, hash: &mut Sha256) -> Result<()> {
     for (name, tensor) in decoder.tensors()? {
         hash.update(name);
         let plain = tensor.f_detach()?.f_to_device(Device::Cpu)?.f_to_kind(Kind::Float)?.f_contiguous()?;

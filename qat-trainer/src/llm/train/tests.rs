@@ -35,7 +35,7 @@ pub(super) fn run(text: &str) -> LlmRun {
 pub(super) fn learner(run: &LlmRun) -> (LanguageModel, Corpus) {
     let corpus = Corpus::load(&run.data).unwrap();
     let mut model = start(run, &corpus).unwrap();
-    model.decoder.learn().unwrap();
+    LlmTrainer::new(run, &corpus, &model).unwrap().prepare(&mut model.decoder).unwrap();
     (model, corpus)
 }
 
@@ -75,10 +75,14 @@ fn tensors(model: &LanguageModel) -> Vec<Vec<f32>> {
 
 #[test]
 fn a_resumed_training_ends_with_the_same_bits_and_events() {
-    for extra in ["", "accumulate = 2\nrecompute = true\nclip_norm = 0.1\n"] {
+    for extra in [
+        "",
+        "[qat]\nbits = 2\ntable_bits = 4\nstep = { pi-adaptive = { group = 8 } }",
+        "accumulate = 2\nrecompute = true\nclip_norm = 0.1\n",
+    ] {
         let run = run(&format!("{SUMS}{extra}"));
         let (mut whole, corpus) = learner(&run);
-        let trainer = LlmTrainer::new(&run, &corpus, &whole, Phase::Float).unwrap();
+        let trainer = LlmTrainer::new(&run, &corpus, &whole).unwrap();
         let mut through = Keeper::default();
         trainer.train(&mut whole, None, &mut through).unwrap();
 
@@ -102,7 +106,7 @@ fn a_resumed_training_ends_with_the_same_bits_and_events() {
 fn what_is_judged_falls_with_what_is_learned() {
     let run = run(&SUMS.replace("steps = 6", "steps = 60"));
     let (mut model, corpus) = learner(&run);
-    let trainer = LlmTrainer::new(&run, &corpus, &model, Phase::Float).unwrap();
+    let trainer = LlmTrainer::new(&run, &corpus, &model).unwrap();
     let (before, exact) = trainer.judge(&model, 8).unwrap();
     assert_eq!(exact.problems, trainer.held_out());
     let mut keeper = Keeper::default();
@@ -116,11 +120,56 @@ fn what_is_judged_falls_with_what_is_learned() {
     assert!(judged[19] < judged[0] && judged[19] < before - 0.5, "{before} {judged:?}");
 }
 
+fn weights(decoder: &Decoder) -> Vec<Vec<u32>> {
+    let bits = |t: Tensor| {
+        Vec::<f32>::try_from(t.detach().reshape(-1)).unwrap().into_iter().map(f32::to_bits).collect()
+    };
+    decoder.tensors().unwrap().into_iter().map(|(_, t)| bits(t)).collect()
+}
+
+#[test]
+fn a_quantised_student_nears_its_teacher_whose_bits_never_change() {
+    let dir = tempfile::tempdir().unwrap();
+    let float = run(&SUMS.replace("steps = 6", "steps = 40"));
+    let (mut model, corpus) = learner(&float);
+    LlmTrainer::new(&float, &corpus, &model)
+        .unwrap()
+        .train(&mut model, None, &mut Keeper::default())
+        .unwrap();
+    model.save(dir.path()).unwrap();
+    let folder = dir.path().display();
+    let shape = SUMS.split("[model]").nth(1).unwrap().split("[train]").next().unwrap();
+    for reasoning in ["", "reasoning = { weight = 0.5 }"] {
+        let distill =
+            format!("[qat]\nbits = 2\n[distill]\nteacher = \"{folder}\"\ntask_weight = 0.0\n{reasoning}\n");
+        let text =
+            SUMS.replace(shape, &format!("\nfrom = \"{folder}\"\n")).replace("steps = 6", "steps = 20");
+        let run = run(&format!("{text}{distill}"));
+        let corpus = Corpus::load(&run.data).unwrap();
+        let mut model = start(&run, &corpus).unwrap();
+        let trainer = LlmTrainer::new(&run, &corpus, &model).unwrap();
+        assert!(trainer.prepare(&mut model.decoder).unwrap().unwrap() > 2.0);
+        let teacher = trainer.teacher().unwrap().decoder();
+        let before = weights(teacher);
+        assert!(teacher.leaves().is_empty());
+        let mut keeper = Keeper::default();
+        trainer.train(&mut model, None, &mut keeper).unwrap();
+        assert_eq!(weights(teacher), before);
+        let losses: Vec<f64> = keeper
+            .events
+            .iter()
+            .filter_map(|e| if let QatEvent::StepDone { loss, .. } = e { Some(*loss) } else { None })
+            .collect();
+        let mean = |losses: &[f64]| losses.iter().sum::<f64>() / losses.len() as f64;
+        assert!(mean(&losses[15..]) < 0.7 * mean(&losses[..5]), "{losses:?}");
+    }
+}
+
 #[test]
 fn states_of_other_trainings_are_refused() {
     let run = run(SUMS);
     let (mut model, corpus) = learner(&run);
-    let trainer = LlmTrainer::new(&run, &corpus, &model, Phase::Float).unwrap();
+    let trainer = LlmTrainer::new(&run, &corpus, &model).unwrap();
     let mut keeper = Keeper { stop_after: Some(1), ..Keeper::default() };
     trainer.train(&mut model, None, &mut keeper).unwrap_err();
     let state = keeper.states.pop().unwrap();
@@ -129,7 +178,7 @@ fn states_of_other_trainings_are_refused() {
     {
         let other = super::tests::run(&SUMS.replace(from, to));
         let (mut model, corpus) = learner(&other);
-        let trainer = LlmTrainer::new(&other, &corpus, &model, Phase::Float).unwrap();
+        let trainer = LlmTrainer::new(&other, &corpus, &model).unwrap();
         let e = trainer.train(&mut model, Some(&state), &mut Keeper::default()).unwrap_err();
         assert_eq!(e.kind(), ErrorKind::Checkpoint, "{to}");
     }
@@ -148,7 +197,7 @@ fn what_cannot_be_trained_says_why() {
         let run = run(text);
         let corpus = Corpus::load(&run.data).unwrap();
         let model = start(&run, &corpus)?;
-        LlmTrainer::new(&run, &corpus, &model, Phase::Float).map(|_| ())
+        LlmTrainer::new(&run, &corpus, &model).map(|_| ())
     };
     for (from, to, expected) in [
         ("batch = 4", "batch = 65", "64 examples do not fill a batch of 65"),
@@ -162,7 +211,7 @@ fn what_cannot_be_trained_says_why() {
     let run = run(SUMS);
     let corpus = Corpus::load(&run.data).unwrap();
     let mut model = start(&run, &corpus).unwrap();
-    let trainer = LlmTrainer::new(&run, &corpus, &model, Phase::Float).unwrap();
+    let trainer = LlmTrainer::new(&run, &corpus, &model).unwrap();
     let e = trainer.train(&mut model, None, &mut Keeper::default()).unwrap_err();
     assert!(e.to_string().contains("nothing of this model learns"), "{e}");
 }
