@@ -65,7 +65,7 @@ const SUITES: [Suite; 16] = [
         about: "every preset with three seeds",
         run: |yes| presets::run(&presets::Options { yes, seeds: 3, resume: false, only: Vec::new() }),
     },
-    Suite { name: "llm", about: "perplexities of SmolLM2-135M", run: |yes| llm::run(&[], yes) },
+    Suite { name: "llm", about: "perplexities of SmolLM2-135M", run: |yes| llm::run(&[], 1, yes) },
     Suite {
         name: "faults",
         about: "killed trainings, changed files",

@@ -2,6 +2,7 @@
 //! quantisation in the loop, and its continuation of a sentence, into `benches/results/llm.csv`.
 
 mod qat;
+mod reasoning;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -81,8 +82,17 @@ const SCHEMES: [(&str, &[&str], Option<usize>); 5] = [
 const RIVAL: &str = "f32 reference";
 const SENTENCE: &str = "The capital of France is";
 
-/// Measures the cases whose names contain one of `only`, all if that is empty.
-pub(crate) fn run(only: &[String], yes: bool) -> Result<()> {
+/// Measures the cases whose names contain one of `only`, all but those that train if that is empty; of what is trained from
+/// nothing `seeds` seeds.
+pub(crate) fn run(only: &[String], seeds: usize, yes: bool) -> Result<()> {
+    let reason: Vec<&str> =
+        only.iter().map(String::as_str).filter(|part| part.starts_with(reasoning::CASE)).collect();
+    if !reason.is_empty() {
+        reasoning::run(&reason, seeds.max(1), yes)?;
+        if reason.len() == only.len() {
+            return Ok(());
+        }
+    }
     ensure(&[Tool::Cxx], yes)?;
     libtorch::ensure(yes)?;
     let model = data("smollm2", yes)?.remove(0);

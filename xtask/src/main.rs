@@ -93,8 +93,10 @@ usage: cargo xtask <command> [options]
             [--count N]         on the host, 10,000,000 if not given
             [--device-count N]  on the board, 10,000 if not given
   llm     perplexities of SmolLM2-135M-Instruct, as shipped, rounded, and (where named) trained with quantisation in
-          the loop, for which it may take an hour; writes benches/results/llm.csv
+          the loop, for which it may take an hour; where named `reasoning…`, what quantisation leaves of a small model's
+          reasoning; writes benches/results/llm.csv
             [CASE…]             only the cases whose names contain one of these
+            [--seeds N]         trainings of the small model with the seeds 1 to N; 1 if not given
   fuzz    fuzz parsers, loaders, engine and invariants
             [TARGET…]           only these
             [--seconds N]       for each target, 60 if not given
@@ -224,8 +226,9 @@ fn task(mut words: impl Iterator<Item = String>) -> Result<Task> {
         }
         Some("llm") => {
             let yes = args.flag("--yes");
+            let seeds = args.number("--seeds")?.unwrap_or(1);
             let only = args.rest()?;
-            Box::new(move || llm::run(&only, yes))
+            Box::new(move || llm::run(&only, seeds, yes))
         }
         Some("fuzz") => {
             let options = fuzz::Options {
