@@ -9,3 +9,8 @@ pub mod numbers;
 pub mod results;
 pub mod rounds;
 pub mod tables;
+
+/// The project's front page: its Rust compiles. Here and not in the kernels, whose package has no such page.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+pub struct FrontPage;

@@ -34,8 +34,3 @@ pub use quantizer::{
     piq3_quantizer, uniform_quantizer,
 };
 pub use ste::{LsqMask, SteVariant, simd as ste_simd};
-
-/// The project's front page: its Rust compiles.
-#[cfg(doctest)]
-#[doc = include_str!("../../README.md")]
-pub struct FrontPage;

@@ -24,6 +24,7 @@ mod mcu;
 mod mcu_bench;
 mod models;
 mod package;
+mod packaging;
 mod panic_free;
 mod pictures;
 mod presets;

@@ -17,8 +17,8 @@ use crate::probe::probes;
 use crate::samples::Samples;
 use crate::tools::{Tool, ensure};
 use crate::{
-    aarch64, adapt, c_reader, demo, documented, faults, fuzz, libtorch, mcu_bench, models, pictures,
-    softfloat, supply_chain, tamper,
+    aarch64, adapt, c_reader, demo, documented, faults, fuzz, libtorch, mcu_bench, models, packaging,
+    pictures, softfloat, supply_chain, tamper,
 };
 
 /// What the user asked for.
@@ -236,6 +236,8 @@ fn steps() -> Result<Vec<Step>> {
         );
     }
     add("tampering: changed files on host and device, signed ones too".into(), Box::new(tampering));
+    add("package: both crates, with what belongs in and nothing else".into(), once(packaging::pack));
+    add("package: `cargo install` without libtorch".into(), once(packaging::install));
     add(
         "documentation: every command exists, with its options and files".into(),
         Box::new(|_| Ok(Tally { passed: documented::check()?, failed: 0 })),
