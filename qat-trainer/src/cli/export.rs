@@ -28,7 +28,8 @@ pub(super) struct Arguments {
     /// Quantise the floating-point checkpoint of the run without training, for comparison. Needs the training data.
     #[arg(long)]
     ptq: bool,
-    /// The core family to pack the weights for; others refuse the file, hosts run all of them.
+    /// The core family to pack the weights for: cortex-m0 (M0, M0+, M3), cortex-m4 (M4, M7), cortex-m55, riscv32, host or
+    /// portable. Devices of others refuse the file, hosts run all of them.
     #[arg(long, default_value = "portable", value_parser = parse_target)]
     target: Target,
     /// Write a Rust module for firmware into this folder instead: mod.rs and model.piq.

@@ -30,7 +30,8 @@ pub(super) struct Arguments {
     /// needed then.
     #[arg(long, value_name = "FILE.cal")]
     calibration: Option<PathBuf>,
-    /// The core family to pack the weights for; others refuse the file, hosts run all of them.
+    /// The core family to pack the weights for: cortex-m0 (M0, M0+, M3), cortex-m4 (M4, M7), cortex-m55, riscv32, host or
+    /// portable. Devices of others refuse the file, hosts run all of them.
     #[arg(long, default_value = "portable", value_parser = parse_target)]
     target: Target,
     /// Need no run description: quantise every matrix of the file by itself, with a step for each row, and show what it

@@ -27,7 +27,8 @@ pub(super) struct Arguments {
     /// Where the generated weights and inputs start from.
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// The core family to pack the weights for; others refuse the file, hosts run all of them.
+    /// The core family to pack the weights for: cortex-m0 (M0, M0+, M3), cortex-m4 (M4, M7), cortex-m55, riscv32, host or
+    /// portable. Devices of others refuse the file, hosts run all of them.
     #[arg(long, default_value = "portable", value_parser = parse_target)]
     target: Target,
     #[command(flatten)]
