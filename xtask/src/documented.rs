@@ -19,13 +19,14 @@ use crate::mcu::{build_with, host_logits};
 use crate::samples::Samples;
 
 /// Pages with commands for people.
-const PAGES: [&str; 13] = [
+const PAGES: [&str; 14] = [
     "README.md",
     "CONTRIBUTING.md",
     "SECURITY.md",
     "docs/adding-a-backend.md",
     "docs/adding-an-operator.md",
     "docs/choosing.md",
+    "docs/distillation-and-reasoning.md",
     "docs/gpu-workstation.md",
     "docs/microcontroller.md",
     "benches/peers/README.md",

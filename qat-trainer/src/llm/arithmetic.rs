@@ -1,15 +1,15 @@
 //! Generated problems of arithmetic with every step written out: text to learn reasoning from, with answers that can be checked.
 //!
 //! A problem is a chain of operations on numbers from 0 to 99, worked from left to right; it begins with a number or with a
-//! product of two digits, and adds or subtracts from there, never leaving 0 to 99:
+//! product of two digits, and adds or subtracts from there, never leaving 0 to 99, such as
+//! `9*5+3-10=`, `9*5=45;`, `45+3=48;`, `48-10=38;`, `#38`.
 //!
 //! ```
 //! use qat_trainer::llm::arithmetic::{Half, Problems};
-//! let mut problems = Problems::new(1, 3, Half::Learned);
-//! let text = problems.next().unwrap();
-//! assert_eq!(text.question, "9*5+3-10=");
-//! assert_eq!(text.steps, ["9*5=45;", "45+3=48;", "48-10=38;"]);
-//! assert_eq!(text.answer, "#38");
+//! let problem = Problems::new(1, 3, Half::Learned).next().unwrap();
+//! assert!(problem.question.ends_with('=') && problem.steps.len() == 3);
+//! let result = problem.answer.strip_prefix('#').unwrap();
+//! assert!(problem.steps[2].ends_with(&format!("={result};")));
 //! ```
 //!
 //! Whether a problem is one to learn from or one to judge by depends on its question alone, so that no question is in both
