@@ -33,15 +33,19 @@ struct Training {
     set: &'static [&'static str],
 }
 
-/// The first is the one that goals are for; the others show what its parts bring.
-const TRAININGS: [Training; 3] = [
-    Training { name: "qat", config: "arithmetic-2bit-reasoning", set: &[] },
-    Training {
-        name: "qat_without_reasoning_loss",
-        config: "arithmetic-2bit-reasoning",
-        set: &["distill.reasoning.weight=0.0"],
-    },
-    Training { name: "qat_without_teacher", config: "arithmetic-2bit", set: &[] },
+const REASONING: &str = "arithmetic-2bit-reasoning";
+const WITHOUT_REASONING_LOSS: &str = "distill.reasoning.weight=0.0";
+const SHORT: &str = "train.steps=300";
+
+/// The first is the one that goals are for; the others show what its parts bring: the cross-entropy alone, with the teacher's
+/// answers, and with its reasoning, each also with less than a third of the steps.
+const TRAININGS: [Training; 6] = [
+    Training { name: "qat", config: REASONING, set: &[] },
+    Training { name: "kd", config: REASONING, set: &[WITHOUT_REASONING_LOSS] },
+    Training { name: "ce", config: "arithmetic-2bit", set: &[] },
+    Training { name: "300_steps_kd_reasoning", config: REASONING, set: &[SHORT] },
+    Training { name: "300_steps_kd", config: REASONING, set: &[SHORT, WITHOUT_REASONING_LOSS] },
+    Training { name: "300_steps_ce", config: "arithmetic-2bit", set: &[SHORT] },
 ];
 
 /// Percent of the float model's exact answers that quantised models are to keep, by bits.
