@@ -4,6 +4,7 @@
 //! by themselves. All of it is exact, so the backends agree bit for bit.
 
 use super::Backend;
+use super::factors::GROUP_FACTORS;
 
 #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
 pub(super) mod aarch64_neon_dot;
@@ -76,9 +77,6 @@ pub(crate) trait Ints<const LEN: usize>: Copy {
     /// The group factors 60/k of all words, from the fields k − 2 of two bits each, the first one lowest.
     fn factors(self, spread: Self::Spread, fields: u64) -> Self::Words;
 }
-
-/// 60/k for k − 2 = 0..=3: the exact integer ratio of a group's step to the channel's base step α·π/60.
-pub(crate) const GROUP_FACTORS: [u8; 4] = [30, 20, 15, 12];
 
 /// A computation over vectors of integers. `run` and all it calls must be `#[inline(always)]`, as for
 /// [`Kernel`](super::Kernel).

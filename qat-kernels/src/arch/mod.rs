@@ -13,6 +13,7 @@ mod aarch64_neon;
 pub(crate) mod cortex_m4;
 #[cfg(any(core_family = "cortex-m55", all(test, feature = "alloc")))]
 pub(crate) mod cortex_m55;
+pub(crate) mod factors;
 pub(crate) mod ints;
 #[cfg(any(core_family = "cortex-m0", core_family = "riscv32"))]
 pub(crate) mod planes;

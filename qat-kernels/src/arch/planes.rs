@@ -43,6 +43,6 @@ pub(crate) use pixels::{grouped_pixels, pixels};
 #[cfg(thumb1)]
 pub(crate) use armv6m::{fill, fill_linear, grouped, linear};
 #[cfg(thumb2)]
-pub(crate) use armv7m::{fill, grouped, linear};
+pub(crate) use armv7m::{GROUPED_STEPS, fill, grouped, linear};
 #[cfg(core_family = "riscv32")]
-pub(crate) use riscv32::{fill, fill_linear, grouped, linear};
+pub(crate) use riscv32::{GROUPED_STEPS, fill, fill_linear, grouped, linear};

@@ -9,6 +9,7 @@
 //! channel's sum stays four times as large as it has to be until the end.
 
 use super::bands::Loops;
+use crate::arch::factors::GROUP_FACTORS;
 #[cfg(core_family = "cortex-m4")]
 use super::bands::{Task, round};
 #[cfg(core_family = "cortex-m4")]
@@ -16,9 +17,9 @@ use core::arch::naked_asm;
 
 /// `−m_A` in the low halfword and `m_B` in the high one, for both pairs of a byte of four divisors.
 pub(super) static FACTORS: [[u32; 2]; 256] = {
-    const RATIOS: [i16; 4] = [30, 20, 15, 12];
     const fn pair(fields: usize) -> u32 {
-        (-RATIOS[fields & 3]).cast_unsigned() as u32 | (RATIOS[fields >> 2 & 3] as u32) << 16
+        let [a, b] = [GROUP_FACTORS[fields & 3], GROUP_FACTORS[fields >> 2 & 3]];
+        (-(a as i16)).cast_unsigned() as u32 | (b as u32) << 16
     }
     let mut table = [[0; 2]; 256];
     let mut byte = 0;

@@ -6,6 +6,7 @@
 
 use super::Words;
 use super::requantise::{ones, places};
+use crate::arch::factors::BYTE_FACTORS;
 use crate::artifact::cortex_m55::{QUAD, STEP};
 
 #[cfg(core_family = "cortex-m55")]
@@ -13,8 +14,6 @@ use core::arch::naked_asm;
 
 /// Bits of a code.
 const BITS: u8 = 2;
-/// 60/k for k − 2 = 0..=3.
-static FACTORS: [u8; 4] = [30, 20, 15, 12];
 
 /// The factors of all quads and groups, four bytes each, from their fields, a byte each. `None` unless the lengths agree.
 #[inline(always)]
@@ -23,38 +22,34 @@ pub(crate) fn expand(divisors: &[u8], factors: &mut [u32]) -> Option<()> {
         return None;
     }
     #[cfg(core_family = "cortex-m55")]
-    // SAFETY: there is a word for every byte, and the table has an entry for each value of two bits.
+    // SAFETY: there is a word for every byte, and the table has an entry for each value of a byte.
     unsafe {
-        expand_asm(factors.as_mut_ptr(), divisors.as_ptr(), divisors.len(), FACTORS.as_ptr());
+        expand_asm(factors.as_mut_ptr(), divisors.as_ptr(), divisors.len(), &BYTE_FACTORS);
     }
     #[cfg(not(core_family = "cortex-m55"))]
     for (word, &fields) in factors.iter_mut().zip(divisors) {
-        *word = u32::from_le_bytes([0, 2, 4, 6].map(|bit| FACTORS[usize::from(fields >> bit & 3)]));
+        *word = u32::from_le_bytes(BYTE_FACTORS[usize::from(fields)]);
     }
     Some(())
 }
 
 /// # Safety
-/// `len` words at `factors` and bytes at `divisors` must be valid, and four bytes at `table`.
+/// `len` words at `factors` and bytes at `divisors` must be valid.
 #[cfg(core_family = "cortex-m55")]
 #[unsafe(naked)]
-unsafe extern "C" fn expand_asm(factors: *mut u32, divisors: *const u8, len: usize, table: *const u8) {
+unsafe extern "C" fn expand_asm(
+    factors: *mut u32,
+    divisors: *const u8,
+    len: usize,
+    table: &[[u8; 4]; 256],
+) {
     naked_asm!(
         helium!(),
         "push {{r7, lr}}",
-        "mov r12, #0x01010101",
-        // Bytes 0, -2, -4 and -6.
-        "movw lr, #0xFE00",
-        "movt lr, #0xFAFC",
-        "vdup.32 q3, lr",
-        "vmov.i8 q2, #3",
         "wlstp.32 lr, r2, 3f",
         "2:",
         "vldrb.u32 q0, [r1], #4",
-        "vmul.i32 q0, q0, r12",
-        "vshl.u8 q0, q0, q3",
-        "vand q0, q0, q2",
-        "vldrb.u8 q1, [r3, q0]",
+        "vldrw.u32 q1, [r3, q0, uxtw #2]",
         "vstrw.32 q1, [r0], #16",
         "letp lr, 2b",
         "3:",
@@ -273,7 +268,7 @@ macro_rules! weigh {
     };
 }
 
-/// The loop over quads. r11 task; in the first loop r7 groups left and r9 where their sums go.
+/// The loop over quads. r11 task; in the first loop r7 turns of two groups left and r9 where their sums go.
 #[cfg(core_family = "cortex-m55")]
 macro_rules! kernel {
     ($name:ident, $shape:tt, $($add:literal),*) => {
@@ -295,7 +290,15 @@ macro_rules! kernel {
                 "vmov.i8 q6, #0x0C",
                 "vmov.i8 q7, #0x30",
                 "vmov.i8 q4, #0xC0",
+                // An odd number of groups begins with the second half of a turn.
+                "lsrs r7, r7, #1",
+                "bcc.w 3f",
+                "add r7, r7, #1",
+                "b.w 5f",
                 "3:",
+                $(step!($shape, $add),)*
+                "stm r9!, {{r0, r2, r4, r6, r8, r10, r12, lr}}",
+                "5:",
                 $(step!($shape, $add),)*
                 "stm r9!, {{r0, r2, r4, r6, r8, r10, r12, lr}}",
                 "subs r7, r7, #1",

@@ -1,5 +1,6 @@
 //! Packed codes times int8 activations.
 
+use crate::arch::factors::GROUP_FACTORS;
 use crate::artifact::{ChannelParams, Layout, Target, WeightSpec};
 
 /// A layer's parameters, as they lie in the file.
@@ -17,8 +18,10 @@ pub(in crate::infer) struct WeightView<'a> {
     pub(in crate::infer) params: &'a [[u8; ChannelParams::LEN]],
 }
 
-/// 60/k for k − 2 = 0..=3: the exact integer ratio of a group's step to the channel's base step α·π/60.
-const GROUP_FACTORS: [i32; 4] = [30, 20, 15, 12];
+/// 60/k for a field k − 2.
+fn group_factor(field: u8) -> Option<i32> {
+    GROUP_FACTORS.get(usize::from(field)).map(|&factor| factor.into())
+}
 
 impl WeightView<'_> {
     /// The accumulators of all channels for one vector of activations: (Σ m_g Σ 2·level·x, parameters).
@@ -64,7 +67,7 @@ impl WeightView<'_> {
     /// 60/k of a group.
     fn factor(&self, channel: usize, group: usize) -> Option<i32> {
         let field = self.layout.divisor_field(self.divisors, channel, group)?;
-        GROUP_FACTORS.get(usize::from(field)).copied()
+        group_factor(field)
     }
 }
 
@@ -78,7 +81,7 @@ fn grouped(bits: u8, mid_rise: bool, group: usize, row: &[u8], divisors: &[u8], 
     let fields = divisors.iter().flat_map(|&b| [b & 3, b >> 2 & 3, b >> 4 & 3, b >> 6]);
     let parts = row.chunks_exact(bytes).zip(x.chunks_exact(group.max(1)));
     parts.zip(fields).fold(0, |acc: i32, ((row, x), field)| {
-        let factor = GROUP_FACTORS.get(usize::from(field)).copied().unwrap_or(0);
+        let factor = group_factor(field).unwrap_or(0);
         let offset = if mid_rise { sum(x) } else { 0 };
         acc.wrapping_add(factor.wrapping_mul(2 * dot(bits, row, x) + offset))
     })

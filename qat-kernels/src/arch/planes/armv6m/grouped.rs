@@ -75,22 +75,17 @@ macro_rules! row {
     };
 }
 
-/// Four rows of a quarter of `$len` bytes.
+/// Four rows, their divisors at `$at` behind r7.
 macro_rules! quad {
-    ($rows:expr, $len:literal) => {
-        concat!(
-            "ldrb r6, [r7]\n adds r7, #1\n lsls r6, r6, #2\n add r6, r8\n",
-            $rows,
-            "adds r1, #",
-            $len,
-            "\n"
-        )
+    ($at:literal, $rows:expr) => {
+        concat!("ldrb r6, [r7, #", $at, "]\n lsls r6, r6, #2\n add r6, r8\n", $rows)
     };
 }
 
-/// A function over rows of a quarter of `$turn` bytes, eight a turn.
+/// A function over rows, eight a turn: `$first` and `$last` four of them, after which `$between` and `$after` move r1 on;
+/// `$skip` moves it to where `$last` ones are the first.
 macro_rules! rows {
-    ($name:ident, $turn:literal: $rows:expr) => {
+    ($name:ident, $skip:literal, $first:expr, $between:literal, $last:expr, $after:literal) => {
         /// # Safety
         /// All pointers must be valid for as many rows as lie between sums and end, a multiple of four and not none.
         #[unsafe(naked)]
@@ -111,11 +106,16 @@ macro_rules! rows {
                 "subs r3, r3, r2",
                 "lsrs r3, r3, #5",
                 "bcc 2f",
+                "subs r7, #1",
+                $skip,
                 "b 4f",
                 "2:",
-                quad!($rows, $turn),
+                quad!("0", $first),
+                $between,
                 "4:",
-                quad!($rows, $turn),
+                quad!("1", $last),
+                "adds r7, #2",
+                $after,
                 "cmp r2, r12",
                 "beq 3f",
                 // Too far for a conditional branch.
@@ -129,17 +129,33 @@ macro_rules! rows {
     };
 }
 
-rows!(planes2, "16": concat!(row!("0": "0" "2"), row!("1": "4" "6"), row!("2": "8" "10"), row!("3": "12" "14")));
+/// Four rows of three planes.
+macro_rules! threes {
+    () => {
+        concat!(row!("0": "0" "2" "4"), row!("1": "6" "8" "10"), row!("2": "12" "14" "16"), row!("3": "18" "20" "22"))
+    };
+}
+
+/// Four rows of four planes.
+macro_rules! fours {
+    () => {
+        concat!(
+            row!("0": "0" "2" "4" "6"),
+            row!("1": "8" "10" "12" "14"),
+            row!("2": "16" "18" "20" "22"),
+            row!("3": "24" "26" "28" "30")
+        )
+    };
+}
+
+// Offsets of bytes end at 31.
 rows!(
-    planes3,
-    "24": concat!(row!("0": "0" "2" "4"), row!("1": "6" "8" "10"), row!("2": "12" "14" "16"), row!("3": "18" "20" "22"))
+    planes2,
+    "subs r1, #16",
+    concat!(row!("0": "0" "2"), row!("1": "4" "6"), row!("2": "8" "10"), row!("3": "12" "14")),
+    "",
+    concat!(row!("0": "16" "18"), row!("1": "20" "22"), row!("2": "24" "26"), row!("3": "28" "30")),
+    "adds r1, #32"
 );
-rows!(
-    planes4,
-    "32": concat!(
-        row!("0": "0" "2" "4" "6"),
-        row!("1": "8" "10" "12" "14"),
-        row!("2": "16" "18" "20" "22"),
-        row!("3": "24" "26" "28" "30")
-    )
-);
+rows!(planes3, "", threes!(), "adds r1, #24", threes!(), "adds r1, #24");
+rows!(planes4, "", fours!(), "adds r1, #32", fours!(), "adds r1, #32");

@@ -1,32 +1,35 @@
-//! Rows of two steps of a linear layer, each with a divisor of its own.
+//! Rows of four steps of a linear layer, each with a divisor of its own.
 
 use crate::arch::planes::Factors;
 use crate::infer::Table;
 use core::arch::naked_asm;
 
+/// Steps that are taken at once.
+pub(crate) const GROUPED_STEPS: usize = 4;
+
 /// What the loop reads, a word a field.
 #[repr(C)]
 struct Task<'a> {
-    tables: &'a [Table; 2],
-    rows: [*const u8; 2],
+    tables: &'a [Table; GROUPED_STEPS],
+    rows: [*const u8; GROUPED_STEPS],
     sums: *mut u32,
     end: *const u32,
-    divisors: [*const u8; 2],
     factors: &'a Factors,
+    divisors: [*const u8; GROUPED_STEPS],
 }
 
 /// Adds to each of the first `sums` what its rows of `BITS` planes of two blocks, 2 to 4, look up, times the factor that its
 /// divisor stands for, four rows a turn; returns how many there were.
 #[inline(always)]
 pub(crate) fn grouped<const BITS: usize>(
-    tables: &[Table; 2],
-    rows: [&[[[u8; 2]; BITS]]; 2],
-    divisors: [&[u8]; 2],
+    tables: &[Table; GROUPED_STEPS],
+    rows: [&[[[u8; 2]; BITS]]; GROUPED_STEPS],
+    divisors: [&[u8]; GROUPED_STEPS],
     factors: &Factors,
     sums: &mut [u32],
 ) -> usize {
-    let [first, second] = divisors.map(|divisors| divisors.len() * 4);
-    let count = rows[0].len().min(rows[1].len()).min(first).min(second).min(sums.len()) / 4 * 4;
+    let steps = rows.iter().zip(divisors).map(|(rows, divisors)| rows.len().min(divisors.len() * 4));
+    let count = steps.fold(sums.len(), usize::min) / 4 * 4;
     if count > 0 {
         let sums = sums.as_mut_ptr();
         let task = Task {
@@ -35,11 +38,11 @@ pub(crate) fn grouped<const BITS: usize>(
             sums,
             // SAFETY: `count` is at most their number.
             end: unsafe { sums.add(count) },
-            divisors: divisors.map(<[u8]>::as_ptr),
             factors,
+            divisors: divisors.map(<[u8]>::as_ptr),
         };
-        // SAFETY: reads `count` rows and a divisor for each of them, of both steps, and changes `count` sums; an index of a
-        // byte stays inside its table.
+        // SAFETY: reads `count` rows and a divisor for each of them, of all steps, and changes `count` sums; an index of a byte
+        // stays inside its table.
         unsafe {
             match BITS {
                 2 => planes2(&task),
@@ -51,7 +54,7 @@ pub(crate) fn grouped<const BITS: usize>(
     count
 }
 
-/// A lookup with the byte at `$at` behind `$rows`, from `$to` behind the tables.
+/// A lookup with the byte at `$at` behind `$rows`, from `$to` behind the middle of the tables.
 macro_rules! lookup {
     ($x:literal, $rows:literal, $at:expr, $to:literal) => {
         concat!(
@@ -94,31 +97,45 @@ macro_rules! plane {
     };
 }
 
-/// A row of one step, times its factor, added to t4.
+/// A row of one step, times its factor, added to t2.
 macro_rules! step {
     ($rows:literal $factors:literal $low:literal $high:literal, $row:literal: $top:literal $sign:literal $($at:literal)*) => {
         concat!(
             plane!(top, $rows, $top, $low, $high),
             plane!("sub t0, t1, t0", $rows, $sign, $low, $high),
             $(plane!("add t0, t1, t0", $rows, $at, $low, $high),)*
-            "lbu t1, ", $row, "(", $factors, ")\n mul t0, t0, t1\n add t4, t4, t0\n"
+            "lbu t1, ", $row, "(", $factors, ")\n mul t0, t0, t1\n add t2, t2, t0\n"
         )
     };
 }
 
-/// A row, its planes at these places behind a1 and a2.
+/// A row, its planes at these places behind a1–a4.
 macro_rules! row {
     ($row:literal: $($at:literal)+) => {
         concat!(
-            "lw t4, 4 * ", $row, "(a3)\n",
-            step!("a1" "t2" "0" "2", $row: $($at)+),
-            step!("a2" "t3" "1024" "1026", $row: $($at)+),
-            "sw t4, 4 * ", $row, "(a3)\n"
+            "lw t2, 4 * ", $row, "(a5)\n",
+            step!("a1" "t3" "-2048" "-2046", $row: $($at)+),
+            step!("a2" "t4" "-1024" "-1022", $row: $($at)+),
+            step!("a3" "t5" "0" "2", $row: $($at)+),
+            step!("a4" "t6" "1024" "1026", $row: $($at)+),
+            "sw t2, 4 * ", $row, "(a5)\n"
+        )
+    };
+}
+
+/// Where the factors of the next four rows of a step are.
+macro_rules! factors {
+    ($to:literal, $divisors:literal) => {
+        concat!(
+            "lbu ", $to, ", 0(", $divisors, ")\n addi ", $divisors, ", ", $divisors, ", 1\n",
+            "slli ", $to, ", ", $to, ", 2\n add ", $to, ", ", $to, ", a7\n",
         )
     };
 }
 
 /// A function over rows of a quarter of `$turn` bytes.
+///
+/// a0 middle of the tables, a1–a4 rows, a5 sums, a6 their end, a7 factors; s0–s3 divisors, t3–t6 their factors, t2 sum.
 macro_rules! rows {
     ($name:ident, $turn:literal: $rows:expr) => {
         /// # Safety
@@ -129,6 +146,11 @@ macro_rules! rows {
                 // Naked functions do not inherit the extension.
                 ".option push",
                 ".option arch, +m",
+                "addi sp, sp, -16",
+                "sw s0, 0(sp)",
+                "sw s1, 4(sp)",
+                "sw s2, 8(sp)",
+                "sw s3, 12(sp)",
                 "lw a1, 4(a0)",
                 "lw a2, 8(a0)",
                 "lw a3, 12(a0)",
@@ -136,24 +158,30 @@ macro_rules! rows {
                 "lw a5, 20(a0)",
                 "lw a6, 24(a0)",
                 "lw a7, 28(a0)",
+                "lw s0, 32(a0)",
+                "lw s1, 36(a0)",
+                "lw s2, 40(a0)",
+                "lw s3, 44(a0)",
                 "lw a0, 0(a0)",
+                "li t0, 2048",
+                "add a0, a0, t0",
                 "2:",
-                "lbu t2, 0(a5)",
-                "lbu t3, 0(a6)",
-                "addi a5, a5, 1",
-                "addi a6, a6, 1",
-                "slli t2, t2, 2",
-                "slli t3, t3, 2",
-                "add t2, t2, a7",
-                "add t3, t3, a7",
+                factors!("t3", "s0"),
+                factors!("t4", "s1"),
+                factors!("t5", "s2"),
+                factors!("t6", "s3"),
                 $rows,
                 concat!("addi a1, a1, ", $turn),
                 concat!("addi a2, a2, ", $turn),
-                "addi a3, a3, 16",
-                "beq a3, a4, 3f",
-                // Too far for a conditional branch, maybe.
-                "j 2b",
-                "3:",
+                concat!("addi a3, a3, ", $turn),
+                concat!("addi a4, a4, ", $turn),
+                "addi a5, a5, 16",
+                "bne a5, a6, 2b",
+                "lw s0, 0(sp)",
+                "lw s1, 4(sp)",
+                "lw s2, 8(sp)",
+                "lw s3, 12(sp)",
+                "addi sp, sp, 16",
                 "ret",
                 ".option pop",
             )

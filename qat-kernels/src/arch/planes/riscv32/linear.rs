@@ -116,10 +116,7 @@ macro_rules! rows {
                 concat!("addi a1, a1, ", $turn),
                 concat!("addi a2, a2, ", $turn),
                 "addi a3, a3, 16",
-                "beq a3, a4, 3f",
-                // Too far for a conditional branch, maybe.
-                "j 2b",
-                "3:",
+                "bne a3, a4, 2b",
                 "ret",
             )
         }

@@ -34,7 +34,8 @@ pub(in crate::infer) fn linear(
         Some((mut groups, factors)) => {
             let (even_factors, odd_factors) =
                 factors.split_at_checked(paired.checked_mul(groups.activations.len())?)?;
-            for pixel in 0..2 {
+            // A lone quad is computed as for two pixels.
+            for pixel in 0..if odd.is_empty() { 1 } else { 2 } {
                 group_sums(row, groups.steps, groups.activations, pixel)?;
             }
             linear_grouped(&mut groups, even_factors, row, even, even_sums)?;

@@ -3,6 +3,8 @@
 use super::super::{Requant, WeightView};
 use super::{begin, finish, rows, step_divisors, step_rows, table, wide};
 use crate::arch::bytes::words_mut;
+#[cfg(any(core_family = "cortex-m0", core_family = "riscv32"))]
+use crate::arch::factors::BYTE_FACTORS;
 use crate::artifact::Target;
 use crate::artifact::planes::{LINEAR_STEP, PAIR, QUAD};
 use crate::infer::planes::{STEP_TABLES, TABLE_WORDS, Table, linear_steps};
@@ -43,7 +45,7 @@ fn accumulate<const BITS: usize>(
     if weights.spec.group == 0 {
         fixed::<BITS>(x, weights, tables, sums)
     } else {
-        grouped::<BITS>(x, weights, tables.first_mut()?, sums)
+        grouped::<BITS>(x, weights, tables.as_flattened_mut(), sums)
     }
 }
 
@@ -86,27 +88,39 @@ fn two_steps<const BITS: usize>(
     Some(())
 }
 
+/// Steps with divisors that this build has a loop for.
+#[cfg(any(thumb2, core_family = "riscv32"))]
+use crate::arch::planes::GROUPED_STEPS;
+#[cfg(not(any(thumb2, core_family = "riscv32")))]
+const GROUPED_STEPS: usize = STEP_TABLES;
+
 fn grouped<const BITS: usize>(
     x: &[i8],
     weights: &WeightView<'_>,
-    tables: &mut [Table; STEP_TABLES],
+    tables: &mut [Table],
     sums: &mut [u32],
 ) -> Option<()> {
-    for (pair, x) in x.chunks(STEP_TABLES * PAIR).enumerate() {
+    let tables = tables.first_chunk_mut::<GROUPED_STEPS>()?;
+    let mut steps = 0..;
+    for x in x.chunks(GROUPED_STEPS * PAIR) {
         fill(tables, x, weights.spec.grid != 0);
-        let (mut rows, mut divisors) = ([&[][..]; STEP_TABLES], [&[][..]; STEP_TABLES]);
-        let steps = if x.len() > PAIR { 2 } else { 1 };
-        for (step, (rows, divisors)) in rows.iter_mut().zip(&mut divisors).enumerate().take(steps) {
-            *rows = step_rows::<2, BITS>(weights, STEP_TABLES * pair + step)?;
-            *divisors = step_divisors(weights, STEP_TABLES * pair + step)?;
+        let (mut rows, mut divisors) = ([&[][..]; GROUPED_STEPS], [&[][..]; GROUPED_STEPS]);
+        let here = x.len().div_ceil(PAIR);
+        for ((rows, divisors), step) in rows.iter_mut().zip(&mut divisors).take(here).zip(&mut steps) {
+            *rows = step_rows::<2, BITS>(weights, step)?;
+            *divisors = step_divisors(weights, step)?;
         }
         #[cfg(any(thumb2, core_family = "riscv32"))]
-        let both = crate::arch::planes::grouped(tables, rows, divisors, &rows::FACTORS, sums);
+        let all = crate::arch::planes::grouped(tables, rows, divisors, &BYTE_FACTORS, sums);
+        #[cfg(any(thumb2, core_family = "riscv32"))]
+        if all == sums.len() {
+            continue;
+        }
         for ((table, rows), divisors) in tables.iter().zip(rows).zip(divisors) {
             #[cfg(any(thumb2, core_family = "riscv32"))]
-            let done = both;
+            let done = all;
             #[cfg(thumb1)]
-            let done = crate::arch::planes::grouped(table, rows, divisors, &rows::FACTORS, sums);
+            let done = crate::arch::planes::grouped(table, rows, divisors, &BYTE_FACTORS, sums);
             #[cfg(not(any(thumb1, thumb2, core_family = "riscv32")))]
             let done = 0;
             // What fills no turn of the loop in assembly.

@@ -1,6 +1,7 @@
 //! The loops over channels: what one step adds to the accumulators, modulo 2^32. Rows are as the layout has them.
 
 use super::table::PIXEL_OFFSET;
+use crate::arch::factors::BYTE_FACTORS;
 use crate::artifact::planes::QUAD;
 use crate::infer::planes::Table;
 
@@ -10,21 +11,6 @@ pub(super) type Wide<const BITS: usize> = [[u8; 4]; BITS];
 pub(super) type Narrow<const BITS: usize> = [[u8; 2]; BITS];
 /// Accumulators of two pixels of a convolution.
 pub(super) type Sums = [u32; 2];
-
-/// 60/k of the four divisors that share a byte, the first one in the lowest bits.
-pub(super) static FACTORS: [[u8; QUAD]; 256] = {
-    let mut factors = [[0; QUAD]; 256];
-    let mut byte = 0;
-    while byte < factors.len() {
-        let mut at = 0;
-        while at < QUAD {
-            factors[byte][at] = [30, 20, 15, 12][byte >> (2 * at) & 3];
-            at += 1;
-        }
-        byte += 1;
-    }
-    factors
-};
 
 /// The low half of one word and the high half of another one: two blocks of a linear layer.
 #[inline(always)]
@@ -64,7 +50,7 @@ pub(super) fn grouped<const BITS: usize>(
     sums: &mut [u32],
 ) {
     for ((rows, sums), &divisors) in rows.chunks(QUAD).zip(sums.chunks_mut(QUAD)).zip(divisors) {
-        let factors = FACTORS[usize::from(divisors)];
+        let factors = BYTE_FACTORS[usize::from(divisors)];
         for ((row, sum), factor) in rows.iter().zip(sums).zip(factors) {
             let step = planes::<BITS>(|plane| halves(table, row[plane]));
             *sum = sum.wrapping_add(step.wrapping_mul(factor.into()));
@@ -115,7 +101,7 @@ pub(super) fn grouped_pixels<const BITS: usize>(
     sums: &mut [Sums],
 ) {
     #[cfg(any(core_family = "cortex-m0", core_family = "riscv32"))]
-    let done = crate::arch::planes::grouped_pixels(tables, rows, divisors, &FACTORS, OFFSETS, sums);
+    let done = crate::arch::planes::grouped_pixels(tables, rows, divisors, &BYTE_FACTORS, OFFSETS, sums);
     #[cfg(not(any(core_family = "cortex-m0", core_family = "riscv32")))]
     let done = 0;
     let rest = (rows.get(done..), divisors.get(done / QUAD..), sums.get_mut(done..));
@@ -132,7 +118,7 @@ fn grouped_pixels_by_row<const BITS: usize>(
     sums: &mut [Sums],
 ) {
     for ((rows, sums), &divisors) in rows.chunks(QUAD).zip(sums.chunks_mut(QUAD)).zip(divisors) {
-        let factors = FACTORS[usize::from(divisors)];
+        let factors = BYTE_FACTORS[usize::from(divisors)];
         for ((row, [both, high]), factor) in rows.iter().zip(sums).zip(factors) {
             let word = words(tables, row);
             let times = |sum: u32, offset| sum.wrapping_sub(offset).wrapping_mul(factor.into());
