@@ -25,6 +25,8 @@ pub(crate) trait Ints<const LEN: usize>: Copy {
     type Sums: Copy;
     /// What [`Self::factors`] needs to know of a group size.
     type Spread: Copy;
+    /// What [`Self::sum_factors`] needs to know of a group size.
+    type SumSpread: Copy;
     /// What [`Self::dot_signed`] adds to every weight.
     const SIGNED_OFFSET: i32;
 
@@ -36,6 +38,8 @@ pub(crate) trait Ints<const LEN: usize>: Copy {
     fn flip(self, bytes: Self::Bytes, pattern: u8) -> Self::Bytes;
     /// `byte >> SHIFT & mask`; the mask has no bit that the shift brings in from another byte.
     fn field<const SHIFT: u32>(self, bytes: Self::Bytes, mask: u8) -> Self::Bytes;
+    /// Every byte twice as large; the result must fit.
+    fn double(self, bytes: Self::Bytes) -> Self::Bytes;
     /// Fields of three bits out of the first 3/4 of the bytes, eight fields in three bytes: of every eight, numbers 0, 1, 4
     /// and 5 are four bytes of the first vector, numbers 2, 3, 6 and 7 of the second one.
     fn thirds(self, bytes: Self::Bytes) -> [Self::Bytes; 2];
@@ -46,7 +50,7 @@ pub(crate) trait Ints<const LEN: usize>: Copy {
     fn dot(self, sums: Self::Sums, w: Self::Bytes, x: Self::Bytes) -> Self::Sums;
     /// As [`Self::dot`] for int8 weights, each of which counts [`Self::SIGNED_OFFSET`] more than it is.
     fn dot_signed(self, sums: Self::Sums, w: Self::Bytes, x: Self::Bytes) -> Self::Sums;
-    /// As [`Self::dot`] for up to four vectors of weights that are at most 15.
+    /// As [`Self::dot`] for up to four vectors of weights that are at most 15, or two of weights that are at most 30.
     #[inline(always)]
     fn dot_small<const N: usize>(
         self,
@@ -60,6 +64,16 @@ pub(crate) trait Ints<const LEN: usize>: Copy {
         }
         sums
     }
+    /// Little-endian sums.
+    fn sums(self, from: &[u8; LEN]) -> Self::Sums;
+    /// The opposite of [`Self::sums`].
+    fn store_sums(self, sums: Self::Sums, to: &mut [u8; LEN]);
+    /// Adds every sum, which must fit an int16, times a factor of [`Self::sum_factors`].
+    fn add_scaled(self, to: Self::Sums, sums: Self::Sums, factors: Self::Sums) -> Self::Sums;
+    /// For groups of `2^log` sums, log ≤ 3.
+    fn sum_spread(self, log: u32) -> Self::SumSpread;
+    /// The group factors 60/k of all sums, from the fields k − 2 of two bits each, the first one lowest.
+    fn sum_factors(self, spread: Self::SumSpread, fields: u32) -> Self::Sums;
     /// The sum of all sums.
     fn total(self, sums: Self::Sums) -> i32;
 

@@ -24,6 +24,13 @@ mod stream;
 #[cfg(any(core_family = "cortex-m55", all(test, feature = "alloc")))]
 pub(crate) mod tap;
 mod wht64;
+#[cfg(any(
+    core_family = "cortex-m0",
+    core_family = "riscv32",
+    core_family = "cortex-m4",
+    all(test, feature = "alloc")
+))]
+mod window;
 #[cfg(target_arch = "x86_64")]
 mod x86_avx2;
 #[cfg(target_arch = "x86_64")]

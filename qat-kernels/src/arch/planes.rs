@@ -24,7 +24,9 @@ mod armv6m;
 #[cfg(thumb2)]
 mod armv7m;
 mod depthwise;
+mod fill;
 mod finish;
+mod grouped;
 mod pixels;
 #[cfg(core_family = "riscv32")]
 mod riscv32;
@@ -37,12 +39,10 @@ use armv7m as isa;
 use riscv32 as isa;
 
 pub(crate) use depthwise::Taps;
+pub(crate) use fill::fill;
 pub(crate) use finish::finish;
+pub(crate) use grouped::grouped;
+#[cfg(any(thumb1, core_family = "riscv32"))]
+pub(crate) use isa::fill_linear;
+pub(crate) use isa::{GROUPED_STEPS, linear};
 pub(crate) use pixels::{grouped_pixels, pixels};
-
-#[cfg(thumb1)]
-pub(crate) use armv6m::{fill, fill_linear, grouped, linear};
-#[cfg(thumb2)]
-pub(crate) use armv7m::{GROUPED_STEPS, fill, grouped, linear};
-#[cfg(core_family = "riscv32")]
-pub(crate) use riscv32::{GROUPED_STEPS, fill, fill_linear, grouped, linear};

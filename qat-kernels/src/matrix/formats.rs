@@ -22,6 +22,16 @@ pub(super) trait Codes<const P: usize> {
     /// The planes of a step.
     fn unpack<V: Ints<LEN>, const LEN: usize>(v: V, packed: &[u8; LEN]) -> [V::Bytes; P];
 
+    /// The same planes, twice as large; of formats with more than one.
+    #[inline(always)]
+    fn unpack_doubled<V: Ints<LEN>, const LEN: usize>(v: V, packed: &[u8; LEN]) -> [V::Bytes; P] {
+        let mut planes = Self::unpack(v, packed);
+        for plane in &mut planes {
+            *plane = v.double(*plane);
+        }
+        planes
+    }
+
     /// Adds the products of a step.
     #[inline(always)]
     fn dot<V: Ints<LEN>, const LEN: usize>(
@@ -57,6 +67,13 @@ impl Codes<4> for Twos {
     fn unpack<V: Ints<LEN>, const LEN: usize>(v: V, packed: &[u8; LEN]) -> [V::Bytes; 4] {
         let packed = v.flip(v.bytes(packed), 0xAA);
         [v.field::<0>(packed, 3), v.field::<2>(packed, 3), v.field::<4>(packed, 3), v.field::<6>(packed, 3)]
+    }
+
+    #[inline(always)]
+    fn unpack_doubled<V: Ints<LEN>, const LEN: usize>(v: V, packed: &[u8; LEN]) -> [V::Bytes; 4] {
+        let packed = v.flip(v.bytes(packed), 0xAA);
+        let lowest = v.double(v.field::<0>(packed, 3));
+        [lowest, v.field::<1>(packed, 6), v.field::<3>(packed, 6), v.field::<5>(packed, 6)]
     }
 }
 
@@ -99,6 +116,12 @@ impl Codes<2> for Fours {
     fn unpack<V: Ints<LEN>, const LEN: usize>(v: V, packed: &[u8; LEN]) -> [V::Bytes; 2] {
         let packed = v.flip(v.bytes(packed), 0x88);
         [v.field::<0>(packed, 15), v.field::<4>(packed, 15)]
+    }
+
+    #[inline(always)]
+    fn unpack_doubled<V: Ints<LEN>, const LEN: usize>(v: V, packed: &[u8; LEN]) -> [V::Bytes; 2] {
+        let packed = v.flip(v.bytes(packed), 0x88);
+        [v.double(v.field::<0>(packed, 15)), v.field::<3>(packed, 30)]
     }
 }
 

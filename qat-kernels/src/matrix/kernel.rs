@@ -1,4 +1,9 @@
 //! The loops: activations into the order of the planes, then rows times up to eight vectors of them.
+//!
+//! Where groups have factors, a step's products are added up to numbers of which each belongs to one group, and those are
+//! multiplied. Formats with several planes add up `Σ level2·x`, four bytes of every plane to an int32 that fits an int16: it
+//! starts from what the vector's activations alone tell, and so comes out complete. For the others, and for groups of 8 of
+//! four planes, it is two bytes to an int16, and a second sum of factors times activations is taken away in the end.
 
 use super::formats::{Bytes, Codes, Eights, Fours, Threes, Twos, Wide};
 use super::rows::{Order, Rows};
@@ -52,18 +57,20 @@ impl Load<'_> {
         self,
         v: V,
     ) -> Option<i32> {
+        let excess = excess::<V, LEN, C, P>(&self.rows);
+        let by_sums = by_sums::<P>(&self.rows);
         let steps = self.to.as_chunks_mut::<LEN>().0.as_chunks_mut::<Q>().0;
         let mut steps = steps.chunks_exact_mut(self.lanes.max(1));
         let whole = self.x.as_chunks::<P>().0.as_chunks::<LEN>().0;
         let used = (whole.len() * LEN).checked_mul(P)?;
         for x in whole {
-            one_step::<V, LEN, C, P, Q>(v, x, steps.next()?.get_mut(self.lane)?);
+            one_step::<V, LEN, C, P, Q>(v, x, by_sums.then_some(excess), steps.next()?.get_mut(self.lane)?);
         }
         let rest = self.x.get(used..)?;
         if !rest.is_empty() {
             let mut x = [[0; P]; LEN];
             x.as_flattened_mut().iter_mut().zip(rest).for_each(|(to, &from)| *to = from);
-            one_step::<V, LEN, C, P, Q>(v, &x, steps.next()?.get_mut(self.lane)?);
+            one_step::<V, LEN, C, P, Q>(v, &x, by_sums.then_some(excess), steps.next()?.get_mut(self.lane)?);
         }
         Some(self.x.iter().fold(0i32, |sum, &x| sum.wrapping_add(x.into())))
     }
@@ -73,11 +80,24 @@ impl Load<'_> {
 fn one_step<V: Ints<LEN>, const LEN: usize, C: Codes<P>, const P: usize, const Q: usize>(
     v: V,
     x: &[[i8; P]; LEN],
+    start: Option<i32>,
     to: &mut [[u8; LEN]; Q],
 ) {
     let Some((planes, sums)) = to.split_first_chunk_mut::<P>() else { return };
     C::spread(x, planes);
-    if let [sums] = sums {
+    let [sums] = sums else { return };
+    if let Some(excess) = start {
+        // At most 16: twice the offset of four bits.
+        let mut weights = [v.bytes(&[excess as u8; LEN]); P];
+        let mut planes_of = [v.bytes(&planes[0]); P];
+        for p in 1..P {
+            (weights[p], planes_of[p]) = (weights[0], v.bytes(&planes[p]));
+        }
+        v.store_sums(v.dot_small(v.zero(), weights, planes_of), sums);
+        for sum in sums.as_chunks_mut::<4>().0 {
+            *sum = i32::from_le_bytes(*sum).wrapping_neg().to_le_bytes();
+        }
+    } else {
         let ones = v.bytes(&[1; LEN]);
         let mut words = v.pairs(ones, v.bytes(&planes[0]));
         for plane in planes.iter().skip(1) {
@@ -85,6 +105,18 @@ fn one_step<V: Ints<LEN>, const LEN: usize, C: Codes<P>, const P: usize, const Q
         }
         v.store(words, sums);
     }
+}
+
+/// Twice the sum of unpacked codes is Σ (2q + 2·offset)·x; this times Σ x is what it exceeds Σ (2q + rise)·x by.
+#[inline(always)]
+fn excess<V: Ints<LEN>, const LEN: usize, C: Codes<P>, const P: usize>(rows: &Rows<'_>) -> i32 {
+    2 * C::offset::<V, LEN>(rows.bits) - i32::from(rows.mid_rise)
+}
+
+/// Whether groups consist of whole sums of four bytes of every plane.
+#[inline(always)]
+fn by_sums<const P: usize>(rows: &Rows<'_>) -> bool {
+    P > 1 && rows.group >= 4 * P
 }
 
 /// Adds `Σ_g m_g Σ (2·level)·x` to the accumulators, those of a row side by side.
@@ -139,11 +171,22 @@ impl Multiply<'_> {
         let x = self.x.as_chunks::<LEN>().0.as_chunks::<Q>().0.as_chunks::<N>().0;
         let x = x.get(..self.rows.columns.div_ceil(P * LEN))?;
         let totals: &[i32; N] = self.totals.first_chunk()?;
-        // Twice the sum of unpacked codes is Σ (2q + 2·offset)·x, to become Σ (2q + rise)·x.
-        let excess = 2 * C::offset::<V, LEN>(self.rows.bits) - i32::from(self.rows.mid_rise);
+        let excess = excess::<V, LEN, C, P>(&self.rows);
         let acc = self.acc.as_chunks_mut::<N>().0;
+        if Q > P && by_sums::<P>(&self.rows) {
+            let group = Group::<V, LEN, V::SumSpread>::by_sums::<P>(v, &self.rows)?;
+            let (blocks, rest) = acc.as_chunks_mut::<R>();
+            let first = blocks.len() * R;
+            for (block, acc) in blocks.iter_mut().enumerate() {
+                group.rows::<C, P, Q, R, N>(&self.rows, block * R, x, acc)?;
+            }
+            for (row, acc) in (first..).zip(rest) {
+                group.rows::<C, P, Q, 1, N>(&self.rows, row, x, core::array::from_mut(acc))?;
+            }
+            return Some(());
+        }
         if Q > P {
-            let group = Group::new(v, &self.rows, 2 * P)?;
+            let group = Group::<V, LEN, V::Spread>::by_words::<P>(v, &self.rows)?;
             for (row, acc) in acc.iter_mut().enumerate() {
                 group.row::<C, P, Q, N>(&self.rows, row, x, excess, acc)?;
             }
@@ -240,23 +283,20 @@ fn plain<
     Some(())
 }
 
-/// Rows whose groups of columns have factors.
-struct Group<V: Ints<LEN>, const LEN: usize> {
+/// Rows whose groups of columns have factors, with what a backend knows of their size.
+struct Group<V: Ints<LEN>, const LEN: usize, S> {
     v: V,
-    spread: V::Spread,
-    /// Columns of a step.
-    columns: usize,
+    spread: S,
     /// The binary logarithm of the columns of a group.
     log: u32,
 }
 
-impl<V: Ints<LEN>, const LEN: usize> Group<V, LEN> {
-    /// `columns`: those that meet in one word.
+/// By words of two bytes of every plane.
+impl<V: Ints<LEN>, const LEN: usize> Group<V, LEN, V::Spread> {
     #[inline(always)]
-    fn new(v: V, rows: &Rows<'_>, columns: usize) -> Option<Self> {
-        let words = rows.group.checked_div(columns)?.checked_ilog2()?;
-        let log = rows.group.checked_ilog2()?;
-        Some(Self { v, spread: v.spread(words), columns: columns * (LEN / 2), log })
+    fn by_words<const P: usize>(v: V, rows: &Rows<'_>) -> Option<Self> {
+        let [log, words] = rows.group_logs(2 * P)?;
+        Some(Self { v, spread: v.spread(words), log })
     }
 
     #[inline(always)]
@@ -291,11 +331,61 @@ impl<V: Ints<LEN>, const LEN: usize> Group<V, LEN> {
                 sums[n] = [v.scaled(products, words, factors), v.scaled(total, all, factors)];
             }
             at += C::step(LEN);
-            column += self.columns;
+            column += P * LEN;
         }
         for (acc, [products, total]) in acc.iter_mut().zip(sums) {
             let offset = excess.wrapping_mul(v.total(total));
             *acc = acc.wrapping_add(v.total(products).wrapping_mul(2).wrapping_sub(offset));
+        }
+        Some(())
+    }
+}
+
+/// By sums of four bytes of every plane.
+impl<V: Ints<LEN>, const LEN: usize> Group<V, LEN, V::SumSpread> {
+    #[inline(always)]
+    fn by_sums<const P: usize>(v: V, rows: &Rows<'_>) -> Option<Self> {
+        let [log, sums] = rows.group_logs(4 * P)?;
+        Some(Self { v, spread: v.sum_spread(sums), log })
+    }
+
+    #[inline(always)]
+    fn rows<C: Codes<P>, const P: usize, const Q: usize, const R: usize, const N: usize>(
+        &self,
+        rows: &Rows<'_>,
+        first: usize,
+        x: &[[[[u8; LEN]; Q]; N]],
+        acc: &mut [[i32; N]; R],
+    ) -> Option<()> {
+        let v = self.v;
+        let (mut packed, mut divisors) = ([[].as_slice(); R], [[].as_slice(); R]);
+        for r in 0..R {
+            packed[r] = rows.codes.get((first + r).checked_mul(rows.code_stride)?..)?;
+            divisors[r] = rows.divisors.get((first + r).checked_mul(rows.divisor_stride)?..)?;
+        }
+        let ahead = rows.code_stride.wrapping_mul(R);
+        let mut sums = [[v.zero(); N]; R];
+        let (mut at, mut column) = (0, 0usize);
+        for x in x {
+            // A step uses 32 bits at most, and begins within a byte only if it uses no more than four.
+            let bit = column.wrapping_shr(self.log) * 2;
+            for r in 0..R {
+                v.prefetch(packed[r], at + ahead);
+                let w = C::unpack_doubled(v, &bytes_at(packed[r], at));
+                let fields = u32::from_le_bytes(bytes_at(divisors[r], bit / 8)) >> (bit % 8);
+                let factors = v.sum_factors(self.spread, fields);
+                for n in 0..N {
+                    let levels = v.dot_small(v.sums(&x[n][Q - 1]), w, vectors::<V, LEN, P, Q>(v, &x[n]));
+                    sums[r][n] = v.add_scaled(sums[r][n], levels, factors);
+                }
+            }
+            at += C::step(LEN);
+            column += P * LEN;
+        }
+        for r in 0..R {
+            for n in 0..N {
+                acc[r][n] = acc[r][n].wrapping_add(v.total(sums[r][n]));
+            }
         }
         Some(())
     }

@@ -60,6 +60,12 @@ impl<'a> Rows<'a> {
         Some(Self { columns, codes, divisors, ..*self })
     }
 
+    /// Binary logarithms of a group's columns and of how many times `columns` of them it has.
+    #[inline(always)]
+    pub(super) fn group_logs(&self, columns: usize) -> Option<[u32; 2]> {
+        Some([self.group.checked_ilog2()?, self.group.checked_div(columns)?.checked_ilog2()?])
+    }
+
     /// Planes of a step, and vectors of activations to it.
     pub(super) const fn planes(&self) -> (usize, usize) {
         let planes = match (self.order, self.bits) {

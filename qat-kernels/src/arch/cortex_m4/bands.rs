@@ -35,6 +35,7 @@ pub(super) struct Task {
     /// Turns of the outer loop, not zero.
     turns: usize,
     factors: *const [u32; 2],
+    end: *const u32,
 }
 
 /// Where the loops look for the fields.
@@ -47,6 +48,7 @@ const _: () = {
     assert!(offset_of!(Task, stream) == 56 && offset_of!(Task, weights) == 60);
     assert!(offset_of!(Task, first) == 64 && offset_of!(Task, divisors) == 68);
     assert!(offset_of!(Task, turns) == 72 && offset_of!(Task, factors) == 76);
+    assert!(offset_of!(Task, end) == 80);
 };
 
 /// The loops over bands and pixels.
@@ -83,6 +85,9 @@ pub(crate) struct Bands<'a> {
     bits: u8,
     #[cfg(not(core_family = "cortex-m4"))]
     group: u8,
+    /// Of groups, by their divisors.
+    #[cfg(core_family = "cortex-m4")]
+    factors: &'static [[u32; 2]],
     stream: Stream,
     /// Words of the stream.
     words: usize,
@@ -142,6 +147,11 @@ impl<'a> Bands<'a> {
             bits,
             #[cfg(not(core_family = "cortex-m4"))]
             group,
+            #[cfg(core_family = "cortex-m4")]
+            factors: match (kind, group) {
+                (OpKind::Conv2d, 32) => &super::two_bits_grouped::FACTORS_32,
+                _ => &super::two_bits_grouped::FACTORS,
+            },
             stream,
             words: stream.words(columns)?,
             weights,
@@ -236,7 +246,8 @@ impl<'a> Bands<'a> {
                 first: self.first,
                 divisors: self.divisors.as_ptr().wrapping_add(bands.start * self.band_divisors),
                 turns: self.turns,
-                factors: super::two_bits_grouped::FACTORS.as_ptr(),
+                factors: self.factors.as_ptr(),
+                end: words.as_ptr_range().end,
             };
             // SAFETY: the stream was found whole, so the loops read it up to its end and no further; weights, divisors,
             // parameters and results have the lengths that the assertions above state, and weights are aligned.

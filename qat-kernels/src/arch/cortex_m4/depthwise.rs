@@ -4,6 +4,7 @@
 use super::bands::Rounding;
 #[cfg(not(core_family = "cortex-m4"))]
 use super::instructions::{rounded_product, sxtb16, sxtb16_ror8};
+use crate::arch::window::place;
 use crate::artifact::cortex_m4::TAPS;
 #[cfg(core_family = "cortex-m4")]
 use core::arch::naked_asm;
@@ -40,18 +41,8 @@ impl<'a> Taps<'a> {
     /// Moves the window to begin at a row and a column of the input, which wrap below zero.
     #[inline]
     pub(crate) fn place(&mut self, top: usize, left: usize) {
-        let [height, width, channels] = self.input;
-        let [kernel_h, kernel_w] = self.kernel;
-        let mut list = self.list.iter_mut();
-        for y in (0..kernel_h).map(|ky| top.wrapping_add(ky)) {
-            let column = y.wrapping_mul(width).wrapping_add(left);
-            let mut at = self.x.as_ptr().wrapping_add(column.wrapping_mul(channels));
-            for (kx, tap) in (0..kernel_w).zip(&mut list) {
-                let inside = y < height && left.wrapping_add(kx) < width;
-                *tap = if inside { at } else { self.padding.as_ptr() };
-                at = at.wrapping_add(channels);
-            }
-        }
+        let (x, outside) = (self.x.as_ptr(), self.padding.as_ptr());
+        place(x, self.input, self.kernel, [top, left], outside, self.list.iter_mut());
     }
 
     #[cfg(not(core_family = "cortex-m4"))]

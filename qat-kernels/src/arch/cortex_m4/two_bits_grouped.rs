@@ -7,25 +7,43 @@
 //! signed halfword, is `−4·Σ level2(q_A)·x`: its magnitude is at most `4·3·128·16` on the one grid, and on the other it lies
 //! between `−8·2·128·16 = −2^15` and `8·2·127·16`. `SMLATT` and `SMLABB` multiply both with their groups' 60/k. The first
 //! channel's sum stays four times as large as it has to be until the end.
+//!
+//! A convolution takes two windows apart at once, while it has the accumulators in registers: the T of the first one wait in
+//! memory, and `SMLAD` multiplies the low halves of both, which share the `EOR`, with their two factors.
 
 use super::bands::Loops;
-use crate::arch::factors::GROUP_FACTORS;
 #[cfg(core_family = "cortex-m4")]
 use super::bands::{Task, round};
+use crate::arch::factors::GROUP_FACTORS;
 #[cfg(core_family = "cortex-m4")]
 use core::arch::naked_asm;
 
-/// `−m_A` in the low halfword and `m_B` in the high one, for both pairs of a byte of four divisors.
+/// Two factors in the halves of a word: those of fields, or the same with the other sign.
+const fn factors([low, high]: [usize; 2], sign: i16) -> u32 {
+    let low = (sign * GROUP_FACTORS[low & 3] as i16).cast_unsigned();
+    let high = (sign * GROUP_FACTORS[high & 3] as i16).cast_unsigned();
+    low as u32 | (high as u32) << 16
+}
+
+/// For every byte of divisors `−m` of fields 0 and 2 and `m` of fields 1 and 3: those of four channels, or of two channels in
+/// two groups.
 pub(super) static FACTORS: [[u32; 2]; 256] = {
-    const fn pair(fields: usize) -> u32 {
-        let [a, b] = [GROUP_FACTORS[fields & 3], GROUP_FACTORS[fields >> 2 & 3]];
-        (-(a as i16)).cast_unsigned() as u32 | (b as u32) << 16
-    }
     let mut table = [[0; 2]; 256];
     let mut byte = 0;
     while byte < 256 {
-        table[byte] = [pair(byte & 15), pair(byte >> 4)];
+        table[byte] = [factors([byte, byte >> 4], -1), factors([byte >> 2, byte >> 6], 1)];
         byte += 1;
+    }
+    table
+};
+
+/// The same of two fields, as of two channels in a group of two windows.
+pub(super) static FACTORS_32: [[u32; 2]; 16] = {
+    let mut table = [[0; 2]; 16];
+    let mut nibble = 0;
+    while nibble < 16 {
+        table[nibble] = [factors([nibble; 2], -1), factors([nibble >> 2; 2], 1)];
+        nibble += 1;
     }
     table
 };
@@ -35,7 +53,7 @@ pub(super) const LOOPS_8: [Loops; 2] = [quads_8, pairs_8];
 #[cfg(core_family = "cortex-m4")]
 pub(super) const LOOPS_16: [Loops; 2] = [quads_16, pairs_16];
 #[cfg(core_family = "cortex-m4")]
-pub(super) const LOOPS_32: [Loops; 2] = [quads_32, pairs_32];
+pub(super) const LOOPS_32: [Loops; 2] = [quads_32, pairs_16];
 #[cfg(not(core_family = "cortex-m4"))]
 pub(super) const LOOPS_8: [Loops; 2] = [twin::quads, twin::pairs];
 #[cfg(not(core_family = "cortex-m4"))]
@@ -130,7 +148,7 @@ macro_rules! quad_group {
             "\n",
             "eor r4, r4, #0x8000\n eor r5, r5, #0x8000\n",
             "add r3, r12, r3, lsl #3\n ldrd r3, lr, [r3]\n",
-            "smlabb r6, r4, r3, r6\n smlatt r7, r4, r3, r7\n smlabb r8, r5, lr, r8\n smlatt r9, r5, lr, r9\n",
+            "smlabb r6, r4, r3, r6\n smlatb r7, r4, lr, r7\n smlabt r8, r5, r3, r8\n smlatt r9, r5, lr, r9\n",
         )
     };
 }
@@ -257,71 +275,125 @@ macro_rules! pair_window {
     };
 }
 
-/// As [`quad_group`], for four pixels; `$divisor` puts the fields of a pair into lr and leaves r11 where it goes on. The sums
-/// of the last two pixels are left in r7–r10, r11 is the word behind them, r12 their place.
+/// Adds the sums of two windows of a pixel, `$t` and `$next`, times their factors in r2 and lr, to `$a` and `$b`.
 #[cfg(core_family = "cortex-m4")]
-macro_rules! pair_group {
-    ($divisor:literal) => {
+macro_rules! pair_apart {
+    ($t:literal, $next:literal, $a:literal, $b:literal) => {
         concat!(
-            "ldm sp, {{r7-r12}}\n",
-            $divisor,
-            "\n ldr lr, [r12, lr, lsl #3]\n",
-            "eor r3, r3, #0x8000\n eor r4, r4, #0x8000\n eor r5, r5, #0x8000\n eor r6, r6, #0x8000\n",
-            "smlabb r7, r3, lr, r7\n smlatt r8, r3, lr, r8\n smlabb r9, r4, lr, r9\n smlatt r10, r4, lr, r10\n",
-            "stm sp, {{r7-r11}}\n add r12, sp, #24\n ldm r12, {{r7-r11}}\n",
-            "smlabb r7, r5, lr, r7\n smlatt r8, r5, lr, r8\n smlabb r9, r6, lr, r9\n smlatt r10, r6, lr, r10\n",
+            "smlatb ",
+            $b,
+            ", ",
+            $t,
+            ", lr, ",
+            $b,
+            "\n smlatt ",
+            $b,
+            ", ",
+            $next,
+            ", lr, ",
+            $b,
+            "\n",
+            "pkhbt ",
+            $next,
+            ", ",
+            $t,
+            ", ",
+            $next,
+            ", lsl #16\n eor ",
+            $next,
+            ", ",
+            $next,
+            ", #0x80008000\n",
+            "smlad ",
+            $a,
+            ", ",
+            $next,
+            ", r2, ",
+            $a,
+            "\n",
         )
     };
 }
 
-/// Bands of two channels of four pixels, windows of `$window` columns; `$first` and `$second` put the fields of the divisors
-/// of the windows of a turn into lr.
+/// The first window where their number is odd: its factors are those of the second window of a turn.
+#[cfg(core_family = "cortex-m4")]
+macro_rules! pair_odd {
+    (8) => {
+        ""
+    };
+    (16) => {
+        concat!(
+            "6:\n",
+            pair_window!(16),
+            "ldrd r11, r12, [sp, #24]\n ldrb lr, [r11], #1\n str r11, [sp, #24]\n",
+            "add lr, r12, lr, lsl #3\n ldrd r11, r12, [lr]\n",
+            "eor r3, r3, #0x8000\n eor r4, r4, #0x8000\n eor r5, r5, #0x8000\n eor r6, r6, #0x8000\n",
+            "smulbt r7, r3, r11\n smultt r8, r3, r12\n smulbt r9, r4, r11\n smultt r10, r4, r12\n",
+            "stm sp, {{r7-r10}}\n",
+            "smulbt r7, r5, r11\n smultt r8, r5, r12\n smulbt r9, r6, r11\n smultt r10, r6, r12\n",
+            "add r4, sp, #32\n stm r4, {{r7-r10}}\n",
+            "ldr r3, [sp, #60]\n cmp r0, r3\n bne.w 1b\n b.w 7b\n",
+        )
+    };
+}
+
+/// Bands of two channels of four pixels, windows of `$window` columns.
 ///
 /// In the loop: r0 stream, r1 weights, r2 mask, r3–r6 T, r7, r8 weights, r9 scratch, r10–lr activations. On the stack: the
-/// sums of two pixels, divisors, table of factors, the sums of the other two pixels, turns to come, the task.
+/// sums of two pixels and their T of the first window, divisors, table of factors; the sums of the other two pixels and their
+/// T, mask, end of the stream; the task.
 #[cfg(core_family = "cortex-m4")]
 macro_rules! pairs {
-    ($name:ident, $window:tt, $first:literal, $second:literal) => {
+    ($name:ident, $window:tt) => {
         /// # Safety
         /// As [`Loops`] says.
         #[unsafe(naked)]
         unsafe extern "C" fn $name(task: &mut Task) {
             naked_asm!(
                 "push {{r0, r4-r11, lr}}",
-                "sub sp, sp, #44",
+                "sub sp, sp, #64",
                 "mov r12, r0",
-                "3:",
-                "mov r6, #0",
-                "mov r7, #0",
-                "mov r8, #0",
-                "mov r9, #0",
-                "ldrd r10, r11, [r12, #68]",
-                "ldrd r0, r1, [r12, #56]",
-                "ldr r2, [r12, #64]",
-                "ldr r3, [r12, #76]",
-                "strd r10, r3, [sp, #16]",
-                "add r3, sp, #24",
-                "stm r3, {{r6-r9}}",
-                "stm sp, {{r6-r9}}",
-                "str r11, [sp, #40]",
-                "cmp r2, #1",
                 "movw r2, #0xC003",
                 "movt r2, #0xC003",
-                concat!("beq.w ", quads!(first $window), "f"),
+                "ldr r3, [r12, #68]",
+                "ldrd r4, r5, [r12, #76]",
+                "strd r3, r4, [sp, #24]",
+                "strd r2, r5, [sp, #56]",
+                "3:",
+                "ldrd r0, r1, [r12, #56]",
+                "ldr r5, [r12, #64]",
+                "mov r6, #0",
+                "strd r6, r6, [sp]",
+                "strd r6, r6, [sp, #8]",
+                "strd r6, r6, [sp, #32]",
+                "strd r6, r6, [sp, #40]",
+                "ldr r2, [sp, #56]",
+                pairs!(first $window),
                 "1:",
                 pair_window!($window),
-                pair_group!($first),
-                "stm r12, {{r7-r10}}",
-                "2:",
+                "strd r3, r4, [sp, #16]",
+                "strd r5, r6, [sp, #48]",
                 pair_window!($window),
-                pair_group!($second),
-                "subs r11, r11, #1",
-                "stm r12, {{r7-r11}}",
+                "ldm sp, {{r7, r8, r9, r10, r11, r12, lr}}",
+                "ldrb r2, [lr], #1",
+                "str lr, [sp, #24]",
+                "ldr lr, [sp, #28]",
+                "add r2, lr, r2, lsl #3",
+                "ldrd r2, lr, [r2]",
+                pair_apart!("r11", "r3", "r7", "r8"),
+                pair_apart!("r12", "r4", "r9", "r10"),
+                "stm sp, {{r7-r10}}",
+                "add r4, sp, #32",
+                "ldm r4, {{r7-r12}}",
+                pair_apart!("r11", "r5", "r7", "r8"),
+                pair_apart!("r12", "r6", "r9", "r10"),
+                "stm r4, {{r7-r10}}",
+                "ldrd r2, r3, [sp, #56]",
+                "cmp r0, r3",
                 "bne.w 1b",
-                "ldr r12, [sp, #44]",
-                "ldr r3, [sp, #16]",
+                "7:",
+                "ldr r12, [sp, #64]",
                 "str r1, [r12, #60]",
-                "str r3, [r12, #68]",
                 "ldm sp, {{r3-r6}}",
                 "ldr r0, [r12, #4]",
                 "ldm r0!, {{r1, r2, r11, lr}}",
@@ -355,14 +427,17 @@ macro_rules! pairs {
                 "subs r4, r4, #1",
                 "str r4, [r12]",
                 "bne.w 3b",
-                "add sp, sp, #48",
+                "add sp, sp, #68",
                 "pop {{r4-r11, pc}}",
                 "4:",
                 pair_sums!("r1"),
                 "b.w 5b",
+                pair_odd!($window),
             )
         }
     };
+    (first 8) => { "" };
+    (first 16) => { "cmp r5, #1\n beq.w 6f" };
 }
 
 /// Rounds the sums of two channels of four pixels: multipliers r2 and lr, zero point r11, shift r1.
@@ -383,25 +458,29 @@ macro_rules! pair_sums {
 }
 
 #[cfg(core_family = "cortex-m4")]
-pairs!(pairs_8, 8, "ldrb lr, [r11]\n and lr, lr, #15", "ldrb lr, [r11], #1\n lsr lr, lr, #4");
+pairs!(pairs_8, 8);
 #[cfg(core_family = "cortex-m4")]
-pairs!(pairs_16, 16, "ldrb lr, [r11]\n and lr, lr, #15", "ldrb lr, [r11], #1\n lsr lr, lr, #4");
-#[cfg(core_family = "cortex-m4")]
-pairs!(pairs_32, 16, "ldrb lr, [r11]", "ldrb lr, [r11], #1");
+pairs!(pairs_16, 16);
 
 /// The same loops in Rust.
 #[cfg(not(core_family = "cortex-m4"))]
 mod twin {
     use super::super::bands::Band;
     use super::super::instructions::smlad;
-    use super::FACTORS;
+    use super::{FACTORS, FACTORS_32};
+
+    /// The factors of a pair: the first or the second halves of the words.
+    fn pair([low, high]: [u32; 2], half: usize) -> [u32; 2] {
+        [low, high].map(|word| word >> (16 * half))
+    }
 
     /// Four channels of a pixel: a byte of divisors for each group.
     pub(super) fn quads(band: &Band<'_>, pixel: usize) -> [u32; 4] {
-        let pair = |pair| {
-            pair_sums(band, [2, pair], pixel, |group| FACTORS[usize::from(band.divisors[group])][pair])
+        let sums = |half| {
+            let factors = |group| pair(FACTORS[usize::from(band.divisors[group])], half);
+            pair_sums(band, [2, half], pixel, factors)
         };
-        let ([a, b], [c, d]) = (pair(0), pair(1));
+        let ([a, b], [c, d]) = (sums(0), sums(1));
         [a, b, c, d]
     }
 
@@ -409,13 +488,9 @@ mod twin {
     pub(super) fn pairs(band: &Band<'_>, pixel: usize) -> [u32; 4] {
         // An odd row of groups of 16 begins with the second nibble.
         let odd = usize::from(band.group == 16 && band.first == 1);
-        let [a, b] = pair_sums(band, [1, 0], pixel, |group| {
-            let byte = usize::from(if band.group == 32 {
-                band.divisors[group]
-            } else {
-                band.divisors[(group + odd) / 2] >> (4 * ((group + odd) % 2)) & 15
-            });
-            FACTORS[byte][0]
+        let [a, b] = pair_sums(band, [1, 0], pixel, |group| match band.group {
+            32 => pair(FACTORS_32[usize::from(band.divisors[group])], 0),
+            _ => pair(FACTORS[usize::from(band.divisors[(group + odd) / 2])], (group + odd) % 2),
         });
         [a, b, 0, 0]
     }
@@ -425,7 +500,7 @@ mod twin {
         band: &Band<'_>,
         [pairs, pair]: [usize; 2],
         pixel: usize,
-        factor: impl Fn(usize) -> u32,
+        factors: impl Fn(usize) -> [u32; 2],
     ) -> [u32; 2] {
         let window = if band.group == 8 { 8 } else { 16 };
         let windows = band.weights.len() / pairs * 8 / window;
@@ -439,9 +514,10 @@ mod twin {
                 t = smlad(word, words[(1 + turn) * band.pixels + pixel], t);
             }
             t ^= 0x8000;
-            let factor = factor(at * window / usize::from(band.group));
-            acc[0] = acc[0].wrapping_add(half(t).wrapping_mul(half(factor)).cast_unsigned());
-            acc[1] = acc[1].wrapping_add(half(t >> 16).wrapping_mul(half(factor >> 16)).cast_unsigned());
+            let factors = factors(at * window / usize::from(band.group));
+            for (acc, (t, factor)) in acc.iter_mut().zip([t, t >> 16].into_iter().zip(factors)) {
+                *acc = acc.wrapping_add(half(t).wrapping_mul(half(factor)).cast_unsigned());
+            }
         }
         [(acc[0].cast_signed() >> 2).cast_unsigned(), acc[1]]
     }

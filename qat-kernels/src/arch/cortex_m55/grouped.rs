@@ -37,12 +37,7 @@ pub(crate) fn expand(divisors: &[u8], factors: &mut [u32]) -> Option<()> {
 /// `len` words at `factors` and bytes at `divisors` must be valid.
 #[cfg(core_family = "cortex-m55")]
 #[unsafe(naked)]
-unsafe extern "C" fn expand_asm(
-    factors: *mut u32,
-    divisors: *const u8,
-    len: usize,
-    table: &[[u8; 4]; 256],
-) {
+unsafe extern "C" fn expand_asm(factors: *mut u32, divisors: *const u8, len: usize, table: &[[u8; 4]; 256]) {
     naked_asm!(
         helium!(),
         "push {{r7, lr}}",

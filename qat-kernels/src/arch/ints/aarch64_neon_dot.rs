@@ -5,11 +5,13 @@
 use super::{GROUP_FACTORS, IntKernel, Ints};
 use crate::arch::{Backend, Isa};
 use core::arch::aarch64::{
-    int8x16_t, int16x8_t, int32x4_t, uint8x16_t, uint16x8_t, vaddq_s16, vaddvq_s32, vandq_u8, vandq_u16,
-    vdupq_n_s8, vdupq_n_s32, vdupq_n_u8, vdupq_n_u16, veorq_u8, vget_low_s8, vget_low_s16, vld1q_s16,
-    vld1q_u8, vmlal_high_s16, vmlal_s16, vmull_high_s8, vmull_s8, vorrq_u16, vpaddq_s16, vqtbl1q_u8,
-    vreinterpretq_s8_u8, vreinterpretq_s16_u8, vreinterpretq_u8_s16, vreinterpretq_u8_u16,
-    vreinterpretq_u16_u8, vshlq_u8, vshlq_u16, vst1q_u8,
+    int8x16_t, int16x8_t, int32x4_t, uint8x16_t, uint16x8_t, vaddq_s16, vaddq_u8, vaddvq_s32, vandq_u8,
+    vandq_u16, vandq_u32, vdupq_n_s8, vdupq_n_s32, vdupq_n_u8, vdupq_n_u16, vdupq_n_u32, veorq_u8,
+    vget_low_s8, vget_low_s16, vld1q_s16, vld1q_s32, vld1q_u8, vmlal_high_s16, vmlal_s16, vmlaq_s32,
+    vmull_high_s8, vmull_s8, vorrq_u16, vorrq_u32, vpaddq_s16, vqtbl1q_u8, vreinterpretq_s8_u8,
+    vreinterpretq_s16_u8, vreinterpretq_s32_u8, vreinterpretq_u8_s16, vreinterpretq_u8_s32,
+    vreinterpretq_u8_u16, vreinterpretq_u8_u32, vreinterpretq_u16_u8, vshlq_u8, vshlq_u16, vshlq_u32,
+    vst1q_u8,
 };
 use core::arch::asm;
 
@@ -44,6 +46,13 @@ unsafe fn compiled<K: IntKernel>(kernel: K) -> K::Output {
     kernel.run(NeonDot(()))
 }
 
+/// A table for `TBL`.
+const FACTORS: [u8; 16] = {
+    let ([a, b, c, d], mut table) = (GROUP_FACTORS, [0; 16]);
+    [table[0], table[1], table[2], table[3]] = [a, b, c, d];
+    table
+};
+
 #[inline(always)]
 fn sdot(sums: int32x4_t, a: int8x16_t, b: int8x16_t) -> int32x4_t {
     let mut sums = sums;
@@ -66,6 +75,8 @@ impl Ints<16> for NeonDot {
     type Sums = int32x4_t;
     /// Shifts to the left, negative.
     type Spread = int16x8_t;
+    /// Likewise.
+    type SumSpread = int32x4_t;
     const SIGNED_OFFSET: i32 = 0;
 
     #[inline(always)]
@@ -84,6 +95,12 @@ impl Ints<16> for NeonDot {
     fn field<const SHIFT: u32>(self, bytes: uint8x16_t, mask: u8) -> uint8x16_t {
         // SAFETY: `self` is the proof of Advanced SIMD.
         unsafe { vandq_u8(vshlq_u8(bytes, vdupq_n_s8(-(SHIFT as i8))), vdupq_n_u8(mask)) }
+    }
+
+    #[inline(always)]
+    fn double(self, bytes: uint8x16_t) -> uint8x16_t {
+        // SAFETY: `self` is the proof of Advanced SIMD.
+        unsafe { vaddq_u8(bytes, bytes) }
     }
 
     #[inline(always)]
@@ -122,6 +139,42 @@ impl Ints<16> for NeonDot {
     fn dot_signed(self, sums: int32x4_t, w: uint8x16_t, x: uint8x16_t) -> int32x4_t {
         // SAFETY: `self` is the proof of Advanced SIMD.
         unsafe { sdot(sums, vreinterpretq_s8_u8(w), vreinterpretq_s8_u8(x)) }
+    }
+
+    #[inline(always)]
+    fn sums(self, from: &[u8; 16]) -> int32x4_t {
+        // SAFETY: `self` is the proof of Advanced SIMD.
+        unsafe { vreinterpretq_s32_u8(self.bytes(from)) }
+    }
+
+    #[inline(always)]
+    fn store_sums(self, sums: int32x4_t, to: &mut [u8; 16]) {
+        // SAFETY: `self` is the proof of Advanced SIMD; the array has 16 bytes.
+        unsafe { vst1q_u8(to.as_mut_ptr(), vreinterpretq_u8_s32(sums)) }
+    }
+
+    #[inline(always)]
+    fn add_scaled(self, to: int32x4_t, sums: int32x4_t, factors: int32x4_t) -> int32x4_t {
+        // SAFETY: `self` is the proof of Advanced SIMD.
+        unsafe { vmlaq_s32(to, sums, factors) }
+    }
+
+    #[inline(always)]
+    fn sum_spread(self, log: u32) -> int32x4_t {
+        let shifts: [i32; 4] = core::array::from_fn(|i| -2 * (i >> log) as i32);
+        // SAFETY: `self` is the proof of Advanced SIMD; the array has 16 bytes.
+        unsafe { vld1q_s32(shifts.as_ptr()) }
+    }
+
+    #[inline(always)]
+    fn sum_factors(self, spread: int32x4_t, fields: u32) -> int32x4_t {
+        // SAFETY: `self` is the proof of Advanced SIMD; the array has 16 bytes.
+        unsafe {
+            let fields = vandq_u32(vshlq_u32(vdupq_n_u32(fields), spread), vdupq_n_u32(3));
+            // As in `factors`.
+            let chosen = vreinterpretq_u8_u32(vorrq_u32(fields, vdupq_n_u32(0xFFFF_FF00)));
+            vreinterpretq_s32_u8(vqtbl1q_u8(vld1q_u8(FACTORS.as_ptr()), chosen))
+        }
     }
 
     #[inline(always)]
@@ -172,17 +225,12 @@ impl Ints<16> for NeonDot {
 
     #[inline(always)]
     fn factors(self, spread: int16x8_t, fields: u64) -> int16x8_t {
-        const TABLE: [u8; 16] = {
-            let ([a, b, c, d], mut table) = (GROUP_FACTORS, [0; 16]);
-            [table[0], table[1], table[2], table[3]] = [a, b, c, d];
-            table
-        };
         // SAFETY: `self` is the proof of Advanced SIMD; the array has 16 bytes.
         unsafe {
             let fields = vandq_u16(vshlq_u16(vdupq_n_u16(fields as u16), spread), vdupq_n_u16(3));
             // An index beyond the table chooses zero: the upper byte of every factor.
             let chosen = vreinterpretq_u8_u16(vorrq_u16(fields, vdupq_n_u16(0xFF00)));
-            vreinterpretq_s16_u8(vqtbl1q_u8(vld1q_u8(TABLE.as_ptr()), chosen))
+            vreinterpretq_s16_u8(vqtbl1q_u8(vld1q_u8(FACTORS.as_ptr()), chosen))
         }
     }
 }

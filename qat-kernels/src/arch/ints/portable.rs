@@ -20,6 +20,16 @@ fn products(w: [u8; 16], x: [u8; 16], i: usize, weight: impl Fn(u8) -> i32) -> i
     weight(w[i]) * i32::from(x[i].cast_signed())
 }
 
+/// Of numbers of which groups have `2^log`.
+#[inline(always)]
+fn factors<const N: usize>(log: u32, fields: u64) -> [u8; N] {
+    let mut to = [0; N];
+    for (i, to) in to.iter_mut().enumerate() {
+        *to = GROUP_FACTORS[(fields >> (2 * (i >> log)) & 3) as usize];
+    }
+    to
+}
+
 impl Portable {
     #[inline(always)]
     fn dot_of(sums: [i32; 4], w: [u8; 16], x: [u8; 16], weight: impl Fn(u8) -> i32) -> [i32; 4] {
@@ -38,6 +48,7 @@ impl Ints<16> for Portable {
     type Words = [i16; 8];
     type Sums = [i32; 4];
     type Spread = u32;
+    type SumSpread = u32;
     const SIGNED_OFFSET: i32 = 0;
 
     #[inline(always)]
@@ -53,6 +64,11 @@ impl Ints<16> for Portable {
     #[inline(always)]
     fn field<const SHIFT: u32>(self, bytes: [u8; 16], mask: u8) -> [u8; 16] {
         bytes.map(|b| b >> SHIFT & mask)
+    }
+
+    #[inline(always)]
+    fn double(self, bytes: [u8; 16]) -> [u8; 16] {
+        bytes.map(|b| b << 1)
     }
 
     #[inline(always)]
@@ -80,6 +96,37 @@ impl Ints<16> for Portable {
     #[inline(always)]
     fn dot_signed(self, sums: [i32; 4], w: [u8; 16], x: [u8; 16]) -> [i32; 4] {
         Self::dot_of(sums, w, x, |w| w.cast_signed().into())
+    }
+
+    #[inline(always)]
+    fn sums(self, from: &[u8; 16]) -> [i32; 4] {
+        let mut to = [0; 4];
+        for (to, from) in to.iter_mut().zip(from.as_chunks::<4>().0) {
+            *to = i32::from_le_bytes(*from);
+        }
+        to
+    }
+
+    #[inline(always)]
+    fn store_sums(self, sums: [i32; 4], to: &mut [u8; 16]) {
+        for (to, sum) in to.as_chunks_mut::<4>().0.iter_mut().zip(sums) {
+            *to = sum.to_le_bytes();
+        }
+    }
+
+    #[inline(always)]
+    fn add_scaled(self, to: [i32; 4], sums: [i32; 4], factors: [i32; 4]) -> [i32; 4] {
+        map2(to, map2(sums, factors, i32::wrapping_mul), i32::wrapping_add)
+    }
+
+    #[inline(always)]
+    fn sum_spread(self, log: u32) -> u32 {
+        log
+    }
+
+    #[inline(always)]
+    fn sum_factors(self, log: u32, fields: u32) -> [i32; 4] {
+        factors(log, fields.into()).map(i32::from)
     }
 
     #[inline(always)]
@@ -135,11 +182,6 @@ impl Ints<16> for Portable {
 
     #[inline(always)]
     fn factors(self, log: u32, fields: u64) -> [i16; 8] {
-        let mut to = [0; 8];
-        for (i, to) in to.iter_mut().enumerate() {
-            let field = fields >> (2 * (i >> log)) & 3;
-            *to = GROUP_FACTORS[field as usize].into();
-        }
-        to
+        factors(log, fields).map(i16::from)
     }
 }

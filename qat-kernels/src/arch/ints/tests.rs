@@ -48,6 +48,9 @@ impl IntKernel for Operations {
         assert_eq!(bytes(v.field::<4>(packed, 15)), each(&|b| b >> 4), "{name}");
         assert_eq!(bytes(v.field::<6>(packed, 3)), each(&|b| b >> 6), "{name}");
 
+        let half = v.field::<1>(packed, 0x7F);
+        assert_eq!(bytes(v.double(half)), each(&|b| b & 0xFE), "{name}");
+
         let thirds = v.thirds(packed).map(bytes);
         for (eight, three) in raw[..LEN / 4 * 3].as_chunks::<3>().0.iter().enumerate() {
             let word = u32::from_le_bytes([three[0], three[1], three[2], 0]);
@@ -91,6 +94,9 @@ impl IntKernel for Operations {
         assert_eq!(v.total(v.dot_small(seven, [fifteen; 4], [activations; 4])), 7 + 4 * sum, "{name}");
         assert_eq!(v.total(v.dot_small(seven, [fifteen], [activations])), 7 + sum, "{name}");
 
+        let two = v.dot_small(seven, [v.double(fifteen); 2], [activations; 2]);
+        assert_eq!(v.total(two), 7 + 4 * sum, "{name}");
+
         let words = |of: V::Words| {
             let mut to = [0; LEN];
             v.store(of, &mut to);
@@ -113,6 +119,26 @@ impl IntKernel for Operations {
             assert_eq!(words(factors), all, "{name}, log {log}");
             let scaled: i32 = plain.iter().zip(&all).map(|(&a, &b)| i32::from(a) * b).sum();
             assert_eq!(v.total(v.scaled(seven, loaded, factors)), 7 + scaled, "{name}");
+        }
+
+        let sums = |of: V::Sums| {
+            let mut to = [0; LEN];
+            v.store_sums(of, &mut to);
+            to.as_chunks::<4>().0.iter().map(|&sum| i32::from_le_bytes(sum)).collect::<Vec<i32>>()
+        };
+        let plain: Vec<i32> = plain[..LEN / 4].iter().map(|&a| a.into()).collect();
+        let mut stored = [0; LEN];
+        stored.as_chunks_mut::<4>().0.iter_mut().zip(&plain).for_each(|(to, a)| *to = a.to_le_bytes());
+        let loaded = v.sums(&stored);
+        assert_eq!(sums(loaded), plain, "{name}");
+        for log in 0..=3 {
+            let fields = u32::from_le_bytes(*other.first_chunk().unwrap());
+            let factors = v.sum_factors(v.sum_spread(log), fields);
+            let factor = |i: usize| GROUP_FACTORS[(fields >> (2 * (i >> log)) & 3) as usize].into();
+            let all: Vec<i32> = (0..LEN / 4).map(factor).collect();
+            assert_eq!(sums(factors), all, "{name}, log {log}");
+            let scaled: Vec<i32> = plain.iter().zip(&all).map(|(a, b)| a * b + a).collect();
+            assert_eq!(sums(v.add_scaled(loaded, loaded, factors)), scaled, "{name}");
         }
     }
 }

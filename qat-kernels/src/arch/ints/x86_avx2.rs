@@ -1,15 +1,16 @@
 //! x86-64 with AVX2: `VPMADDUBSW` multiplies unsigned by signed bytes and adds neighbours in int16.
 //!
-//! It saturates, but two products of at most 127·128 never get that far, nor do four times two of at most 15·128.
+//! It saturates, but two products of at most 127·128 never get that far, nor do four times two of at most 15·128, or two times
+//! two of at most 30·128.
 #![allow(unsafe_code)]
 
 use super::{GROUP_FACTORS, IntKernel, Ints};
 use crate::arch::{Backend, Isa};
 use core::arch::x86_64::{
     __m128i, __m256i, _MM_HINT_T0, _mm_add_epi32, _mm_cvtsi32_si128, _mm_cvtsi128_si32, _mm_prefetch,
-    _mm_shuffle_epi32, _mm256_add_epi16, _mm256_add_epi32, _mm256_and_si256, _mm256_blend_epi16,
-    _mm256_castsi256_si128, _mm256_cvtepi8_epi16, _mm256_extracti128_si256, _mm256_loadu_si256,
-    _mm256_madd_epi16, _mm256_maddubs_epi16, _mm256_mullo_epi16, _mm256_or_si256,
+    _mm_shuffle_epi32, _mm256_add_epi8, _mm256_add_epi16, _mm256_add_epi32, _mm256_and_si256,
+    _mm256_blend_epi16, _mm256_castsi256_si128, _mm256_cvtepi8_epi16, _mm256_extracti128_si256,
+    _mm256_loadu_si256, _mm256_madd_epi16, _mm256_maddubs_epi16, _mm256_mullo_epi16, _mm256_or_si256,
     _mm256_permutevar8x32_epi32, _mm256_set1_epi8, _mm256_set1_epi16, _mm256_set1_epi32, _mm256_setr_epi8,
     _mm256_setr_epi32, _mm256_setzero_si256, _mm256_shuffle_epi8, _mm256_sll_epi32, _mm256_slli_epi16,
     _mm256_srl_epi16, _mm256_srli_epi16, _mm256_srlv_epi32, _mm256_storeu_si256, _mm256_xor_si256,
@@ -46,6 +47,8 @@ impl Ints<32> for Avx2 {
     type Words = __m256i;
     type Sums = __m256i;
     type Spread = Spread;
+    /// Shifts to the right.
+    type SumSpread = __m256i;
     const SIGNED_OFFSET: i32 = 0;
 
     #[inline(always)]
@@ -73,6 +76,12 @@ impl Ints<32> for Avx2 {
             let shifted = _mm256_srl_epi16(bytes, _mm_cvtsi32_si128(SHIFT.cast_signed()));
             _mm256_and_si256(shifted, _mm256_set1_epi8(mask.cast_signed()))
         }
+    }
+
+    #[inline(always)]
+    fn double(self, bytes: __m256i) -> __m256i {
+        // SAFETY: `self` is the proof of AVX2.
+        unsafe { _mm256_add_epi8(bytes, bytes) }
     }
 
     #[inline(always)]
@@ -138,6 +147,40 @@ impl Ints<32> for Avx2 {
                 pairs = _mm256_add_epi16(pairs, _mm256_maddubs_epi16(w[i], x[i]));
             }
             _mm256_add_epi32(sums, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
+        }
+    }
+
+    #[inline(always)]
+    fn sums(self, from: &[u8; 32]) -> __m256i {
+        self.bytes(from)
+    }
+
+    #[inline(always)]
+    fn store_sums(self, sums: __m256i, to: &mut [u8; 32]) {
+        self.store(sums, to);
+    }
+
+    #[inline(always)]
+    fn add_scaled(self, to: __m256i, sums: __m256i, factors: __m256i) -> __m256i {
+        // The upper halves of factors are zero.
+        self.scaled(to, sums, factors)
+    }
+
+    #[inline(always)]
+    fn sum_spread(self, log: u32) -> __m256i {
+        let [a, b, c, d, e, f, g, h] = [0, 1, 2, 3, 4, 5, 6, 7].map(|i: i32| 2 * (i >> log));
+        // SAFETY: `self` is the proof of AVX2.
+        unsafe { _mm256_setr_epi32(a, b, c, d, e, f, g, h) }
+    }
+
+    #[inline(always)]
+    fn sum_factors(self, down: __m256i, fields: u32) -> __m256i {
+        let [a, b, c, d] = GROUP_FACTORS.map(i32::from);
+        // SAFETY: `self` is the proof of AVX2.
+        unsafe {
+            let fields = _mm256_srlv_epi32(_mm256_set1_epi32(fields.cast_signed()), down);
+            // The bit above a field chooses among equal entries; those above that one do not count.
+            _mm256_permutevar8x32_epi32(_mm256_setr_epi32(a, b, c, d, a, b, c, d), fields)
         }
     }
 

@@ -5,11 +5,12 @@
 use super::{GROUP_FACTORS, IntKernel, Ints};
 use crate::arch::{Backend, Isa};
 use core::arch::x86_64::{
-    __m512i, _MM_HINT_T0, _mm_cvtsi32_si128, _mm_prefetch, _mm512_add_epi16, _mm512_and_si512,
+    __m512i, _MM_HINT_T0, _mm_prefetch, _mm512_add_epi8, _mm512_add_epi16, _mm512_and_si512,
     _mm512_dpbusd_epi32, _mm512_dpwssd_epi32, _mm512_loadu_si512, _mm512_maddubs_epi16,
-    _mm512_multishift_epi64_epi8, _mm512_permutexvar_epi8, _mm512_permutexvar_epi16, _mm512_reduce_add_epi32,
-    _mm512_set1_epi8, _mm512_set1_epi64, _mm512_setzero_si512, _mm512_srl_epi16, _mm512_srlv_epi16,
-    _mm512_storeu_si512, _mm512_xor_si512,
+    _mm512_multishift_epi64_epi8, _mm512_permutexvar_epi8, _mm512_permutexvar_epi16,
+    _mm512_permutexvar_epi32, _mm512_reduce_add_epi32, _mm512_set1_epi8, _mm512_set1_epi32,
+    _mm512_set1_epi64, _mm512_setzero_si512, _mm512_srlv_epi16, _mm512_srlv_epi32, _mm512_storeu_si512,
+    _mm512_xor_si512,
 };
 
 /// The proof that the machine has AVX-512 F, BW, DQ, VL, VNNI and VBMI.
@@ -63,6 +64,13 @@ pub(super) struct Spread {
     table: __m512i,
 }
 
+/// For every sum: by how much it shifts the fields, and all factors again and again.
+#[derive(Clone, Copy)]
+pub(super) struct SumSpread {
+    down: __m512i,
+    table: __m512i,
+}
+
 /// The bytes that come to the first 48: six for two times eight fields, to the beginning of each quadword.
 const TWO_THREES: [u8; 64] = {
     let mut order = [0; 64];
@@ -87,6 +95,11 @@ const fn thirds_at(of: [u8; 4]) -> i64 {
     bits.cast_signed()
 }
 
+/// The bits of a quadword at which its bytes begin, so far up.
+const fn bytes_at(shift: u32) -> i64 {
+    0x3830_2820_1810_0800 + 0x0101_0101_0101_0101 * shift as i64
+}
+
 const FIRST: i64 = thirds_at([0, 1, 4, 5]);
 const SECOND: i64 = thirds_at([2, 3, 6, 7]);
 
@@ -95,11 +108,22 @@ fn words(word: impl Fn(u16) -> u16) -> [u16; 32] {
     core::array::from_fn(|i| word(i as u16))
 }
 
+#[inline(always)]
+fn dwords(dword: impl Fn(u32) -> u32) -> [u32; 16] {
+    core::array::from_fn(|i| dword(i as u32))
+}
+
 impl Vnni {
     #[inline(always)]
     fn load_words(self, words: &[u16; 32]) -> __m512i {
         // SAFETY: `self` is the proof of AVX-512F; the array has 64 bytes.
         unsafe { _mm512_loadu_si512(words.as_ptr().cast()) }
+    }
+
+    #[inline(always)]
+    fn load_dwords(self, dwords: &[u32; 16]) -> __m512i {
+        // SAFETY: `self` is the proof of AVX-512F; the array has 64 bytes.
+        unsafe { _mm512_loadu_si512(dwords.as_ptr().cast()) }
     }
 }
 
@@ -108,6 +132,7 @@ impl Ints<64> for Vnni {
     type Words = __m512i;
     type Sums = __m512i;
     type Spread = Spread;
+    type SumSpread = SumSpread;
     const SIGNED_OFFSET: i32 = 128;
 
     #[inline(always)]
@@ -130,11 +155,21 @@ impl Ints<64> for Vnni {
 
     #[inline(always)]
     fn field<const SHIFT: u32>(self, bytes: __m512i, mask: u8) -> __m512i {
-        // SAFETY: `self` is the proof of AVX-512BW.
+        // Not a shift: those would wait for the port that multiplies.
+        // SAFETY: `self` is the proof of AVX-512BW and VBMI.
         unsafe {
-            let shifted = _mm512_srl_epi16(bytes, _mm_cvtsi32_si128(SHIFT.cast_signed()));
+            let shifted = match SHIFT {
+                0 => bytes,
+                _ => _mm512_multishift_epi64_epi8(_mm512_set1_epi64(bytes_at(SHIFT)), bytes),
+            };
             _mm512_and_si512(shifted, _mm512_set1_epi8(mask.cast_signed()))
         }
+    }
+
+    #[inline(always)]
+    fn double(self, bytes: __m512i) -> __m512i {
+        // SAFETY: `self` is the proof of AVX-512BW.
+        unsafe { _mm512_add_epi8(bytes, bytes) }
     }
 
     #[inline(always)]
@@ -168,6 +203,40 @@ impl Ints<64> for Vnni {
     fn dot_signed(self, sums: __m512i, w: __m512i, x: __m512i) -> __m512i {
         // A flipped top bit adds 128: unsigned from then on.
         self.dot(sums, self.flip(w, 0x80), x)
+    }
+
+    #[inline(always)]
+    fn sums(self, from: &[u8; 64]) -> __m512i {
+        self.bytes(from)
+    }
+
+    #[inline(always)]
+    fn store_sums(self, sums: __m512i, to: &mut [u8; 64]) {
+        self.store(sums, to);
+    }
+
+    #[inline(always)]
+    fn add_scaled(self, to: __m512i, sums: __m512i, factors: __m512i) -> __m512i {
+        // The upper halves of factors are zero.
+        self.scaled(to, sums, factors)
+    }
+
+    #[inline(always)]
+    fn sum_spread(self, log: u32) -> SumSpread {
+        SumSpread {
+            down: self.load_dwords(&dwords(|i| (i >> log) * 2)),
+            table: self.load_dwords(&dwords(|i| GROUP_FACTORS[i as usize % 4].into())),
+        }
+    }
+
+    #[inline(always)]
+    fn sum_factors(self, spread: SumSpread, fields: u32) -> __m512i {
+        // SAFETY: `self` is the proof of AVX-512F.
+        unsafe {
+            let fields = _mm512_srlv_epi32(_mm512_set1_epi32(fields.cast_signed()), spread.down);
+            // The bits above a field choose among equal entries, or do not count.
+            _mm512_permutexvar_epi32(fields, spread.table)
+        }
     }
 
     #[inline(always)]

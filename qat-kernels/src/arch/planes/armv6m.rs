@@ -8,8 +8,10 @@ mod pixels;
 mod requantise;
 
 pub(super) use depthwise::{DEPTHWISE_CHANNELS, depthwise_pixel};
-pub(crate) use fill::{fill, fill_linear};
-pub(crate) use grouped::grouped;
+pub(super) use fill::fill_asm;
+pub(crate) use fill::fill_linear;
+pub(crate) use grouped::GROUPED_STEPS;
+pub(super) use grouped::{grouped2, grouped3, grouped4};
 pub(crate) use linear::linear;
 pub(super) use pixels::{grouped_pixels2, grouped_pixels3, grouped_pixels4, pixels2, pixels3, pixels4};
 pub(super) use requantise::{finish1, finish2};

@@ -1,6 +1,7 @@
 //! One pixel of a depthwise convolution: multiplied tap by tap.
 
 use super::isa::{DEPTHWISE_CHANNELS, depthwise_pixel};
+use crate::arch::window::place;
 use crate::artifact::planes::TAPS;
 use core::marker::PhantomData;
 
@@ -52,19 +53,9 @@ impl<'a> Taps<'a> {
     /// Moves the window to begin at a row and a column of the input, which wrap below zero.
     #[inline]
     pub(crate) fn place(&mut self, top: usize, left: usize) {
-        let [height, width, channels] = self.input;
-        let [kernel_h, kernel_w] = self.kernel;
-        let mut list = self.list.iter_mut();
-        for y in (0..kernel_h).map(|ky| top.wrapping_add(ky)) {
-            let column = y.wrapping_mul(width).wrapping_add(left);
-            let mut at =
-                self.x.as_ptr().wrapping_add(column.wrapping_mul(channels).wrapping_add(self.channels));
-            for (kx, tap) in (0..kernel_w).zip(&mut list) {
-                let inside = y < height && left.wrapping_add(kx) < width;
-                tap.x = if inside { at } else { self.padding };
-                at = at.wrapping_add(channels);
-            }
-        }
+        let x = self.x.as_ptr().wrapping_add(self.channels);
+        let taps = self.list.iter_mut().map(|tap| &mut tap.x);
+        place(x, self.input, self.kernel, [top, left], self.padding, taps);
     }
 
     /// Turns the biases of the first channels plus `Σ level·x` into `zero_point + (acc·M + 2^31 >> 32)`, within int8; returns

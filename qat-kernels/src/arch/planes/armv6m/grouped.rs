@@ -1,48 +1,10 @@
 //! Rows of a step of a linear layer with a divisor for each row. There are no registers for a second step.
 
-use crate::arch::planes::Factors;
-use crate::infer::Table;
+use crate::arch::planes::grouped::Grouped;
 use core::arch::naked_asm;
 
-/// What the loop reads, a word a field.
-#[repr(C)]
-struct Task<'a> {
-    table: &'a Table,
-    rows: *const u8,
-    sums: *mut u32,
-    end: *const u32,
-    divisors: *const u8,
-    factors: &'a Factors,
-}
-
-/// Adds to each of the first `sums` what its row of `BITS` planes of two blocks, 2 to 4, looks up, times the factor that its
-/// divisor stands for, four rows a turn; returns how many there were.
-#[inline(always)]
-pub(crate) fn grouped<const BITS: usize>(
-    table: &Table,
-    rows: &[[[u8; 2]; BITS]],
-    divisors: &[u8],
-    factors: &Factors,
-    sums: &mut [u32],
-) -> usize {
-    let count = rows.len().min(divisors.len() * 4).min(sums.len()) / 4 * 4;
-    if count > 0 {
-        let (rows, sums) = (rows.as_ptr().cast(), sums.as_mut_ptr());
-        // SAFETY: `count` is at most their number.
-        let end = unsafe { sums.add(count) };
-        let task = Task { table, rows, sums, end, divisors: divisors.as_ptr(), factors };
-        // SAFETY: reads `count` rows and a divisor for each of them, and changes `count` sums; an index of a byte stays inside
-        // its table.
-        unsafe {
-            match BITS {
-                2 => planes2(&task),
-                3 => planes3(&task),
-                _ => planes4(&task),
-            }
-        }
-    }
-    count
-}
+/// Steps that are taken at once.
+pub(crate) const GROUPED_STEPS: usize = 1;
 
 /// A plane at `$at` behind r1 into r0, from r4 and r5. Below the sign, its first lookup takes in twice the sum of the planes
 /// above: `$join`.
@@ -89,7 +51,7 @@ macro_rules! rows {
         /// # Safety
         /// All pointers must be valid for as many rows as lie between sums and end, a multiple of four and not none.
         #[unsafe(naked)]
-        unsafe extern "C" fn $name(task: &Task<'_>) {
+        pub(in crate::arch::planes) unsafe extern "C" fn $name(task: &Grouped<'_>) {
             naked_asm!(
                 "push {{r4-r7, lr}}",
                 "mov r4, r8",
@@ -97,8 +59,8 @@ macro_rules! rows {
                 "ldmia r0!, {{r4}}",
                 "ldmia r0!, {{r1, r2, r3}}",
                 "mov r12, r3",
-                "ldr r7, [r0]",
-                "ldr r3, [r0, #4]",
+                "ldr r3, [r0]",
+                "ldr r7, [r0, #4]",
                 "mov r8, r3",
                 "adds r5, r4, #2",
                 // An odd number of fours begins with the second half of a turn.
@@ -150,12 +112,12 @@ macro_rules! fours {
 
 // Offsets of bytes end at 31.
 rows!(
-    planes2,
+    grouped2,
     "subs r1, #16",
     concat!(row!("0": "0" "2"), row!("1": "4" "6"), row!("2": "8" "10"), row!("3": "12" "14")),
     "",
     concat!(row!("0": "16" "18"), row!("1": "20" "22"), row!("2": "24" "26"), row!("3": "28" "30")),
     "adds r1, #32"
 );
-rows!(planes3, "", threes!(), "adds r1, #24", threes!(), "adds r1, #24");
-rows!(planes4, "", fours!(), "adds r1, #32", fours!(), "adds r1, #32");
+rows!(grouped3, "", threes!(), "adds r1, #24", threes!(), "adds r1, #24");
+rows!(grouped4, "", fours!(), "adds r1, #32", fours!(), "adds r1, #32");

@@ -1,58 +1,10 @@
 //! Rows of two steps of a linear layer, each with a divisor of its own.
 
-use crate::arch::planes::Factors;
-use crate::infer::Table;
+use crate::arch::planes::grouped::Grouped;
 use core::arch::naked_asm;
 
 /// Steps that are taken at once.
 pub(crate) const GROUPED_STEPS: usize = 2;
-
-/// What the loop reads, a word a field.
-#[repr(C)]
-struct Task<'a> {
-    tables: &'a [Table; GROUPED_STEPS],
-    rows: [*const u8; GROUPED_STEPS],
-    sums: *mut u32,
-    end: *const u32,
-    divisors: [*const u8; GROUPED_STEPS],
-    factors: &'a Factors,
-}
-
-/// Adds to each of the first `sums` what its rows of `BITS` planes of two blocks, 2 to 4, look up, times the factor that its
-/// divisor stands for, four rows a turn; returns how many there were.
-#[inline(always)]
-pub(crate) fn grouped<const BITS: usize>(
-    tables: &[Table; GROUPED_STEPS],
-    rows: [&[[[u8; 2]; BITS]]; GROUPED_STEPS],
-    divisors: [&[u8]; GROUPED_STEPS],
-    factors: &Factors,
-    sums: &mut [u32],
-) -> usize {
-    let [first, second] = divisors.map(|divisors| divisors.len() * 4);
-    let count = rows[0].len().min(rows[1].len()).min(first).min(second).min(sums.len()) / 4 * 4;
-    if count > 0 {
-        let sums = sums.as_mut_ptr();
-        let task = Task {
-            tables,
-            rows: rows.map(|rows| rows.as_ptr().cast()),
-            sums,
-            // SAFETY: `count` is at most their number.
-            end: unsafe { sums.add(count) },
-            divisors: divisors.map(<[u8]>::as_ptr),
-            factors,
-        };
-        // SAFETY: reads `count` rows and a divisor for each of them, of both steps, and changes `count` sums; an index of a
-        // byte stays inside its table.
-        unsafe {
-            match BITS {
-                2 => planes2(&task),
-                3 => planes3(&task),
-                _ => planes4(&task),
-            }
-        }
-    }
-    count
-}
 
 /// A plane into r7, its bytes `$at` behind `$rows`, which points to the byte before them, its halves of the table from `$low`
 /// and `$high`; if it is the last one of a turn, `$next` is `!` and its last load moves `$rows` on. Below the sign, its first
@@ -110,12 +62,11 @@ macro_rules! rows {
         /// # Safety
         /// All pointers must be valid for as many rows as lie between sums and end, a multiple of four and not none.
         #[unsafe(naked)]
-        unsafe extern "C" fn $name(task: &Task<'_>) {
+        pub(in crate::arch::planes) unsafe extern "C" fn $name(task: &Grouped<'_>) {
             naked_asm!(
                 "push {{r4-r11, lr}}",
-                "ldrd lr, r8, [r0, #24]",
-                "ldr r12, [r0, #20]",
-                "ldr r7, [r0, #16]",
+                "ldrd r7, r8, [r0, #16]",
+                "ldrd r12, lr, [r0, #24]",
                 // End and factors, for which no register is left in the rows.
                 "push {{r7, r8}}",
                 "ldm r0, {{r0, r1, r2, r3}}",
@@ -141,11 +92,16 @@ macro_rules! rows {
 }
 
 rows!(
-    planes2,
-    concat!(row!("0": "0", "2" ""), row!("1": "4", "6" ""), row!("2": "8", "10" ""), row!("3": "12", "14" "!"))
+    grouped2,
+    concat!(
+        row!("0": "0", "2" ""),
+        row!("1": "4", "6" ""),
+        row!("2": "8", "10" ""),
+        row!("3": "12", "14" "!")
+    )
 );
 rows!(
-    planes3,
+    grouped3,
     concat!(
         row!("0": "0", "2" "", "4" ""),
         row!("1": "6", "8" "", "10" ""),
@@ -154,7 +110,7 @@ rows!(
     )
 );
 rows!(
-    planes4,
+    grouped4,
     concat!(
         row!("0": "0", "2" "", "4" "", "6" ""),
         row!("1": "8", "10" "", "12" "", "14" ""),

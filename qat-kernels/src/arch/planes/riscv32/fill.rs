@@ -3,13 +3,6 @@
 use crate::infer::Table;
 use core::arch::naked_asm;
 
-/// `table[b] = empty + Σ_(bits j of b) terms[j]`, modulo 2^32.
-#[inline(always)]
-pub(crate) fn fill(table: &mut Table, empty: u32, terms: &[u32; 8]) {
-    // SAFETY: writes the 256 words of `table` and reads the eight of `terms`.
-    unsafe { fill_asm(table, empty, terms) }
-}
-
 /// Stores eight sums at the place that the assembler counts.
 macro_rules! store {
     () => {
@@ -51,7 +44,7 @@ macro_rules! turn {
 /// # Safety
 /// `table` has 256 words, `terms` eight.
 #[unsafe(naked)]
-unsafe extern "C" fn fill_asm(table: &mut Table, empty: u32, terms: &[u32; 8]) {
+pub(in crate::arch::planes) unsafe extern "C" fn fill_asm(table: &mut Table, empty: u32, terms: &[u32; 8]) {
     naked_asm!(
         ".set .Lat, 0",
         // The first eight sums: t0–t2, a3–a7.

@@ -1,99 +1,21 @@
 //! Rows of four steps of a linear layer, each with a divisor of its own.
 
-use crate::arch::planes::Factors;
-use crate::infer::Table;
+use crate::arch::planes::grouped::Grouped;
 use core::arch::naked_asm;
 
 /// Steps that are taken at once.
 pub(crate) const GROUPED_STEPS: usize = 4;
 
-/// What the loop reads, a word a field.
-#[repr(C)]
-struct Task<'a> {
-    tables: &'a [Table; GROUPED_STEPS],
-    rows: [*const u8; GROUPED_STEPS],
-    sums: *mut u32,
-    end: *const u32,
-    factors: &'a Factors,
-    divisors: [*const u8; GROUPED_STEPS],
-}
-
-/// Adds to each of the first `sums` what its rows of `BITS` planes of two blocks, 2 to 4, look up, times the factor that its
-/// divisor stands for, four rows a turn; returns how many there were.
-#[inline(always)]
-pub(crate) fn grouped<const BITS: usize>(
-    tables: &[Table; GROUPED_STEPS],
-    rows: [&[[[u8; 2]; BITS]]; GROUPED_STEPS],
-    divisors: [&[u8]; GROUPED_STEPS],
-    factors: &Factors,
-    sums: &mut [u32],
-) -> usize {
-    let steps = rows.iter().zip(divisors).map(|(rows, divisors)| rows.len().min(divisors.len() * 4));
-    let count = steps.fold(sums.len(), usize::min) / 4 * 4;
-    if count > 0 {
-        let sums = sums.as_mut_ptr();
-        let task = Task {
-            tables,
-            rows: rows.map(|rows| rows.as_ptr().cast()),
-            sums,
-            // SAFETY: `count` is at most their number.
-            end: unsafe { sums.add(count) },
-            factors,
-            divisors: divisors.map(<[u8]>::as_ptr),
-        };
-        // SAFETY: reads `count` rows and a divisor for each of them, of all steps, and changes `count` sums; an index of a byte
-        // stays inside its table.
-        unsafe {
-            match BITS {
-                2 => planes2(&task),
-                3 => planes3(&task),
-                _ => planes4(&task),
-            }
-        }
-    }
-    count
-}
-
-/// A lookup with the byte at `$at` behind `$rows`, from `$to` behind the middle of the tables.
-macro_rules! lookup {
-    ($x:literal, $rows:literal, $at:expr, $to:literal) => {
-        concat!(
-            "lbu ",
-            $x,
-            ", ",
-            $at,
-            "(",
-            $rows,
-            ")\n slli ",
-            $x,
-            ", ",
-            $x,
-            ", 2\n",
-            "add ",
-            $x,
-            ", ",
-            $x,
-            ", a0\n lh ",
-            $x,
-            ", ",
-            $to,
-            "(",
-            $x,
-            ")\n",
-        )
-    };
-}
-
-/// A plane into t0. Below the sign, its first lookup takes in twice the sum of the planes above: `$join`.
+/// A plane into t0, from `$low` and `$high` behind the middle of the tables. Below the sign, its first lookup takes in twice the sum of the planes above: `$join`.
 macro_rules! plane {
     (top, $rows:literal, $at:literal, $low:literal, $high:literal) => {
-        concat!(lookup!("t0", $rows, $at, $low), plane!($rows, $at, $high))
+        concat!(lookup!("lh" "t0", $rows, $at, $low), plane!($rows, $at, $high))
     };
     ($join:literal, $rows:literal, $at:literal, $low:literal, $high:literal) => {
-        concat!("slli t0, t0, 1\n", lookup!("t1", $rows, $at, $low), $join, "\n", plane!($rows, $at, $high))
+        concat!("slli t0, t0, 1\n", lookup!("lh" "t1", $rows, $at, $low), $join, "\n", plane!($rows, $at, $high))
     };
     ($rows:literal, $at:literal, $high:literal) => {
-        concat!(lookup!("t1", $rows, concat!($at, " + 1"), $high), "add t0, t0, t1\n")
+        concat!(lookup!("lh" "t1", $rows, concat!($at, " + 1"), $high), "add t0, t0, t1\n")
     };
 }
 
@@ -127,8 +49,24 @@ macro_rules! row {
 macro_rules! factors {
     ($to:literal, $divisors:literal) => {
         concat!(
-            "lbu ", $to, ", 0(", $divisors, ")\n addi ", $divisors, ", ", $divisors, ", 1\n",
-            "slli ", $to, ", ", $to, ", 2\n add ", $to, ", ", $to, ", a7\n",
+            "lbu ",
+            $to,
+            ", 0(",
+            $divisors,
+            ")\n addi ",
+            $divisors,
+            ", ",
+            $divisors,
+            ", 1\n",
+            "slli ",
+            $to,
+            ", ",
+            $to,
+            ", 2\n add ",
+            $to,
+            ", ",
+            $to,
+            ", a7\n",
         )
     };
 }
@@ -141,7 +79,7 @@ macro_rules! rows {
         /// # Safety
         /// All pointers must be valid for as many rows as lie between sums and end, a multiple of four and not none.
         #[unsafe(naked)]
-        unsafe extern "C" fn $name(task: &Task<'_>) {
+        pub(in crate::arch::planes) unsafe extern "C" fn $name(task: &Grouped<'_>) {
             naked_asm!(
                 // Naked functions do not inherit the extension.
                 ".option push",
@@ -189,13 +127,13 @@ macro_rules! rows {
     };
 }
 
-rows!(planes2, "16": concat!(row!("0": "0" "2"), row!("1": "4" "6"), row!("2": "8" "10"), row!("3": "12" "14")));
+rows!(grouped2, "16": concat!(row!("0": "0" "2"), row!("1": "4" "6"), row!("2": "8" "10"), row!("3": "12" "14")));
 rows!(
-    planes3,
+    grouped3,
     "24": concat!(row!("0": "0" "2" "4"), row!("1": "6" "8" "10"), row!("2": "12" "14" "16"), row!("3": "18" "20" "22"))
 );
 rows!(
-    planes4,
+    grouped4,
     "32": concat!(
         row!("0": "0" "2" "4" "6"),
         row!("1": "8" "10" "12" "14"),

@@ -31,56 +31,30 @@ pub(crate) fn linear<const BITS: usize>(
     count
 }
 
-/// A lookup with the byte at `$at` behind `$rows`, from `$to` behind the middle of the tables.
-macro_rules! lookup {
-    ($x:literal, $rows:literal, $at:expr, $to:literal) => {
-        concat!(
-            "lbu ",
-            $x,
-            ", ",
-            $at,
-            "(",
-            $rows,
-            ")\n slli ",
-            $x,
-            ", ",
-            $x,
-            ", 2\n",
-            "add ",
-            $x,
-            ", ",
-            $x,
-            ", a0\n lh ",
-            $x,
-            ", ",
-            $to,
-            "(",
-            $x,
-            ")\n",
-        )
-    };
-    (add, $rows:literal, $at:expr, $to:literal) => {
-        concat!(lookup!("t1", $rows, $at, $to), "add t0, t0, t1\n")
+/// A lookup from `$table` behind the middle of the tables, added to t0.
+macro_rules! add {
+    ($rows:literal, $at:expr, $table:literal) => {
+        concat!(lookup!("lh" "t1", $rows, $at, $table), "add t0, t0, t1\n")
     };
 }
 
 /// A plane at `$at` behind both steps' rows into t0. Below the sign, its first lookup takes in twice the planes above.
 macro_rules! plane {
     (top, $at:literal) => {
-        concat!(lookup!("t0", "a1", $at, "-2048"), plane!(rest, $at))
+        concat!(lookup!("lh" "t0", "a1", $at, "-2048"), plane!(rest, $at))
     };
     ($join:literal, $at:literal) => {
-        concat!("slli t0, t0, 1\n", lookup!("t1", "a1", $at, "-2048"), $join, "\n", plane!(rest, $at))
+        concat!("slli t0, t0, 1\n", lookup!("lh" "t1", "a1", $at, "-2048"), $join, "\n", plane!(rest, $at))
     };
     (rest, $at:literal) => {
         concat!(
-            lookup!(add, "a1", concat!($at, " + 1"), "-2046"),
-            lookup!(add, "a1", concat!($at, " + 2"), "-1024"),
-            lookup!(add, "a1", concat!($at, " + 3"), "-1022"),
-            lookup!(add, "a2", concat!($at, " + 0"), "0"),
-            lookup!(add, "a2", concat!($at, " + 1"), "2"),
-            lookup!(add, "a2", concat!($at, " + 2"), "1024"),
-            lookup!(add, "a2", concat!($at, " + 3"), "1026"),
+            add!("a1", concat!($at, " + 1"), "-2046"),
+            add!("a1", concat!($at, " + 2"), "-1024"),
+            add!("a1", concat!($at, " + 3"), "-1022"),
+            add!("a2", concat!($at, " + 0"), "0"),
+            add!("a2", concat!($at, " + 1"), "2"),
+            add!("a2", concat!($at, " + 2"), "1024"),
+            add!("a2", concat!($at, " + 3"), "1026"),
         )
     };
 }

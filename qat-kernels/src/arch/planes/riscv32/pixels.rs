@@ -7,21 +7,15 @@ use core::arch::naked_asm;
 macro_rules! word {
     ($top:literal $sign:literal $($at:literal)*) => {
         concat!(
-            word!(lookup "t0", $top, "0"), word!(rest $top),
+            lookup!("lw" "t0", "a1", $top, "0"), word!(rest $top),
             word!(below "sub t0, t1, t0", $sign), $(word!(below "add t0, t1, t0", $at),)*
         )
     };
-    (lookup $to:literal, $at:expr, $table:literal) => {
-        concat!(
-            "lbu ", $to, ", ", $at, "(a1)\n slli ", $to, ", ", $to, ", 2\n add ", $to, ", ", $to, ", a0\n",
-            "lw ", $to, ", ", $table, "(", $to, ")\n",
-        )
-    };
     (below $join:literal, $at:literal) => {
-        concat!("slli t0, t0, 1\n", word!(lookup "t1", $at, "0"), $join, "\n", word!(rest $at))
+        concat!("slli t0, t0, 1\n", lookup!("lw" "t1", "a1", $at, "0"), $join, "\n", word!(rest $at))
     };
     (rest $at:literal) => {
-        concat!(word!(lookup "t1", concat!($at, " + 1"), "1024"), "add t0, t0, t1\n")
+        concat!(lookup!("lw" "t1", "a1", concat!($at, " + 1"), "1024"), "add t0, t0, t1\n")
     };
 }
 

@@ -88,11 +88,11 @@ fn two_steps<const BITS: usize>(
     Some(())
 }
 
-/// Steps with divisors that this build has a loop for.
-#[cfg(any(thumb2, core_family = "riscv32"))]
+/// Steps that the loop with divisors takes at once.
+#[cfg(any(core_family = "cortex-m0", core_family = "riscv32"))]
 use crate::arch::planes::GROUPED_STEPS;
-#[cfg(not(any(thumb2, core_family = "riscv32")))]
-const GROUPED_STEPS: usize = STEP_TABLES;
+#[cfg(not(any(core_family = "cortex-m0", core_family = "riscv32")))]
+const GROUPED_STEPS: usize = 1;
 
 fn grouped<const BITS: usize>(
     x: &[i8],
@@ -100,33 +100,29 @@ fn grouped<const BITS: usize>(
     tables: &mut [Table],
     sums: &mut [u32],
 ) -> Option<()> {
-    let tables = tables.first_chunk_mut::<GROUPED_STEPS>()?;
     let mut steps = 0..;
-    for x in x.chunks(GROUPED_STEPS * PAIR) {
+    for x in x.chunks((PAIR * tables.len()).max(1)) {
         fill(tables, x, weights.spec.grid != 0);
-        let (mut rows, mut divisors) = ([&[][..]; GROUPED_STEPS], [&[][..]; GROUPED_STEPS]);
-        let here = x.len().div_ceil(PAIR);
-        for ((rows, divisors), step) in rows.iter_mut().zip(&mut divisors).take(here).zip(&mut steps) {
-            *rows = step_rows::<2, BITS>(weights, step)?;
-            *divisors = step_divisors(weights, step)?;
-        }
-        #[cfg(any(thumb2, core_family = "riscv32"))]
-        let all = crate::arch::planes::grouped(tables, rows, divisors, &BYTE_FACTORS, sums);
-        #[cfg(any(thumb2, core_family = "riscv32"))]
-        if all == sums.len() {
-            continue;
-        }
-        for ((table, rows), divisors) in tables.iter().zip(rows).zip(divisors) {
-            #[cfg(any(thumb2, core_family = "riscv32"))]
-            let done = all;
-            #[cfg(thumb1)]
-            let done = crate::arch::planes::grouped(table, rows, divisors, &BYTE_FACTORS, sums);
-            #[cfg(not(any(thumb1, thumb2, core_family = "riscv32")))]
+        let (tables, _) = tables.as_chunks::<GROUPED_STEPS>();
+        for (tables, x) in tables.iter().zip(x.chunks(GROUPED_STEPS * PAIR)) {
+            let (mut rows, mut divisors) = ([&[][..]; GROUPED_STEPS], [&[][..]; GROUPED_STEPS]);
+            let here = rows.iter_mut().zip(&mut divisors).take(x.len().div_ceil(PAIR));
+            for ((rows, divisors), step) in here.zip(&mut steps) {
+                *rows = step_rows::<2, BITS>(weights, step)?;
+                *divisors = step_divisors(weights, step)?;
+            }
+            #[cfg(any(core_family = "cortex-m0", core_family = "riscv32"))]
+            let done = crate::arch::planes::grouped(tables, rows, divisors, &BYTE_FACTORS, sums);
+            #[cfg(not(any(core_family = "cortex-m0", core_family = "riscv32")))]
             let done = 0;
             // What fills no turn of the loop in assembly.
-            let rest = (rows.get(done..), divisors.get(done / QUAD..), sums.get_mut(done..));
-            if let (Some(rows @ [_, ..]), Some(divisors), Some(sums)) = rest {
-                rows::grouped(table, rows, divisors, sums);
+            if done < sums.len() {
+                for ((table, rows), divisors) in tables.iter().zip(rows).zip(divisors) {
+                    let rest = (rows.get(done..), divisors.get(done / QUAD..), sums.get_mut(done..));
+                    if let (Some(rows @ [_, ..]), Some(divisors), Some(sums)) = rest {
+                        rows::grouped(table, rows, divisors, sums);
+                    }
+                }
             }
         }
     }
