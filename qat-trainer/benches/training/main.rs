@@ -54,7 +54,9 @@ const RESNET8: &str = r#"
   { op = "linear", out = 10 },"#;
 
 fn main() -> Result<()> {
-    // `cargo test --benches` passes arguments of its own; there is nothing to choose.
+    // Cargo passes options of its own; what is left are parts of the names of cases.
+    let only: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with('-')).collect();
+    let chosen = |case: &str| only.is_empty() || only.iter().any(|part| case.contains(part.as_str()));
     tch::set_num_threads(1);
     let flat = Shape::flat(1024);
     let image = Shape { h: 32, w: 32, c: 3 };
@@ -65,14 +67,15 @@ fn main() -> Result<()> {
         ("resnet8", "qat_over_fp32_without_bn", &plain, image),
     ];
     let mut figures = Vec::new();
-    for (case, metric, layers, shape) in cases {
+    for (case, metric, layers, shape) in cases.into_iter().filter(|(case, ..)| chosen(case)) {
         let [float, quantised] = measure(layers, shape)?;
         let ratio = median_ratio(&quantised, &float);
         let ms = |times: &[f64]| 1e3 * median(times.to_vec());
         println!("{case:<12} {metric:<26} {ratio:.3}  ({:.1} ms over {:.1} ms)", ms(&quantised), ms(&float));
         figures.push(Figure::new(case.into(), metric, format!("{ratio:.3}"), "").with_goal("<= 1.10".into()));
     }
-    for (metric, ratio) in qwen_block::measure()? {
+    let block = if chosen("qwen_block") { qwen_block::measure()? } else { Vec::new() };
+    for (metric, ratio) in block {
         println!("{:<12} {metric:<26} {ratio:.3}", "qwen_block");
         let figure = Figure::new("qwen_block".into(), metric, format!("{ratio:.3}"), "");
         figures.push(figure.with_goal("<= 1.10".into()));
