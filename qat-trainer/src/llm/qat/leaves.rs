@@ -13,6 +13,7 @@ use crate::llm::linear::Linear;
 use crate::llm::optimiser::{Part, Store};
 use crate::nn::weights::{Scratch, Shared, Unit, diverged};
 use crate::nn::{Moments, Param, Rates, UNIT, Update, in_units, leaf};
+use qat_kernels::Levels;
 use qat_kernels::ste::lsq_gradient_scale;
 use qat_kernels::ste_simd;
 use tch::{Device, Kind, Tensor};
@@ -70,6 +71,39 @@ impl FakeQuantised {
         let (_, row) = weight.size2()?;
         let w = slice(&plain(weight)?)?.to_vec();
         Self::build(w, weight, bias, Blocks::with(quant, row as usize, alpha, divisors)?)
+    }
+
+    /// Begins at the codes of a quantiser that looked at more than the weights, with α of each block and k of each group. What is
+    /// learned begins at the weight of W where that rounds to its code, and else as near to it as the code's cell allows, so
+    /// that the codes are kept and the way to the neighbours is short.
+    ///
+    /// # Errors
+    /// As [`Self::with_steps`], and [`ErrorKind::Model`] for another number of codes.
+    pub fn with_codes(
+        weight: &Tensor,
+        bias: Option<&Tensor>,
+        quant: MatrixQuant,
+        codes: &[i8],
+        alpha: Vec<f32>,
+        divisors: Vec<u8>,
+    ) -> Result<Self> {
+        let (_, row) = weight.size2()?;
+        let mut w = slice(&plain(weight)?)?.to_vec();
+        if codes.len() != w.len() {
+            return Err(Error::new(
+                ErrorKind::Model,
+                format!("{} codes for {} weights", codes.len(), w.len()),
+            ));
+        }
+        let blocks = Blocks::with(quant, row as usize, alpha, divisors)?;
+        let per_step = w.len() / blocks.steps.len().max(1);
+        let cells = w.chunks_mut(per_step.max(1)).zip(codes.chunks(per_step.max(1))).zip(&blocks.steps);
+        for ((w, codes), step) in cells {
+            w.iter_mut()
+                .zip(codes)
+                .for_each(|(w, &code)| *w = into_cell(quant.quant.levels, *w, code, *step));
+        }
+        Self::build(w, weight, bias, blocks)
     }
 
     fn build(w: Vec<f32>, weight: &Tensor, bias: Option<&Tensor>, blocks: Blocks) -> Result<Self> {
@@ -180,6 +214,19 @@ impl FakeQuantised {
         };
         in_units(units, one).into_iter().collect::<Result<(), _>>().map_err(|e| diverged(&e))
     }
+}
+
+/// `w`, or what is nearest to it and rounds to `code`. The outermost cells are open.
+fn into_cell(levels: Levels, w: f32, code: i8, step: f32) -> f32 {
+    /// Share of a step that is kept from the border, where a last bit decides.
+    const MARGIN: f32 = 1.0 / 64.0;
+    let (code, half) = (i32::from(code), 0.5 - MARGIN);
+    if levels.quantize(w, step) == code {
+        return w;
+    }
+    let level = levels.level(code);
+    let (low, high) = ((level - half) * step, (level + half) * step);
+    if w < low { low } else { high.min(w) }
 }
 
 /// The numbers of a tensor in f32.

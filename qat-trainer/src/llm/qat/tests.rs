@@ -215,6 +215,28 @@ fn what_the_network_computes_with_are_levels_times_steps() {
 }
 
 #[test]
+fn given_codes_are_kept_and_weights_that_have_them_stay() {
+    for quant in all() {
+        let w = normal(5, &[4, 32]);
+        let fitted = FakeQuantised::new(&w, None, quant, None).unwrap();
+        let levels = quant.quant.levels;
+        // Every third code is another one, as when errors are fed on to later columns.
+        let mut codes = fitted.codes().unwrap();
+        for code in codes.iter_mut().step_by(3) {
+            *code = if i32::from(*code) < levels.hi() { *code + 1 } else { *code - 1 };
+        }
+        let (alpha, k) = (fitted.alpha().to_vec(), fitted.divisors().to_vec());
+        let given = FakeQuantised::with_codes(&w, None, quant, &codes, alpha, k).unwrap();
+        assert_eq!(given.codes().unwrap(), codes);
+        let pairs = given.latent().iter().zip(slice(&w).unwrap()).enumerate();
+        assert!(pairs.clone().all(|(i, (a, b))| i % 3 == 0 || a == b));
+        let moved = pairs.filter(|(_, (a, b))| a != b).count();
+        assert_eq!(moved, codes.len().div_ceil(3), "{quant:?}");
+        assert!(FakeQuantised::with_codes(&w, None, quant, &codes[1..], vec![1.0; 4], vec![]).is_err());
+    }
+}
+
+#[test]
 fn moments_of_8_bits_take_a_quarter_of_the_bytes() {
     let w = normal(5, &[64, 1024]);
     let quant =
