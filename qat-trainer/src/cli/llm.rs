@@ -10,6 +10,8 @@ mod exact;
 mod generate;
 mod options;
 #[cfg(feature = "tch")]
+mod quantize;
+#[cfg(feature = "tch")]
 mod train;
 
 use super::train::Checkpoints;
@@ -29,6 +31,8 @@ pub(super) struct Arguments {
 enum Command {
     /// Measure the perplexity of a model on a text, also with its matrices rounded.
     Eval(Eval),
+    /// Quantise the matrices of a model, without training, so that what each block makes of a text changes least.
+    Quantize(Quantize),
     /// Continue a text.
     Generate(Generate),
     /// Train a model: from nothing, or one that is loaded.
@@ -61,6 +65,73 @@ struct Eval {
     /// Print one line of JSON instead of text.
     #[arg(long)]
     json: bool,
+}
+
+/// Arguments of `qat llm quantize`.
+#[derive(clap::Args)]
+struct Quantize {
+    #[command(flatten)]
+    model: Model,
+    /// The text to be true to, UTF-8; may be given several times. Some 8,000 tokens like those that the model is for.
+    #[arg(long, value_name = "FILE", required = true)]
+    text: Vec<PathBuf>,
+    /// Tokens in a window of text.
+    #[arg(long, default_value_t = 512, value_name = "N")]
+    window: usize,
+    /// Windows, evenly spread over the texts.
+    #[arg(long, default_value_t = 16, value_name = "N")]
+    windows: usize,
+    /// Bits per weight in the matrices of all blocks.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(2..=8))]
+    bits: u8,
+    /// Bits per weight in embedding and head; they stay as they are if not given.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(2..=8))]
+    table_bits: Option<u8>,
+    /// What the steps are.
+    #[arg(long, value_enum, default_value_t = StepName::PiAdaptive)]
+    step: StepName,
+    /// The divisor of the steps of --step pi.
+    #[arg(long, value_name = "K", default_value_t = 4, value_parser = clap::value_parser!(u8).range(2..=5))]
+    k: u8,
+    /// Whether 0 is a level.
+    #[arg(long, value_enum, default_value_t = GridName::MidRise)]
+    grid: GridName,
+    /// Weights that share one α, or one uniform step; a multiple of the group that divides every row.
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    block: usize,
+    /// Weights that share a k of --step pi-adaptive: 8, 16 or 32.
+    #[arg(long, value_name = "N", default_value_t = 16)]
+    group: usize,
+    /// Share of the mean of the inputs' squares that is added to each; more for less text.
+    #[arg(long, value_name = "X", default_value_t = 0.01)]
+    damping: f64,
+    /// A new folder: config.json, model.safetensors with the quantised weights as numbers, the tokenizer, and the codes in
+    /// codes.safetensors.
+    #[arg(long, value_name = "FOLDER")]
+    out: PathBuf,
+    /// Print one line of JSON instead of text.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Kinds of steps.
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum StepName {
+    /// Δ = α·π/k, α per block and k ∈ {2, 3, 4, 5} per group.
+    PiAdaptive,
+    /// Δ = α·π/k, α per block and one k.
+    Pi,
+    /// Δ = s, s per block.
+    Uniform,
+}
+
+/// Kinds of grids.
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum GridName {
+    /// Levels … −½, ½ …: no zero, symmetric.
+    MidRise,
+    /// Levels … −1, 0, 1 …
+    MidTread,
 }
 
 /// Arguments of `qat llm generate`.
@@ -164,6 +235,7 @@ impl Arguments {
     pub(super) fn run(self) -> Result<()> {
         match self.command {
             Command::Eval(a) => a.run(),
+            Command::Quantize(a) => a.run(),
             Command::Generate(a) => a.run(),
             Command::Train(a) => a.run(),
             Command::Exact(a) => a.run(),

@@ -213,7 +213,7 @@ impl Decoder {
                 format!("{end} tokens are more than the model's context of {}", self.config.context);
             return Err(Error::new(ErrorKind::Data, problem).remedy("use shorter text"));
         }
-        let mut x = Tensor::f_embedding(&self.embedding.weight()?, tokens, -1, false, false)?;
+        let mut x = self.embed(tokens)?;
         for (i, block) in self.blocks.iter().enumerate() {
             x = match cache.as_deref_mut() {
                 None if self.recompute => recompute::forward(block, &x, &self.rope)?,
@@ -225,6 +225,24 @@ impl Decoder {
             cache.advance(time);
         }
         self.norm.forward(&x)
+    }
+
+    /// The hidden states that enter the first block.
+    pub(super) fn embed(&self, tokens: &Tensor) -> Result<Tensor> {
+        Ok(Tensor::f_embedding(&self.embedding.weight()?, tokens, -1, false, false)?)
+    }
+
+    /// What one block makes of hidden states; nothing if there is no such block.
+    pub(super) fn through(&self, block: usize, x: &Tensor) -> Result<Tensor> {
+        match self.blocks.get(block) {
+            Some(block) => block.forward(x, &self.rope, None),
+            None => Ok(x.shallow_clone()),
+        }
+    }
+
+    /// Whether the matrix of this name belongs to a block.
+    pub(super) fn is_in_block(name: &str, block: usize) -> bool {
+        name.strip_prefix(&prefix(block)).is_some_and(|rest| rest.starts_with('.'))
     }
 
     /// Shows every matrix with its name (`model.layers.0.self_attn.q_proj`), in the order of the network: the embedding, those

@@ -21,7 +21,8 @@
 //! | `examples`, `train` | what is learned from, and the loop that learns |
 //! | `reason` | learning from a teacher that reasons |
 //! | `exact` | the share of problems that a model solves |
-//! | `ptq` | rounding of the weights without training |
+//! | `quantised` | matrices as codes and steps, and the file of them |
+//! | `ptq` | quantisation without training: rounding, and second-order on a text |
 //!
 //! Tensors carry Hugging Face's names (`model.layers.0.self_attn.q_proj.weight`) and orders throughout; what a GGUF file
 //! has otherwise is renamed and put in order when it is read.
@@ -63,6 +64,8 @@ mod ptq;
 #[cfg(feature = "tch")]
 mod qat;
 #[cfg(feature = "tch")]
+mod quantised;
+#[cfg(feature = "tch")]
 mod reason;
 #[cfg(feature = "tch")]
 mod rope;
@@ -95,8 +98,9 @@ pub use {
     model::LanguageModel,
     optimiser::MomentBits,
     perplexity::{Perplexity, Windows, perplexity},
-    ptq::{Quantisation, Scheme, quantise},
+    ptq::{Compensation, Quantisation, Scheme, quantise, quantise_compensated},
     qat::{DecoderQuant, FakeQuantised, MatrixQuant, NodeQuantised},
+    quantised::{BlockQuant, QuantisedMatrix, read_codes, write_codes},
     reason::{ChainOfThoughtLoss, DecoderTeacher},
     source::{GgufSource, HfFolder, TensorSource},
     text::{characters, read_text},

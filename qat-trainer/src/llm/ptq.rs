@@ -1,14 +1,22 @@
-//! Rounding the matrices of a decoder without training.
+//! Quantising the matrices of a decoder without training.
+//!
+//! | module | is |
+//! |---|---|
+//! | here | rounding: each matrix by itself |
+//! | `compensate` | a matrix by its inputs: errors of columns made good by later ones |
+//! | `sequential` | a decoder, block after block, on a text |
+
+mod compensate;
+mod sequential;
+
+pub use sequential::{Compensation, quantise_compensated};
 
 use super::decoder::Decoder;
 use super::linear::{Dense, Linear};
+use super::quantised::{BlockQuant, QuantisedMatrix, check_finite};
 use crate::autograd::slice;
 use crate::by_weight::{decibels, energy};
 use crate::error::{Error, ErrorKind, Result};
-use crate::graph::{Weights, dequantised_rows};
-use crate::ptq::fit_weights;
-use crate::spec::WeightQuant;
-use qat_kernels::config::StepRule;
 use rayon::prelude::*;
 use serde::Serialize;
 use tch::{Device, Kind, Tensor};
@@ -25,8 +33,8 @@ pub enum Scheme {
         /// Weights in a group.
         group: usize,
     },
-    /// A quantiser of this crate, its steps fitted to the least squared error row by row.
-    Fitted(WeightQuant),
+    /// A quantiser of qat-kernels, its steps fitted to the least squared error block by block.
+    Fitted(BlockQuant),
 }
 
 /// What became of the weights.
@@ -40,11 +48,8 @@ pub struct Quantisation {
     pub sqnr_db: Option<f64>,
 }
 
-/// Bits of a step, a minimum, or an α beside the codes.
-const SCALE_BITS: f64 = 16.0;
-const ALPHA_BITS: f64 = 32.0;
-/// Bits of the divisor of a group.
-const DIVISOR_BITS: f64 = 2.0;
+/// Bits of the step and of the minimum of a group that is rounded to nearest.
+const STEP_BITS: f64 = 16.0;
 
 impl Scheme {
     fn check(self) -> Result<()> {
@@ -58,51 +63,27 @@ impl Scheme {
     }
 
     /// Mean bits of a weight in rows of `row`.
-    fn bits(self, row: usize) -> f64 {
+    fn bits(self, row: usize) -> Result<f64> {
         match self {
-            Self::RoundToNearest { bits, group } => f64::from(bits) + 2.0 * SCALE_BITS / group as f64,
-            Self::Fitted(quant) => {
-                let divisors = match quant.step {
-                    StepRule::PiAdaptive { group } => DIVISOR_BITS / group as f64,
-                    StepRule::Uniform | StepRule::Pi { .. } => 0.0,
-                };
-                f64::from(quant.levels.bits()) + divisors + ALPHA_BITS / row as f64
-            }
+            Self::RoundToNearest { bits, group } => Ok(f64::from(bits) + 2.0 * STEP_BITS / group as f64),
+            Self::Fitted(how) => how.bits(row),
         }
     }
 
     /// The weights, `[rows, row]`, as the codes give them back.
     fn round(self, weights: &[f32], row: usize) -> Result<Vec<f32>> {
-        let divides = |group: usize| {
-            if row.is_multiple_of(group) {
-                return Ok(());
-            }
-            Err(Error::new(ErrorKind::Spec, format!("groups of {group} do not divide rows of {row}"))
-                .remedy("use another group"))
-        };
-        if let Some(i) = weights.iter().position(|w| !w.is_finite()) {
-            return Err(Error::new(ErrorKind::Model, format!("weight {i} is {}", weights[i])));
-        }
         match self {
             Self::RoundToNearest { bits, group } => {
-                divides(group)?;
+                check_finite(weights)?;
+                if !row.is_multiple_of(group) {
+                    let problem = format!("groups of {group} do not divide rows of {row}");
+                    return Err(Error::new(ErrorKind::Spec, problem).remedy("use another group"));
+                }
                 let mut rounded = weights.to_vec();
                 rounded.par_chunks_mut(group).for_each(|group| round_to_nearest(group, bits));
                 Ok(rounded)
             }
-            Self::Fitted(quant) => {
-                if let StepRule::PiAdaptive { group } = quant.step {
-                    divides(group)?;
-                }
-                let rows = Weights {
-                    channels: weights.len() / row,
-                    fan_in: row,
-                    rows: weights.to_vec(),
-                    bias: Vec::new(),
-                };
-                let steps = fit_weights(&rows, quant)?;
-                dequantised_rows(&rows, quant, &steps)
-            }
+            Self::Fitted(how) => QuantisedMatrix::fit(how, weights, row, None)?.dequantise(),
         }
     }
 }
@@ -128,25 +109,55 @@ pub fn quantise(
     mut progress: impl FnMut(&str),
 ) -> Result<Quantisation> {
     scheme.check()?;
-    let (kind, device) = (decoder.kind(), decoder.device());
-    let (mut weights, mut bits, mut lost) = (0usize, 0.0, [0.0; 2]);
+    let mut tally = Tally::default();
     decoder.replace(|name, linear| {
         if !name.starts_with("model.layers.") {
             return Ok(None);
         }
         progress(name);
-        let matrix =
-            linear.weight()?.f_detach()?.f_to_device(Device::Cpu)?.f_to_kind(Kind::Float)?.f_contiguous()?;
-        let (before, shape) = (slice(&matrix)?, matrix.size());
-        let row = matrix.size2()?.1.max(1) as usize;
-        let after = scheme.round(before, row)?;
-        weights += after.len();
-        bits += after.len() as f64 * scheme.bits(row);
-        let [signal, noise] = energy(before, &after);
-        lost = [lost[0] + signal, lost[1] + noise];
-        let rounded = Tensor::from_slice(&after).f_reshape(shape)?.f_to_kind(kind)?.f_to_device(device)?;
-        let bias = linear.bias().map(Tensor::shallow_clone);
-        Ok(Some(Box::new(Dense::new(rounded, bias)) as Box<dyn Linear>))
+        let (matrix, row) = to_slices(linear)?;
+        let after = scheme.round(slice(&matrix)?, row)?;
+        tally.add(linear, &after, scheme.bits(row)?)?;
+        dense(linear, &after).map(Some)
     })?;
-    Ok(Quantisation { weights, bits: bits / weights.max(1) as f64, sqnr_db: decibels(lost) })
+    Ok(tally.sum())
+}
+
+/// A matrix in f32 on the CPU, and the length of its rows.
+fn to_slices(linear: &dyn Linear) -> Result<(Tensor, usize)> {
+    let matrix = linear.weight()?.f_detach()?.f_to_device(Device::Cpu)?.f_to_kind(Kind::Float)?;
+    let row = matrix.size2()?.1.max(1) as usize;
+    Ok((matrix.f_contiguous()?, row))
+}
+
+/// A plain layer with these weights in the place of another: of its kind, on its device, with its bias.
+fn dense(linear: &dyn Linear, weights: &[f32]) -> Result<Box<dyn Linear>> {
+    let old = linear.weight()?;
+    let new = Tensor::from_slice(weights).f_reshape(old.size())?;
+    let new = new.f_to_kind(old.f_kind()?)?.f_to_device(old.device())?;
+    Ok(Box::new(Dense::new(new, linear.bias().map(Tensor::shallow_clone))))
+}
+
+/// Sums over matrices.
+#[derive(Default)]
+struct Tally {
+    weights: usize,
+    bits: f64,
+    energy: [f64; 2],
+}
+
+impl Tally {
+    /// Adds a matrix, with what it becomes and the mean bits of that.
+    fn add(&mut self, before: &dyn Linear, after: &[f32], bits: f64) -> Result<()> {
+        let [signal, noise] = energy(slice(&to_slices(before)?.0)?, after);
+        self.energy = [self.energy[0] + signal, self.energy[1] + noise];
+        self.weights += after.len();
+        self.bits += after.len() as f64 * bits;
+        Ok(())
+    }
+
+    fn sum(&self) -> Quantisation {
+        let Self { weights, bits, energy } = *self;
+        Quantisation { weights, bits: bits / weights.max(1) as f64, sqnr_db: decibels(energy) }
+    }
 }

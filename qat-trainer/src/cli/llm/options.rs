@@ -38,11 +38,14 @@ pub(super) struct Rounding {
     /// Weights in a group; for pi-adaptive 8, 16 or 32.
     #[arg(long, value_name = "N", default_value_t = 16, requires = "bits")]
     group: usize,
+    /// For pi-adaptive: weights of a row that share one α; the whole row if not given.
+    #[arg(long, value_name = "N", requires = "bits")]
+    block: Option<usize>,
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]
 enum SchemeName {
-    /// Δ = α·π/k on the mid-rise grid, α per row and k per group, fitted to the least squared error.
+    /// Δ = α·π/k on the mid-rise grid, α per block and k per group, fitted to the least squared error.
     PiAdaptive,
     /// Round to nearest between the least and the greatest weight of each group: the common baseline.
     Rtn,
@@ -70,9 +73,9 @@ mod apply {
     use super::{Dtype, Model, Rounding, Sample, SchemeName};
     use qat_kernels::config::StepRule;
     use qat_kernels::{Grid, Levels};
-    use qat_trainer::llm::{LanguageModel, Quantisation, Sampling, Scheme, quantise};
+    use qat_trainer::Result;
+    use qat_trainer::llm::{BlockQuant, LanguageModel, Quantisation, Sampling, Scheme, quantise};
     use qat_trainer::spec::WeightQuant;
-    use qat_trainer::{Error, ErrorKind, Result};
     use tch::{Device, Kind};
 
     impl Model {
@@ -96,12 +99,9 @@ mod apply {
             let scheme = match self.scheme {
                 SchemeName::Rtn => Scheme::RoundToNearest { bits, group: self.group },
                 SchemeName::PiAdaptive => {
-                    if ![8, 16, 32].contains(&self.group) {
-                        return Err(Error::new(ErrorKind::Spec, format!("no groups of {}", self.group))
-                            .remedy("use --group 8, 16 or 32"));
-                    }
                     let levels = Levels::new(bits, Grid::MidRise)?;
-                    Scheme::Fitted(WeightQuant { levels, step: StepRule::PiAdaptive { group: self.group } })
+                    let step = StepRule::PiAdaptive { group: self.group };
+                    Scheme::Fitted(BlockQuant { quant: WeightQuant { levels, step }, block: self.block })
                 }
             };
             quantise(&mut model.decoder, scheme, |_| ()).map(Some)

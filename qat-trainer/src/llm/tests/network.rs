@@ -197,7 +197,8 @@ fn rounding_touches_the_blocks_alone_and_loses_less_with_more_bits() {
     let exact = before.forward(&ids).unwrap();
     let pi = |bits| {
         let levels = Levels::new(bits, Grid::MidRise).unwrap();
-        Scheme::Fitted(crate::spec::WeightQuant { levels, step: StepRule::PiAdaptive { group: 16 } })
+        let quant = crate::spec::WeightQuant { levels, step: StepRule::PiAdaptive { group: 16 } };
+        Scheme::Fitted(BlockQuant { quant, block: None })
     };
     let rtn = |bits| Scheme::RoundToNearest { bits, group: 32 };
     let mut sqnr = Vec::new();
@@ -228,6 +229,56 @@ fn rounding_touches_the_blocks_alone_and_loses_less_with_more_bits() {
         "{e}"
     );
     assert!(quantise(&mut decoder, rtn(9), |_| ()).is_err());
+}
+
+#[test]
+fn compensated_matrices_disturb_the_logits_less_than_rounded_ones() {
+    let config = tiny(Architecture::Qwen2);
+    let text: Vec<u32> = (0..640).map(|i| (i * i + i / 7) % 262).collect();
+    let windows = Windows { size: 32, count: 20 };
+    let ids =
+        Tensor::from_slice(&text[..64].iter().map(|&t| t.into()).collect::<Vec<i64>>()).reshape([2, 32]);
+    let before = decoder(&config);
+    let exact = before.forward(&ids).unwrap();
+    let off = |decoder: &Decoder| difference(&decoder.forward(&ids).unwrap(), &exact);
+    let squared = |decoder: &Decoder| {
+        (decoder.forward(&ids).unwrap() - &exact).square().mean(Kind::Double).double_value(&[])
+    };
+    for step in [StepRule::Uniform, StepRule::PiAdaptive { group: 16 }] {
+        let quant = crate::spec::WeightQuant { levels: Levels::new(3, Grid::MidRise).unwrap(), step };
+        let blocks = BlockQuant { quant, block: Some(16) };
+        let (mut ours, mut nearest) = (decoder(&config), decoder(&config));
+        let how = Compensation { blocks, tables: None, damping: 0.01 };
+        let (sum, matrices) = quantise_compensated(&mut ours, &text, windows, &how, |_| ()).unwrap();
+        let rounded = quantise(&mut nearest, Scheme::Fitted(blocks), |_| ()).unwrap();
+        assert_eq!((sum.weights, sum.bits, matrices.len()), (rounded.weights, rounded.bits, 2 * 7));
+        assert!(
+            squared(&ours) < 0.8 * squared(&nearest),
+            "{step:?}: {} {}",
+            squared(&ours),
+            squared(&nearest)
+        );
+        for ((name, old), (_, new)) in before.linears().iter().zip(ours.linears()) {
+            let weights = Vec::<f32>::try_from(new.weight().unwrap().reshape(-1)).unwrap();
+            match matrices.get(name) {
+                Some(matrix) => assert_eq!(matrix.dequantise().unwrap(), weights, "{name}"),
+                None => assert!(old.weight().unwrap().equal(&new.weight().unwrap()), "{name}"),
+            }
+        }
+    }
+    // Eight bits are near; tables too, if asked.
+    let quant =
+        crate::spec::WeightQuant { levels: Levels::new(8, Grid::MidTread).unwrap(), step: StepRule::Uniform };
+    let blocks = BlockQuant { quant, block: Some(32) };
+    let how = Compensation { blocks, tables: Some(blocks), damping: 0.01 };
+    let mut fine = decoder(&config);
+    let (_, matrices) = quantise_compensated(&mut fine, &text, windows, &how, |_| ()).unwrap();
+    assert!(matrices.contains_key("model.embed_tokens") && off(&fine) < 0.2, "{}", off(&fine));
+    let e = quantise_compensated(&mut fine, &text[..31], windows, &how, |_| ()).unwrap_err();
+    assert!(e.to_string().contains("31 tokens do not fill a window of 32"), "{e}");
+    let how = Compensation { blocks: BlockQuant { block: Some(24), ..blocks }, ..how };
+    let e = quantise_compensated(&mut fine, &text, windows, &how, |_| ()).unwrap_err().to_string();
+    assert!(e.contains("blocks of 24 do not divide rows of 32"), "{e}");
 }
 
 #[test]
