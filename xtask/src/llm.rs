@@ -1,6 +1,7 @@
-//! `cargo xtask llm`: perplexities of SmolLM2-135M-Instruct, as shipped, with its matrices rounded and trained with
-//! quantisation in the loop, and its continuation of a sentence, into `benches/results/llm.csv`.
+//! `cargo xtask llm`: perplexities of SmolLM2-135M-Instruct, as shipped, with its matrices rounded, quantised on a text
+//! and trained with quantisation in the loop, and its continuation of a sentence, into `benches/results/llm.csv`.
 
+mod ptq;
 mod qat;
 mod reasoning;
 
@@ -122,6 +123,22 @@ pub(crate) fn run(only: &[String], seeds: usize, yes: bool) -> Result<()> {
                 figures.push(Figure::new(case.clone(), "bits_per_weight", format!("{bits:.3}"), ""));
             }
             println!("{case:<42} {}", number(perplexity));
+            record("llm", &format!("cargo xtask llm {case}"), &figures)?;
+        }
+        for how in ptq::COMPENSATED {
+            let case = format!("smollm2_{text}_{}", how.name);
+            if !chosen(&case) {
+                continue;
+            }
+            let (folder, bits) = ptq::ensure(&how, &qat, &model, &speeches[0])?;
+            let ours = perplexity(&eval(&qat, &folder, path, part, &[])?)?;
+            let rounded = perplexity(&eval(&qat, &model, path, part, how.rounded)?)?;
+            println!("{case:<42} {} beside {}", number(ours), number(rounded));
+            let figures = [
+                Figure::new(case.clone(), "perplexity", number(ours), "")
+                    .with_rival("rounded to nearest".into(), number(rounded)),
+                Figure::new(case.clone(), "bits_per_weight", format!("{bits:.3}"), ""),
+            ];
             record("llm", &format!("cargo xtask llm {case}"), &figures)?;
         }
         for training in qat::TRAININGS {

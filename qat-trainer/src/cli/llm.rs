@@ -78,7 +78,7 @@ struct Quantize {
     /// Tokens in a window of text.
     #[arg(long, default_value_t = 512, value_name = "N")]
     window: usize,
-    /// Windows, evenly spread over the texts.
+    /// Use at most so many windows, evenly spread over the texts.
     #[arg(long, default_value_t = 16, value_name = "N")]
     windows: usize,
     /// Bits per weight in the matrices of all blocks.

@@ -1,11 +1,13 @@
 //! SmolLM2-135M quantised without training, on windows of State of the Union addresses.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
+use serde_json::Value;
 
-use crate::cmd::{root, run};
+use crate::cmd::{output, root};
 
 /// A quantisation of the matrices of all blocks: α for each 64 weights, k for each 16 of them.
 pub(super) struct Compensated {
@@ -30,18 +32,23 @@ pub(super) const COMPENSATED: [Compensated; 2] = [
     },
 ];
 
-/// Quantises unless that was done before; returns the folder of the model.
-pub(super) fn ensure(how: &Compensated, qat: &Path, model: &Path, speeches: &Path) -> Result<PathBuf> {
+/// Quantises unless that was done before; returns the folder of the model, and the mean bits of a weight.
+pub(super) fn ensure(how: &Compensated, qat: &Path, model: &Path, speeches: &Path) -> Result<(PathBuf, f64)> {
     let folder = root().join(".cache").join(format!("smollm2-{}", how.name));
-    // Written last.
-    if folder.join("codes.safetensors").exists() {
-        return Ok(folder);
+    let about = folder.join(ABOUT);
+    if !about.exists() {
+        println!("quantising {}; one core takes some minutes", how.name);
+        let mut quantize = Command::new(qat);
+        quantize.args(["llm", "quantize"]).arg(model).args([Path::new("--text"), speeches]);
+        quantize.args(["--bits", how.bits, "--windows", "8", "--json", "--out"]).arg(&folder);
+        let answer = output(&mut quantize)?;
+        fs::write(&about, answer).with_context(|| about.display().to_string())?;
     }
-    println!("quantising {}; one core takes some minutes", how.name);
-    run(Command::new(qat)
-        .args(["llm", "quantize"])
-        .arg(model)
-        .args([Path::new("--text"), speeches, Path::new("--out"), &folder])
-        .args(["--bits", how.bits, "--windows", "8"]))?;
-    Ok(folder)
+    let text = fs::read_to_string(&about).with_context(|| about.display().to_string())?;
+    let answer: Value = serde_json::from_str(&text).with_context(|| about.display().to_string())?;
+    let bits = answer["bits"].as_f64().with_context(|| format!("{}: no `bits`", about.display()))?;
+    Ok((folder, bits))
 }
+
+/// The answer of `qat llm quantize`, written when all else is there.
+const ABOUT: &str = "quantisation.json";

@@ -13,9 +13,6 @@ use qat_trainer::{Error, ErrorKind, Result};
 use serde::Serialize;
 use std::path::Path;
 
-/// Bytes that hold a token with near certainty, on the average of a window.
-const BYTES_OF_A_TOKEN: usize = 12;
-
 #[derive(Serialize)]
 struct Answer<'a> {
     #[serde(flatten)]
@@ -78,23 +75,20 @@ impl Quantize {
         Ok(Compensation { blocks: quant(self.bits)?, tables, damping: self.damping })
     }
 
-    /// As many windows as asked for, evenly spread over the texts; only their surroundings are made into tokens.
+    /// As many windows as asked for, evenly spread over the texts.
     fn tokens(&self, model: &LanguageModel) -> Result<(Vec<u32>, Windows)> {
-        let texts = self.text.iter().map(|path| read_text(path)).collect::<Result<Vec<_>>>()?;
-        let text = texts.concat();
-        let bytes = self.window.saturating_mul(BYTES_OF_A_TOKEN);
-        let mut tokens = Vec::new();
-        for i in 0..self.windows {
-            let start =
-                text.ceil_char_boundary((text.len() as u128 * i as u128 / self.windows as u128) as usize);
-            let end = text.ceil_char_boundary(start.saturating_add(bytes));
-            let around = model.tokenizer.encode(text.get(start..end).unwrap_or_default())?;
-            tokens.extend_from_slice(around.get(..self.window).unwrap_or_default());
+        let mut all = Vec::new();
+        for path in &self.text {
+            all.extend(model.tokenizer.encode(&read_text(path)?).map_err(|e| e.file(path))?);
         }
+        let there: Vec<&[u32]> = all.chunks_exact(self.window.max(1)).collect();
+        let count = self.windows.min(there.len());
+        let chosen = (0..count).filter_map(|i| there.get(i * there.len() / count)).copied();
+        let tokens = chosen.collect::<Vec<_>>().concat();
         let inputs = model.decoder.config().mlp;
         if !tokens.is_empty() && tokens.len() < inputs {
             complain(&format!("{} tokens are few for matrices with {inputs} inputs", tokens.len()));
         }
-        Ok((tokens, Windows { size: self.window, count: self.windows }))
+        Ok((tokens, Windows { size: self.window, count }))
     }
 }

@@ -38,11 +38,14 @@ struct Entry {
 /// Writes matrices into a file, in one step.
 ///
 /// # Errors
-/// [`ErrorKind::Io`].
+/// [`ErrorKind::Io`]; [`ErrorKind::Spec`] for no matrices.
 pub fn write_codes(path: &Path, matrices: &BTreeMap<String, QuantisedMatrix>) -> Result<()> {
     let unwritable = |problem: String| {
         Error::new(ErrorKind::Io, format!("the codes cannot be written: {problem}")).file(path)
     };
+    if matrices.is_empty() {
+        return Err(Error::new(ErrorKind::Spec, "there are no matrices to write").file(path));
+    }
     let (mut tensors, mut header) = (Vec::new(), HashMap::new());
     for (name, matrix) in matrices {
         let (how, columns, rows) = (matrix.how(), matrix.columns(), matrix.rows());
@@ -171,7 +174,8 @@ mod tests {
         let header = u64::from_le_bytes(*file.first_chunk().unwrap()) as usize;
         // Codes of 2, 3 and 4 bits in rows of 96; two scales a row; six divisors a row of the last one.
         assert_eq!(file.len() - 8 - header, 3 * (24 + 36 + 48) + 3 * 3 * 2 * 2 + 3 * 2);
-        assert!(parse(&bytes(&BTreeMap::new())).unwrap().is_empty());
+        let e = write_codes(Path::new("none"), &BTreeMap::new()).unwrap_err();
+        assert!(e.to_string().contains("no matrices"), "{e}");
         let e = read_codes(Path::new("nowhere")).unwrap_err();
         assert_eq!(e.kind(), ErrorKind::Io);
     }
