@@ -5,6 +5,7 @@
 
 mod cifar;
 mod csv;
+mod doubts;
 mod file;
 mod folder;
 mod halves;
@@ -19,6 +20,7 @@ mod resize;
 mod standardise;
 mod wav;
 
+pub use doubts::Doubt;
 pub use resize::resize_area;
 pub use standardise::Standardisation;
 

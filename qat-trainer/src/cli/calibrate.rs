@@ -2,7 +2,7 @@
 
 use super::checkpoint::Source;
 use super::export::Timestamp;
-use super::output::{say, say_json};
+use super::output::{doubt, say, say_json};
 use qat_kernels::calibration::Calibrated;
 use qat_trainer::Result;
 use qat_trainer::calibrate::{Engines, extremes, observe, ranges, write};
@@ -65,6 +65,7 @@ impl Arguments {
         let bytes = write(&run, &data, &graph, &found, time)?;
         let file = self.out.clone().unwrap_or_else(|| self.source.beside("model.cal"));
         write_atomically(&file, &bytes)?;
+        doubt(&data);
         let answer = Answer {
             file,
             bytes: bytes.len(),

@@ -1,5 +1,6 @@
 //! Printing that cannot panic: a closed pipe (`qat … | head`) ends the printing, not the program.
 
+use qat_trainer::data::Dataset;
 use qat_trainer::{Error, ErrorKind, Result};
 use serde::Serialize;
 use std::io::{ErrorKind as Io, Write};
@@ -27,4 +28,11 @@ pub(super) fn json<T: Serialize>(value: &T) -> Result<String> {
 /// Prints a line to standard error. There is nobody left to tell if that fails.
 pub(super) fn complain(line: &str) {
     let _ = writeln!(std::io::stderr().lock(), "{line}");
+}
+
+/// Tells what looks wrong in the data.
+pub(super) fn doubt(data: &Dataset) {
+    for doubt in data.doubts() {
+        complain(&format!("qat: warning: data: {doubt}"));
+    }
 }

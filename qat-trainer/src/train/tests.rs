@@ -397,8 +397,12 @@ fn every_method_learns() {
         let outcome = QatTrainer::new(&run, &data).unwrap().train(&mut |_: &QatEvent| ()).unwrap();
         assert!(outcome.quantised.test_accuracy > 0.9, "{section}: {}", outcome.quantised.test_accuracy);
     }
-    let outcome = QatTrainer::new(&with_everything(3), &data).unwrap().train(&mut |_: &QatEvent| ()).unwrap();
-    assert!(outcome.quantised.test_accuracy > 0.8, "{}", outcome.quantised.test_accuracy);
+    // All at once is harder than each alone: it gets more time.
+    let text =
+        with_everything(3).text.replace("epochs = 6", "epochs = 12").replace("epochs = 4", "epochs = 12");
+    let run = Run::parse(&text, "run.toml".as_ref()).unwrap();
+    let outcome = QatTrainer::new(&run, &data).unwrap().train(&mut |_: &QatEvent| ()).unwrap();
+    assert!(outcome.quantised.test_accuracy > 0.85, "{}", outcome.quantised.test_accuracy);
 }
 
 fn with_teacher(section: &str) -> Run {

@@ -196,11 +196,14 @@ impl Fixture {
     }
 }
 
-/// Standard error of a failed command, after checking that it is one line, tells of no panic, and comes with this exit
-/// code.
+/// The error of a failed command, after checking that it is one line behind warnings, tells of no panic, and comes with
+/// this exit code.
 pub(crate) fn failure(output: &Output, code: i32) -> String {
     let text = String::from_utf8(output.stderr.clone()).unwrap();
     assert_eq!(output.status.code(), Some(code), "{text}");
+    let mut lines = text.lines().skip_while(|line| line.starts_with("qat: warning: "));
+    let text = lines.by_ref().take(1).fold(String::new(), |text, line| text + line + "\n")
+        + &lines.collect::<String>();
     assert!(text.starts_with("qat: error: ") && text.trim_end().lines().count() == 1, "{text}");
     assert!(!text.contains("panicked"), "{text}");
     text

@@ -1,7 +1,7 @@
 //! From a run description to a complete run folder.
 
 use super::super::export::export_ptq;
-use super::super::output::{json, say};
+use super::super::output::{doubt, json, say};
 use super::Arguments;
 use super::curves::Curves;
 use super::folder::{FILES, Folder, STATE};
@@ -43,6 +43,7 @@ pub(super) fn train(arguments: &Arguments) -> Result<()> {
     // Everything that can be wrong with configuration and data shows here, before anything is written.
     let data = Dataset::load(&run.data)?;
     let trainer = QatTrainer::new(&run, &data)?;
+    doubt(&data);
 
     let mut folder = Folder::open(&arguments.out, FILES)?;
     if arguments.resume && folder.file("summary.json").exists() {
