@@ -5,9 +5,9 @@
     python train.py digits letter --seeds 3 --record
 
 For each seed one network is trained in floating point, as the preset says; every peer then takes it into the same
-number of epochs of quantised training: AdamW, the preset's rates along a cosine, its batches and distortions. The bits of
-every layer are the preset's. `qat` runs the preset itself: its own floating-point phase, and 8-bit activations on the
-integer engine, while the peers' activations stay in floating point here, in their favour.
+number of epochs of quantised training: AdamW, the preset's rates along a cosine and its weight decay, its batches and
+distortions. The bits of every layer are the preset's. `qat` runs the preset itself: its own floating-point phase, and
+8-bit activations on the integer engine, while the peers' activations stay in floating point here, in their favour.
 
 The quantisers, all with one scale per output channel and straight-through gradients:
 
@@ -95,13 +95,13 @@ def parq(run, channels, state):
     net = float_network(run, channels, state)
     layers = weighted(net)
     decayed = {id(layer.weight) for layer in layers}
-    groups = [{"params": [p for p in net.parameters() if id(p) not in decayed]}]
+    groups = [{"params": [p for p in net.parameters() if id(p) not in decayed], "weight_decay": 0.0}]
     quantisers = {}
     for index, layer in enumerate(layers):
-        groups.append({"params": [layer.weight], "quant_bits": layer.bits})
+        groups.append({"params": [layer.weight], "quant_bits": layer.bits, "weight_decay": decay(run)})
         # Stretched levels of 8 bits do not fit torchao's bytes.
         quantisers[index] = UnifTorchaoQuantizer() if layer.bits == 8 else StretchedUnifTorchaoQuantizer(layer.bits)
-    base = torch.optim.AdamW(groups, run["qat"]["learning_rate"], weight_decay=1e-4)
+    base = torch.optim.AdamW(groups, run["qat"]["learning_rate"])
     optimiser = QuantOptimizer(
         base, quantisers[0], ProxHardQuant(), quant_period=1, quant_per_channel=True, group_quantizer_map=quantisers
     )
@@ -143,7 +143,21 @@ def weighted(net):
 
 
 def adamw(run, net):
-    return torch.optim.AdamW(net.parameters(), run["qat"]["learning_rate"], weight_decay=1e-4)
+    return torch.optim.AdamW(parameters(run, net), run["qat"]["learning_rate"])
+
+
+def decay(run):
+    """The preset's weight decay, or the default of `qat`."""
+    return run["train"].get("weight_decay", 1e-4)
+
+
+def parameters(run, net):
+    """Decay is for the weights of layers, as `qat` has it: not for biases, batch normalisation and scales."""
+    decayed, others = [], []
+    for name, parameter in net.named_parameters():
+        is_weight = parameter.ndim > 1 and not any(part in name for part in ("scale", "scaling", "quantiser"))
+        (decayed if is_weight else others).append(parameter)
+    return [{"params": decayed, "weight_decay": decay(run)}, {"params": others, "weight_decay": 0.0}]
 
 
 class Data:
@@ -249,7 +263,7 @@ def compare(preset, seeds, epochs):
         torch.manual_seed(seed)
         generator = torch.Generator().manual_seed(seed)
         net = networks.build(run, data.channels, with_bits(nn.Conv2d), with_bits(nn.Linear))
-        optimiser = torch.optim.AdamW(net.parameters(), spec["lr"], weight_decay=1e-4)
+        optimiser = torch.optim.AdamW(parameters(run, net), spec["lr"])
         fit(net, optimiser, cosine(len(data.train) // data.batch), spec["epochs"], data, generator)
         note("torch, floating point", accuracy(net, data))
         for name, prepare in PEERS.items():
