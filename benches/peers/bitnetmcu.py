@@ -32,7 +32,7 @@ BATCH, RATE = 128, 1e-3
 MEAN, STD = 0.1307, 0.3081  # of MNIST, as its recipe has them
 CASE = "digits_small_2bit"
 # Steps of the preset's floating-point and quantised phase together.
-STEPS = 62 * 90
+STEPS = 62 * 180
 
 
 def octav(w, bits, iterations=30):
