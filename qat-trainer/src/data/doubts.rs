@@ -291,7 +291,7 @@ mod tests {
         let mut data = sound();
         data.train.labels.iter_mut().skip(9).for_each(|label| *label = 0);
         let wanted = Doubt::RareClass { class: "odd".into(), examples: 4, largest: 196 };
-        assert_eq!(data.doubts(), [wanted.clone()]);
+        assert_eq!(data.doubts(), std::slice::from_ref(&wanted));
         assert!(wanted.to_string().contains("class `odd` has 4"), "{wanted}");
     }
 
