@@ -306,6 +306,11 @@ fn steps() -> Section {
             ]),
             recorded("MLP of 4 × 1024²", ["training", "mlp_4x1024", "qat_over_fp32"], Goal::AtMost(1.1)),
             recorded(
+                "the same beside peers (`benches/peers/overhead.py`)",
+                ["training", "mlp_4x1024", "qat_over_fp32_beside_peers"],
+                Goal::AtMost(1.1),
+            ),
+            recorded(
                 "ResNet-8, batch normalisation folded while quantised",
                 ["training", "resnet8", "qat_over_fp32"],
                 Goal::AtMost(1.1),
