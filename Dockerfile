@@ -2,7 +2,7 @@
 # does today, and what not yet.
 #
 #   docker build -t qat .
-#   docker run --rm -it -v "$PWD/runs:/work/runs" qat qat train --preset digits --out runs/digits
+#   docker run --rm -it -v "$PWD/runs:/qat/runs" qat qat train --preset digits --out runs/digits
 FROM rust:1.95-bookworm
 
 RUN apt-get update \
@@ -14,7 +14,7 @@ RUN python3 -m venv /opt/torch && /opt/torch/bin/pip install --no-cache-dir torc
 RUN ln -s /opt/torch/lib/python3*/site-packages/torch /opt/libtorch
 ENV LIBTORCH=/opt/libtorch
 
-WORKDIR /work
+WORKDIR /qat
 COPY . .
 RUN cargo install --locked --path qat-trainer
 
