@@ -234,10 +234,16 @@ impl Kernels {
         length(What::Moments, m.len(), w.len())?;
         length(What::Moments, v.len(), w.len())?;
         length(What::Output, w_hat.len(), w.len())?;
-        length(What::Steps, step_grads.len(), steps.len())?;
         let (bounds, factors) = (Bounds::new(levels, mask), adamw.factors());
         let output = self.output(w_hat.len());
-        let pass = Fused { bounds, steps, next_steps, factors, w, g, m, v, w_hat, step_grads, output };
+        if step_grads.is_empty() {
+            let pass =
+                Fused::<false> { bounds, steps, next_steps, factors, w, g, m, v, w_hat, step_grads, output };
+            return self.run_with(ste, pass, per_step);
+        }
+        length(What::Steps, step_grads.len(), steps.len())?;
+        let pass =
+            Fused::<true> { bounds, steps, next_steps, factors, w, g, m, v, w_hat, step_grads, output };
         self.run_with(ste, pass, per_step)
     }
 
@@ -373,7 +379,10 @@ pub fn step_gradient(
 ///
 /// `g` is the gradient that arrived at the quantised weights of the last forward pass. `steps` and `next_steps` are equal
 /// unless the steps were updated in between. All slices have the length of `w`; `next_steps` and `step_grads` have one
-/// entry per step. Moments start at zero.
+/// entry per step. An empty `step_grads` saves the work of forming them. Moments start at zero.
+///
+/// Where the next steps follow from the steps' gradients of the same update, call [`backward`] first, and then this with
+/// [`SteVariant::Standard`] on the gradients that it passed on.
 ///
 /// # Errors
 /// As [`backward`]; [`AdamW::validate`]'s; [`Error::NotFinite`] for moments that are NaN or infinite.

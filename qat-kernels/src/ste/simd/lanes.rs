@@ -225,9 +225,9 @@ pub(super) struct NewState<'a> {
     pub(super) w_hat: &'a mut Tile,
 }
 
-/// Gradients, updated weights and moments, and the new quantised values.
+/// Gradients, updated weights and moments, and the new quantised values; with `TERMS` also the terms of the steps' gradients.
 #[inline(always)]
-pub(super) fn fused<E: Estimator>(
+pub(super) fn fused<E: Estimator, const TERMS: bool>(
     (e, b): (E, Bounds),
     f: Factors,
     (steps, next_steps): (&Tile, &Tile),
@@ -244,8 +244,10 @@ pub(super) fn fused<E: Estimator>(
     {
         let moments = magnitude(*m).max(magnitude(*v));
         top = top.max(magnitude(*w).max(magnitude(*g)).max(moments));
-        let grad;
-        (grad, *term) = b.backward(e, *step, *w, *g);
+        let (grad, of_step) = b.backward(e, *step, *w, *g);
+        if TERMS {
+            *term = of_step;
+        }
         (*w1, *m1, *v1) = f.update(*w, grad, *m, *v);
         *w_hat = b.level(*w1 / next) * next;
     }

@@ -334,7 +334,8 @@ impl Pass for StepGradient<'_> {
     }
 }
 
-pub(super) struct Fused<'a> {
+/// `TERMS`: whether the terms of the steps' gradients are formed.
+pub(super) struct Fused<'a, const TERMS: bool> {
     pub(super) bounds: Bounds,
     pub(super) steps: &'a [f32],
     pub(super) next_steps: &'a [f32],
@@ -348,7 +349,7 @@ pub(super) struct Fused<'a> {
     pub(super) output: Output,
 }
 
-impl Pass for Fused<'_> {
+impl<const TERMS: bool> Pass for Fused<'_, TERMS> {
     #[inline(always)]
     fn steps(&self) -> &[f32] {
         self.steps
@@ -366,7 +367,7 @@ impl Pass for Fused<'_> {
         let Scratch { steps, next_steps, terms, out, state: [w, m, v], .. } = scratch;
         let new = NewState { w: &mut *w, m: &mut *m, v: &mut *v, w_hat: &mut *out };
         let how = (estimator, self.bounds);
-        let fine = lanes::fused(how, self.factors, (steps, next_steps), old, new, terms);
+        let fine = lanes::fused::<_, TERMS>(how, self.factors, (steps, next_steps), old, new, terms);
         if fine {
             let n = range.len();
             self.w[r()].copy_from_slice(&w[..n]);

@@ -189,31 +189,26 @@ impl Case {
             m1.push(m);
             v1.push(v);
         }
-        let mut w = Guarded::new(&self.w, offset);
-        let (mut m, mut v) = (Guarded::new(&m0, offset + 2), Guarded::new(&v0, offset + 3));
-        let (mut w_hat, mut s) = (Guarded::new(&m0, offset), Guarded::new(&self.steps, offset));
-        let (lv, steps, next) = (self.levels, &self.steps, &self.next_steps);
-        let (w_, m_, v_) = (w.get_mut(), m.get_mut(), v.get_mut());
-        k.fused_adamw(
-            self.ste,
-            lv,
-            self.mask,
-            steps,
-            next,
-            &a,
-            w_,
-            &self.g,
-            m_,
-            v_,
-            w_hat.get_mut(),
-            s.get_mut(),
-        )
-        .unwrap();
-        w.is(&w1, at);
-        m.is(&m1, at);
-        v.is(&v1, at);
-        w_hat.is(&hat, at);
-        s.is(sums, at);
+        // With the sums, and without them; and what is left of the update once the estimator has been applied.
+        let (lv, mask, steps, next) = (self.levels, self.mask, &self.steps, &self.next_steps);
+        let ways = [
+            (self.ste, steps, &self.g[..], true),
+            (self.ste, steps, &self.g[..], false),
+            (SteVariant::Standard, next, grads, false),
+        ];
+        for (ste, steps, g, summed) in ways {
+            let mut w = Guarded::new(&self.w, offset);
+            let (mut m, mut v) = (Guarded::new(&m0, offset + 2), Guarded::new(&v0, offset + 3));
+            let (mut w_hat, mut s) = (Guarded::new(&m0, offset), Guarded::new(&self.steps, offset));
+            let (w_, m_, v_, hat_) = (w.get_mut(), m.get_mut(), v.get_mut(), w_hat.get_mut());
+            let s_ = if summed { s.get_mut() } else { &mut [] };
+            k.fused_adamw(ste, lv, mask, steps, next, &a, w_, g, m_, v_, hat_, s_).unwrap();
+            w.is(&w1, at);
+            m.is(&m1, at);
+            v.is(&v1, at);
+            w_hat.is(&hat, at);
+            s.is(if summed { sums } else { &self.steps }, at);
+        }
     }
 }
 

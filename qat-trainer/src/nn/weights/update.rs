@@ -2,7 +2,7 @@
 //! values, while they are in the cache.
 
 use super::fit::steps;
-use crate::nn::optimiser::{Rule, Sgd, Update};
+use crate::nn::optimiser::{Rule, Update};
 use qat_kernels::config::StepRule;
 use qat_kernels::ste_simd;
 use qat_kernels::{Error, Levels, LsqMask, SteVariant};
@@ -42,7 +42,6 @@ pub(crate) struct Unit<'a> {
 #[derive(Default)]
 pub(crate) struct Scratch {
     gradient: Vec<f32>,
-    weights: Vec<f32>,
     steps: Vec<f32>,
     sums: Vec<f32>,
 }
@@ -55,21 +54,21 @@ impl Shared {
 
     /// One step of everything in a unit.
     pub(crate) fn update(&self, unit: Unit<'_>, scratch: &mut Scratch) -> Result<(), Error> {
-        let Scratch { gradient, weights, steps: now, sums } = scratch;
+        let Scratch { gradient, steps: now, sums } = scratch;
         now.clear();
         now.extend_from_slice(unit.steps);
         sums.resize(now.len(), 0.0);
-        let g = if self.factor == 1.0 {
-            unit.g
+        // The gradients of weights and steps first, while the weights are on their way into the cache: the next steps have to
+        // be known before anything is requantised with them.
+        gradient.resize(unit.w.len(), 0.0);
+        let (ste, levels, mask) = (self.ste, self.levels, LsqMask::Exact);
+        if self.factor == 1.0 {
+            ste_simd::backward(ste, levels, mask, now, unit.w, unit.g, gradient, sums)?;
         } else {
-            gradient.clear();
-            gradient.extend(unit.g.iter().map(|g| g * self.factor));
-            gradient
-        };
-        // The steps' gradients first, while the weights are on their way into the cache: the next steps have to be known
-        // before anything is requantised with them.
+            gradient.iter_mut().zip(unit.g).for_each(|(scaled, g)| *scaled = g * self.factor);
+            ste_simd::backward_in_place(ste, levels, mask, now, unit.w, gradient, sums)?;
+        }
         if self.learns_steps() {
-            ste_simd::step_gradient(self.levels, LsqMask::Exact, now, unit.w, g, sums)?;
             let per_alpha = (now.len() / unit.alpha.len().max(1)).max(1);
             let groups =
                 sums.chunks(per_alpha).zip(now.chunks(per_alpha)).zip(unit.steps.chunks_mut(per_alpha));
@@ -83,44 +82,33 @@ impl Shared {
                 steps(self.rule, *alpha, divisors, next)?;
             }
         }
+        let (next, w, m) = (&*unit.steps, unit.w, unit.m);
         match &self.weights {
-            Rule::AdamW(adamw) => ste_simd::fused_adamw(
-                self.ste,
-                self.levels,
-                LsqMask::Exact,
-                now,
-                unit.steps,
-                adamw,
-                unit.w,
-                g,
-                unit.m,
-                unit.v,
-                unit.w_hat,
-                sums,
-            ),
-            Rule::Sgd(sgd) => self.sgd(*sgd, g, unit.w, unit.m, unit.w_hat, now, unit.steps, weights, sums),
+            Rule::AdamW(adamw) => {
+                // The estimator has had its say: what is left of it is the identity.
+                let ste = SteVariant::Standard;
+                ste_simd::fused_adamw(
+                    ste,
+                    levels,
+                    mask,
+                    next,
+                    next,
+                    adamw,
+                    w,
+                    gradient,
+                    m,
+                    unit.v,
+                    unit.w_hat,
+                    &mut [],
+                )
+            }
+            Rule::Sgd(sgd) => {
+                for ((w, &g), m) in w.iter_mut().zip(&*gradient).zip(m) {
+                    sgd.step(w, g, m);
+                }
+                ste_simd::fake_quantize(levels, next, w, unit.w_hat)
+            }
         }
-    }
-
-    #[allow(clippy::too_many_arguments, reason = "parts of a unit that is taken apart already")]
-    fn sgd(
-        &self,
-        sgd: Sgd,
-        g: &[f32],
-        w: &mut [f32],
-        m: &mut [f32],
-        w_hat: &mut [f32],
-        now: &[f32],
-        next: &[f32],
-        grad_w: &mut Vec<f32>,
-        sums: &mut [f32],
-    ) -> Result<(), Error> {
-        grad_w.resize(w.len(), 0.0);
-        ste_simd::backward(self.ste, self.levels, LsqMask::Exact, now, w, g, grad_w, sums)?;
-        for ((w, &g), m) in w.iter_mut().zip(&*grad_w).zip(m) {
-            sgd.step(w, g, m);
-        }
-        ste_simd::fake_quantize(self.levels, next, w, w_hat)
     }
 }
 
