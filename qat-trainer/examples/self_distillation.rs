@@ -6,7 +6,8 @@
 //! ```
 //!
 //! The model itself is the teacher: the loss is KL(teacher ‖ student) over all positions, so that the text needs no labels and
-//! teaches nothing but how to be the same model with fewer bits. OUT becomes a Hugging Face folder of the dequantised weights.
+//! teaches nothing but how to be the same model with fewer bits. OUT becomes a Hugging Face folder of the dequantised weights, with
+//! the codes beside them.
 //! Model and teacher compute in bf16 unless `--dtype f32` is given; the weights that are learned are f32 either way.
 
 use anyhow::{Context as _, Result, ensure};
@@ -16,9 +17,11 @@ use qat_kernels::ste_simd::AdamW;
 use qat_kernels::{Grid, Levels, QatLossWeights, SteVariant};
 use qat_trainer::distill::{DistillationLoss, Divergence};
 use qat_trainer::llm::{
-    Decoder, DecoderQuant, LanguageModel, MatrixQuant, MomentBits, Rates, Rule, read_text,
+    Decoder, DecoderQuant, LanguageModel, MatrixQuant, MomentBits, Rates, Rule, chunked_divergence,
+    read_codes, read_text, write_codes,
 };
 use qat_trainer::spec::WeightQuant;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Instant;
 use tch::{Device, Kind, Tensor};
@@ -32,6 +35,12 @@ struct Arguments {
     /// Texts to train on, in this order.
     #[arg(long, required = true)]
     text: Vec<PathBuf>,
+    /// A folder that `qat llm quantize` made of the model: training begins at its codes and steps.
+    #[arg(long)]
+    from: Option<PathBuf>,
+    /// Stop after so many updates of those that the learning rate is planned for, and write nothing: a trial.
+    #[arg(long)]
+    stop: Option<u32>,
     /// Bits of a weight.
     #[arg(long, default_value_t = 3)]
     bits: u8,
@@ -70,6 +79,9 @@ struct Arguments {
     dtype: String,
 }
 
+/// Positions whose logits are in memory at a time: those of SmolLM2 stay in a processor's cache.
+const CHUNK: usize = 32;
+
 fn main() -> Result<()> {
     let args = Arguments::parse();
     if let Some(threads) = args.threads {
@@ -92,13 +104,17 @@ fn main() -> Result<()> {
         if args.ewgs > 0.0 { SteVariant::Ewgs { lambda: args.ewgs } } else { SteVariant::LearnedStepSize };
     let moments = if args.eight_bit_moments { MomentBits::Eight } else { MomentBits::ThirtyTwo };
     let blocks = MatrixQuant { block: Some(args.block), ste, moments, ..MatrixQuant::new(quant) };
-    let bits = student.decoder.quantise_in_training(&DecoderQuant { blocks, tables: None })?;
+    let start = match &args.from {
+        Some(folder) => read_codes(&folder.join("codes.safetensors"))?,
+        None => BTreeMap::new(),
+    };
+    let bits = student.decoder.quantise_in_training_from(&DecoderQuant { blocks, tables: None }, &start)?;
     println!("{bits:.3} bits a weight, {} sequences of {} tokens", sequences.len(), args.window);
 
     let weights = QatLossWeights { task: 0.0, distillation: 1.0, reasoning: 0.0 };
     let loss = DistillationLoss::new(weights, 1.0, Divergence::Kl)?;
     let (began, mut mean) = (Instant::now(), None);
-    for t in 1..=args.steps {
+    for t in 1..=args.stop.unwrap_or(args.steps) {
         // Sequences far from each other, and all of them before any comes again.
         let first = (t as usize - 1) * args.batch;
         let batch =
@@ -124,7 +140,12 @@ fn main() -> Result<()> {
             );
         }
     }
+    if args.stop.is_some() {
+        return Ok(());
+    }
+    let matrices = student.decoder.freeze_quantised()?;
     student.save(&args.out)?;
+    write_codes(&args.out.join("codes.safetensors"), &matrices)?;
     let about = serde_json::json!({
         "bits": bits,
         "steps": args.steps,
@@ -147,11 +168,10 @@ fn gradients<'a>(
     let mut sums: Vec<Tensor> = Vec::new();
     for sequence in sequences {
         let ids = Tensor::from_slice(sequence).unsqueeze(0);
-        let logits = |decoder: &Decoder| -> Result<Tensor> {
-            Ok(decoder.forward(&ids)?.f_squeeze_dim(0)?.f_to_kind(Kind::Float)?)
-        };
-        let wanted = tch::no_grad(|| logits(teacher))?;
-        let apart = loss.divergence(&logits(student)?, &wanted, &ids.squeeze_dim(0))?;
+        let hidden = |decoder: &Decoder| -> Result<Tensor> { Ok(decoder.hidden(&ids)?.f_squeeze_dim(0)?) };
+        let theirs = tch::no_grad(|| hidden(teacher))?;
+        let ours = hidden(student)?;
+        let apart = chunked_divergence(loss, (student, &ours), (teacher, &theirs), CHUNK)?;
         value += apart.double_value(&[]) / count as f64;
         let grads = Tensor::f_run_backward(&[&apart], &student.leaves(), false, false)?;
         if sums.is_empty() {

@@ -147,7 +147,7 @@ pub(crate) fn run(only: &[String], seeds: usize, yes: bool) -> Result<()> {
             if only.is_empty() || !chosen(&case) {
                 continue;
             }
-            let folder = qat::ensure(&training, &model, &speeches[0])?;
+            let folder = qat::ensure(&training, &qat, &model, &speeches[0])?;
             let options = match training.against {
                 qat::Against::AsShipped => &[][..],
                 qat::Against::Rounded(options) => options,

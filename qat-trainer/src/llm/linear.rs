@@ -2,6 +2,7 @@
 
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, ErrorKind, Result};
+use crate::llm::quantised::QuantisedMatrix;
 use crate::nn::Rates;
 use std::fmt::Debug;
 use tch::Tensor;
@@ -25,6 +26,15 @@ pub trait Linear: Debug + Send {
 
     /// b, `[out]`.
     fn bias(&self) -> Option<&Tensor>;
+
+    /// The quantised matrix that [`Self::forward`] computes with, α rounded to binary16 as files have it; adapters that stay in
+    /// floating point beside it are left out. Nothing if there is none.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Model`] for weights that are not finite.
+    fn quantised(&self) -> Result<Option<QuantisedMatrix>> {
+        Ok(None)
+    }
 
     /// The tensors that training gives gradients to, in a fixed order.
     fn leaves(&self) -> Vec<&Tensor>;

@@ -3,6 +3,7 @@
 
 use super::decoder::Decoder;
 use crate::autograd::closure_node;
+use crate::distill::DistillationLoss;
 use crate::error::{Error, ErrorKind, Result};
 use std::sync::Mutex;
 use tch::{Kind, Reduction, Tensor};
@@ -29,6 +30,28 @@ pub fn chunked_cross_entropy(
         let targets = targets.f_narrow(0, start, len)?;
         let sum = logits.f_cross_entropy_loss(&targets, None::<Tensor>, Reduction::Sum, IGNORED, 0.0)?;
         Ok(sum.f_div_scalar(count)?)
+    })
+}
+
+/// The mean divergence of a student from a teacher over all positions, given the hidden states of both, `[positions, hidden]`, with
+/// the logits of at most `chunk` positions in memory at a time; gradients are made on the way, as in [`chunked_cross_entropy`].
+///
+/// # Errors
+/// [`ErrorKind::Spec`] for a chunk of 0, and for a divergence that asks for labels; [`ErrorKind::Train`] if torch refuses.
+pub fn chunked_divergence(
+    loss: &DistillationLoss,
+    (student, ours): (&Decoder, &Tensor),
+    (teacher, theirs): (&Decoder, &Tensor),
+    chunk: usize,
+) -> Result<Tensor> {
+    if loss.is_confidence_aware() {
+        return Err(Error::new(ErrorKind::Spec, "there are no labels whose confidence could be asked for"));
+    }
+    let positions = ours.size2()?.0 as f64;
+    in_chunks(student, ours, chunk, &|logits, start, len| {
+        let answer = tch::no_grad(|| teacher.logits(&theirs.f_narrow(0, start, len)?))?;
+        let each = loss.each(logits, &answer.f_to_kind(Kind::Float)?, 0.0)?;
+        Ok(each.f_sum(Kind::Float)?.f_div_scalar(positions)?)
     })
 }
 

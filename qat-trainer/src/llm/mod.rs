@@ -94,7 +94,7 @@ pub use {
     learned::Learned,
     linear::{Dense, Linear},
     lora::{Adapted, Adapters, LoraMode, LoraSettings, PackedMatrix},
-    loss::{IGNORED, chunked_cross_entropy},
+    loss::{IGNORED, chunked_cross_entropy, chunked_divergence},
     model::LanguageModel,
     optimiser::MomentBits,
     perplexity::{Perplexity, Windows, perplexity},

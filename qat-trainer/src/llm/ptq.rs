@@ -131,7 +131,7 @@ fn to_slices(linear: &dyn Linear) -> Result<(Tensor, usize)> {
 }
 
 /// A plain layer with these weights in the place of another: of its kind, on its device, with its bias.
-fn dense(linear: &dyn Linear, weights: &[f32]) -> Result<Box<dyn Linear>> {
+pub(super) fn dense(linear: &dyn Linear, weights: &[f32]) -> Result<Box<dyn Linear>> {
     let old = linear.weight()?;
     let new = Tensor::from_slice(weights).f_reshape(old.size())?;
     let new = new.f_to_kind(old.f_kind()?)?.f_to_device(old.device())?;

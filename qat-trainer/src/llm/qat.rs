@@ -21,11 +21,12 @@ pub use parameters::NodeQuantised;
 use super::decoder::Decoder;
 use super::linear::Linear;
 use super::optimiser::MomentBits;
+use super::quantised::{BlockQuant, QuantisedMatrix};
 use crate::error::{Error, ErrorKind, Result};
 use crate::spec::WeightQuant;
 use qat_kernels::SteVariant;
-use qat_kernels::config::StepRule;
 use qat_kernels::quantizer::StepInit;
+use std::collections::{BTreeMap, BTreeSet};
 use tch::{Device, Kind};
 
 /// How a matrix is quantised while it is trained.
@@ -62,36 +63,10 @@ impl MatrixQuant {
         }
     }
 
-    /// The length of a block in rows of `row` weights.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Spec`] for blocks that do not divide the row, or groups that do not divide a block.
-    pub fn block(&self, row: usize) -> Result<usize> {
-        let refuse = |problem: String| {
-            Err(Error::new(ErrorKind::Spec, problem).remedy("choose sizes that divide each other"))
-        };
-        let block = self.block.unwrap_or(row);
-        if block == 0 || !row.is_multiple_of(block) {
-            return refuse(format!("blocks of {block} do not divide rows of {row}"));
-        }
-        match self.quant.step {
-            StepRule::PiAdaptive { group } if group == 0 || !block.is_multiple_of(group) => {
-                refuse(format!("groups of {group} do not divide blocks of {block}"))
-            }
-            _ => Ok(block),
-        }
-    }
-
-    /// Mean bits of a weight in rows of `row`, α in 16 bits and k in 2 counted.
-    ///
-    /// # Errors
-    /// As [`Self::block`].
-    pub fn bits(&self, row: usize) -> Result<f64> {
-        let divisors = match self.quant.step {
-            StepRule::PiAdaptive { group } => 2.0 / group as f64,
-            StepRule::Uniform | StepRule::Pi { .. } => 0.0,
-        };
-        Ok(f64::from(self.quant.levels.bits()) + divisors + 16.0 / self.block(row)? as f64)
+    /// The part of it that files of codes have, too: where α and k are, and what they cost.
+    #[must_use]
+    pub const fn blocks(&self) -> BlockQuant {
+        BlockQuant { quant: self.quant, block: self.block }
     }
 }
 
@@ -113,20 +88,91 @@ impl Decoder {
     /// [`ErrorKind::Spec`] for blocks or groups that do not divide the rows, [`ErrorKind::Model`] for weights that are not finite;
     /// the matrix is the place.
     pub fn quantise_in_training(&mut self, how: &DecoderQuant) -> Result<f64> {
-        let (device, mut weights, mut bits) = (self.device(), 0.0, 0.0);
+        self.quantise_in_training_from(how, &BTreeMap::new())
+    }
+
+    /// As [`Self::quantise_in_training`], but matrices that are in `start`, by name, begin at these codes and steps, see
+    /// [`FakeQuantised::from_quantised`].
+    ///
+    /// # Errors
+    /// As [`Self::quantise_in_training`], and [`ErrorKind::Model`] for codes of another shape, and of matrices there are not.
+    pub fn quantise_in_training_from(
+        &mut self,
+        how: &DecoderQuant,
+        start: &BTreeMap<String, QuantisedMatrix>,
+    ) -> Result<f64> {
+        self.check_names(start)?;
+        let device = self.device();
         self.replace(|name, linear| {
             let in_block = name.starts_with("model.layers.");
-            let Some(quant) = (if in_block { Some(how.blocks) } else { how.tables }) else { return Ok(None) };
-            let matrix = linear.weight()?.f_detach()?;
-            let (rows, row) = matrix.size2()?;
-            weights += (rows * row) as f64;
-            bits += (rows * row) as f64 * quant.bits(row as usize)?;
-            Ok(Some(if device == Device::Cpu {
-                Box::new(FakeQuantised::new(&matrix, linear.bias(), quant, None)?) as Box<dyn Linear>
-            } else {
-                Box::new(NodeQuantised::new(&matrix, linear.bias(), quant, None)?)
+            let given = start.get(name);
+            // Tables with codes are quantised whether or not others would be.
+            let quant = if in_block { Some(how.blocks) } else { how.tables.or(given.map(|_| how.blocks)) };
+            let Some(quant) = quant else { return Ok(None) };
+            let (matrix, bias) = (linear.weight()?.f_detach()?, linear.bias());
+            Ok(Some(match (given, device) {
+                (Some(start), Device::Cpu) => {
+                    Box::new(FakeQuantised::from_quantised(&matrix, bias, quant, start)?) as Box<dyn Linear>
+                }
+                (None, Device::Cpu) => Box::new(FakeQuantised::new(&matrix, bias, quant, None)?),
+                (Some(start), _) => Box::new(NodeQuantised::from_quantised(&matrix, bias, quant, start)?),
+                (None, _) => Box::new(NodeQuantised::new(&matrix, bias, quant, None)?),
             }))
         })?;
+        self.bits_per_weight()
+    }
+
+    /// Refuses matrices that this decoder does not have.
+    pub(super) fn check_names(&self, matrices: &BTreeMap<String, QuantisedMatrix>) -> Result<()> {
+        let known: BTreeSet<String> = self.linears().into_iter().map(|(name, _)| name).collect();
+        match matrices.keys().find(|name| !known.contains(*name)) {
+            Some(name) => Err(Error::new(ErrorKind::Model, "there are codes of it, but no such matrix")
+                .place(format!("matrix `{name}`"))
+                .remedy("use codes that were made of this model")),
+            None => Ok(()),
+        }
+    }
+
+    /// Mean bits of a quantised weight, α and k counted; 0 if there are none.
+    ///
+    /// # Errors
+    /// As [`Self::quantised`].
+    pub fn bits_per_weight(&self) -> Result<f64> {
+        let (mut weights, mut bits) = (0.0, 0.0);
+        for matrix in self.quantised()?.values() {
+            let count = matrix.codes().len() as f64;
+            weights += count;
+            bits += count * matrix.how().bits(matrix.columns())?;
+        }
         Ok(bits / f64::max(weights, 1.0))
+    }
+
+    /// The quantised matrices by name, see [`Linear::quantised`].
+    ///
+    /// # Errors
+    /// [`ErrorKind::Model`] for weights that are not finite; the matrix is the place.
+    pub fn quantised(&self) -> Result<BTreeMap<String, QuantisedMatrix>> {
+        let mut all = BTreeMap::new();
+        for (name, linear) in self.linears() {
+            let matrix = linear.quantised().map_err(|e| e.place(format!("matrix `{name}`")))?;
+            all.extend(matrix.map(|matrix| (name, matrix)));
+        }
+        Ok(all)
+    }
+
+    /// Ends a training with quantised matrices: what their codes and steps, as files have them, make of weights is put in
+    /// their place, and they are returned. Adapters that stay in floating point beside them are gone.
+    ///
+    /// # Errors
+    /// As [`Self::quantised`].
+    pub fn freeze_quantised(&mut self) -> Result<BTreeMap<String, QuantisedMatrix>> {
+        let mut all = BTreeMap::new();
+        self.replace(|name, linear| {
+            let Some(matrix) = linear.quantised()? else { return Ok(None) };
+            let frozen = super::ptq::dense(linear, &matrix.dequantise()?)?;
+            all.insert(name.into(), matrix);
+            Ok(Some(frozen))
+        })?;
+        Ok(all)
     }
 }

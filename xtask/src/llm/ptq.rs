@@ -9,28 +9,56 @@ use serde_json::Value;
 
 use crate::cmd::{output, root};
 
-/// A quantisation of the matrices of all blocks: α for each 64 weights, k for each 16 of them.
+/// A quantisation of the matrices of all blocks: k for each 16 weights.
 pub(super) struct Compensated {
     /// The end of the case's name, and the name of its folder.
     pub(super) name: &'static str,
     bits: &'static str,
+    /// Weights that share an α.
+    block: &'static str,
+    /// Windows of 512 tokens that they are fitted to.
+    windows: &'static str,
     /// What rounding to nearest at this width is called.
     pub(super) rounded: &'static [&'static str],
 }
 
 /// All there are.
-pub(super) const COMPENSATED: [Compensated; 2] = [
+pub(super) const COMPENSATED: [Compensated; 4] = [
     Compensated {
         name: "ptq_compensated_g16_3bit",
         bits: "3",
+        block: "64",
+        windows: "8",
         rounded: &["--bits", "3", "--scheme", "rtn", "--group", "32"],
     },
     Compensated {
         name: "ptq_compensated_g16_2bit",
         bits: "2",
+        block: "64",
+        windows: "8",
         rounded: &["--bits", "2", "--scheme", "rtn", "--group", "32"],
     },
+    FINE_3_BITS,
+    FINE_2_BITS,
 ];
+
+/// As many blocks as rounding to nearest has groups.
+pub(super) const FINE_3_BITS: Compensated = Compensated {
+    name: "ptq_compensated_b32_g16_3bit",
+    bits: "3",
+    block: "32",
+    windows: "16",
+    rounded: &["--bits", "3", "--scheme", "rtn", "--group", "32"],
+};
+
+/// The same at 2 bits.
+pub(super) const FINE_2_BITS: Compensated = Compensated {
+    name: "ptq_compensated_b32_g16_2bit",
+    bits: "2",
+    block: "32",
+    windows: "16",
+    rounded: &["--bits", "2", "--scheme", "rtn", "--group", "32"],
+};
 
 /// Quantises unless that was done before; returns the folder of the model, and the mean bits of a weight.
 pub(super) fn ensure(how: &Compensated, qat: &Path, model: &Path, speeches: &Path) -> Result<(PathBuf, f64)> {
@@ -40,7 +68,8 @@ pub(super) fn ensure(how: &Compensated, qat: &Path, model: &Path, speeches: &Pat
         println!("quantising {}; one core takes some minutes", how.name);
         let mut quantize = Command::new(qat);
         quantize.args(["llm", "quantize"]).arg(model).args([Path::new("--text"), speeches]);
-        quantize.args(["--bits", how.bits, "--windows", "8", "--json", "--out"]).arg(&folder);
+        quantize.args(["--bits", how.bits, "--block", how.block, "--windows", how.windows]);
+        quantize.args(["--json", "--out"]).arg(&folder);
         let answer = output(&mut quantize)?;
         fs::write(&about, answer).with_context(|| about.display().to_string())?;
     }

@@ -7,14 +7,15 @@ use anyhow::{Context as _, Result};
 use qat_benches::results::Figure;
 use serde_json::Value;
 
-use super::number;
+use super::{number, ptq};
 use crate::cmd::{cargo, root, run};
 
 /// A training and what it is to reach.
 pub(super) struct Training {
     /// The end of the case's name, and the name of its folder.
     pub(super) name: &'static str,
-    bits: &'static str,
+    /// The quantised model at whose codes and steps it begins.
+    pub(super) start: ptq::Compensated,
     steps: &'static str,
     lr: &'static str,
     /// What its perplexity is compared with.
@@ -29,35 +30,36 @@ pub(super) enum Against {
     Rounded(&'static [&'static str]),
 }
 
-/// Blocks of 64 weights with an α of their own, and k for each 16 of them.
+/// All there are.
 pub(super) const TRAININGS: [Training; 2] = [
     Training {
-        name: "qat_adaptive_k_g16_3bit",
-        bits: "3",
+        name: "qat_from_ptq_b32_g16_3bit",
+        start: ptq::FINE_3_BITS,
         steps: "300",
         lr: "2e-4",
         against: Against::AsShipped,
     },
     Training {
-        name: "qat_adaptive_k_g16_2bit",
-        bits: "2",
+        name: "qat_from_ptq_b32_g16_2bit",
+        start: ptq::FINE_2_BITS,
         steps: "600",
         lr: "5e-4",
-        against: Against::Rounded(&["--bits", "2", "--scheme", "rtn", "--group", "32"]),
+        against: Against::Rounded(ptq::FINE_2_BITS.rounded),
     },
 ];
 
 /// Trains unless that was done before; returns the folder of the model.
-pub(super) fn ensure(training: &Training, model: &Path, speeches: &Path) -> Result<PathBuf> {
+pub(super) fn ensure(training: &Training, qat: &Path, model: &Path, speeches: &Path) -> Result<PathBuf> {
     let folder = root().join(".cache").join(format!("smollm2-{}", training.name));
     if folder.join(ABOUT).exists() {
         return Ok(folder);
     }
+    let (start, _) = ptq::ensure(&training.start, qat, model, speeches)?;
     println!("training {}; one core takes about half an hour", training.name);
     run(cargo()
         .args(["run", "--locked", "--release", "-p", "qat-trainer", "--example", "self_distillation", "--"])
-        .args([model, &folder, Path::new("--text"), speeches])
-        .args(["--bits", training.bits, "--steps", training.steps, "--lr", training.lr, "--threads", "1"]))?;
+        .args([model, &folder, Path::new("--text"), speeches, Path::new("--from"), &start])
+        .args(["--steps", training.steps, "--lr", training.lr, "--threads", "1"]))?;
     Ok(folder)
 }
 

@@ -3,10 +3,12 @@
 use super::MatrixQuant;
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, ErrorKind, Result};
+use crate::llm::quantised::QuantisedMatrix;
 use crate::nn::state;
 use crate::nn::weights::{fit, steps, steps_per_channel};
 use qat_kernels::config::StepRule;
-use qat_kernels::quantizer::choose_divisors;
+use qat_kernels::quantizer::{F16, choose_divisors};
+use qat_kernels::{Levels, ste_simd};
 use rayon::prelude::*;
 
 /// Parts of the state of a training.
@@ -36,7 +38,7 @@ impl Blocks {
         row: usize,
         importance: Option<&[f32]>,
     ) -> Result<Self> {
-        let len = quant.block(row)?;
+        let len = quant.blocks().block(row)?;
         let (alpha, divisors) = fit(quant.quant, quant.init, w, len, importance)?;
         Self::with(quant, row, alpha, divisors)
     }
@@ -48,7 +50,7 @@ impl Blocks {
         alpha: Vec<f32>,
         divisors: Vec<u8>,
     ) -> Result<Self> {
-        let len = quant.block(row)?;
+        let len = quant.blocks().block(row)?;
         let count = alpha.len() * steps_per_channel(quant.quant.step, len);
         let wanted = if matches!(quant.quant.step, StepRule::PiAdaptive { .. }) { count } else { 0 };
         if alpha.is_empty() || divisors.len() != wanted {
@@ -58,6 +60,44 @@ impl Blocks {
         let mut this = Self { quant, len, alpha, divisors, steps: vec![0.0; count] };
         this.refresh()?;
         Ok(this)
+    }
+
+    /// Those of a quantised form of the weights `w`, which are moved to where they round to its codes: a share [`HOLD`] of the way
+    /// from each weight's level to the weight, or to the border of the level's cell if it lies beyond. Bits, grid, steps and blocks
+    /// are those of `start`, whatever `quant` says of them.
+    pub(in crate::llm) fn at_codes(
+        quant: MatrixQuant,
+        w: &mut [f32],
+        row: usize,
+        start: &QuantisedMatrix,
+    ) -> Result<Self> {
+        if (w.len(), row) != (start.codes().len(), start.columns()) {
+            let problem = format!(
+                "codes of {} by {} for a matrix of {} by {row}",
+                start.rows(),
+                start.columns(),
+                w.len() / row.max(1)
+            );
+            return Err(Error::new(ErrorKind::Model, problem));
+        }
+        let how = start.how();
+        let quant = MatrixQuant { quant: how.quant, block: how.block, ..quant };
+        let alpha = start.scales().iter().map(|scale| scale.to_f32()).collect();
+        let this = Self::with(quant, row, alpha, start.divisors().to_vec())?;
+        let per_step = (w.len() / this.steps.len().max(1)).max(1);
+        for ((w, codes), &step) in w.chunks_mut(per_step).zip(start.codes().chunks(per_step)).zip(&this.steps)
+        {
+            w.iter_mut().zip(codes).for_each(|(w, &code)| *w = hold(quant.quant.levels, *w, code, step));
+        }
+        Ok(this)
+    }
+
+    /// The codes of `w` in rows of `row`, with α rounded to binary16.
+    pub(in crate::llm) fn quantised(&self, w: &[f32], row: usize) -> Result<QuantisedMatrix> {
+        let mut codes = vec![0; w.len()];
+        ste_simd::quantize(self.quant.quant.levels, &self.steps, w, &mut codes)?;
+        let scales = self.alpha.iter().map(|&alpha| F16::from_scale(alpha)).collect();
+        QuantisedMatrix::new(self.quant.blocks(), row, codes, scales, self.divisors.clone())
     }
 
     /// Steps of a block.
@@ -107,4 +147,13 @@ impl Blocks {
             Error::new(ErrorKind::Checkpoint, e.to_string()).place(format!("tensor `{name}.{ALPHA}`"))
         })
     }
+}
+
+/// How far from its level, towards the weight it stands for, a weight begins that is given a code.
+const HOLD: f32 = 0.5;
+
+fn hold(levels: Levels, w: f32, code: i8, step: f32) -> f32 {
+    let level = levels.level(code.into());
+    let (at, low, high) = (level * step, (level - 0.5) * step, (level + 0.5) * step);
+    at + HOLD * (w.clamp(low, high) - at)
 }

@@ -11,9 +11,9 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::llm::learned::{param, step};
 use crate::llm::linear::Linear;
 use crate::llm::optimiser::{Part, Store};
+use crate::llm::quantised::QuantisedMatrix;
 use crate::nn::weights::{Scratch, Shared, Unit, diverged};
 use crate::nn::{Moments, Param, Rates, UNIT, Update, in_units, leaf};
-use qat_kernels::Levels;
 use qat_kernels::ste::lsq_gradient_scale;
 use qat_kernels::ste_simd;
 use tch::{Device, Kind, Tensor};
@@ -73,36 +73,25 @@ impl FakeQuantised {
         Self::build(w, weight, bias, Blocks::with(quant, row as usize, alpha, divisors)?)
     }
 
-    /// Begins at the codes of a quantiser that looked at more than the weights, with α of each block and k of each group. What is
-    /// learned begins at the weight of W where that rounds to its code, and else as near to it as the code's cell allows, so
-    /// that the codes are kept and the way to the neighbours is short.
+    /// Begins at a quantised form of W, as by a quantiser that looked at more than the weights: its codes, α and k are kept, and so
+    /// is what the network computes with, bit for bit (but for [`MatrixQuant::compute`]). Bits, grid, steps and blocks are those of
+    /// `start`, whatever `quant` says of them.
+    ///
+    /// What is learned begins half way between the level and the weight of W, or the border of the level's cell where W lies
+    /// beyond it: at the border itself the first noisy gradients would undo what the quantiser chose, and with nothing of W kept all
+    /// codes would be equally far from changing.
     ///
     /// # Errors
-    /// As [`Self::with_steps`], and [`ErrorKind::Model`] for another number of codes.
-    pub fn with_codes(
+    /// As [`Self::new`], and [`ErrorKind::Model`] for a quantised matrix of another shape.
+    pub fn from_quantised(
         weight: &Tensor,
         bias: Option<&Tensor>,
         quant: MatrixQuant,
-        codes: &[i8],
-        alpha: Vec<f32>,
-        divisors: Vec<u8>,
+        start: &QuantisedMatrix,
     ) -> Result<Self> {
         let (_, row) = weight.size2()?;
         let mut w = slice(&plain(weight)?)?.to_vec();
-        if codes.len() != w.len() {
-            return Err(Error::new(
-                ErrorKind::Model,
-                format!("{} codes for {} weights", codes.len(), w.len()),
-            ));
-        }
-        let blocks = Blocks::with(quant, row as usize, alpha, divisors)?;
-        let per_step = w.len() / blocks.steps.len().max(1);
-        let cells = w.chunks_mut(per_step.max(1)).zip(codes.chunks(per_step.max(1))).zip(&blocks.steps);
-        for ((w, codes), step) in cells {
-            w.iter_mut()
-                .zip(codes)
-                .for_each(|(w, &code)| *w = into_cell(quant.quant.levels, *w, code, *step));
-        }
+        let blocks = Blocks::at_codes(quant, &mut w, row as usize, start)?;
         Self::build(w, weight, bias, blocks)
     }
 
@@ -216,19 +205,6 @@ impl FakeQuantised {
     }
 }
 
-/// `w`, or what is nearest to it and rounds to `code`. The outermost cells are open.
-fn into_cell(levels: Levels, w: f32, code: i8, step: f32) -> f32 {
-    /// Share of a step that is kept from the border, where a last bit decides.
-    const MARGIN: f32 = 1.0 / 64.0;
-    let (code, half) = (i32::from(code), 0.5 - MARGIN);
-    if levels.quantize(w, step) == code {
-        return w;
-    }
-    let level = levels.level(code);
-    let (low, high) = ((level - half) * step, (level + half) * step);
-    if w < low { low } else { high.min(w) }
-}
-
 /// The numbers of a tensor in f32.
 fn plain(t: &Tensor) -> Result<Tensor> {
     if t.device() != Device::Cpu {
@@ -265,6 +241,10 @@ impl Linear for FakeQuantised {
             Bias::Fixed(bias) => bias,
             Bias::Learned(param) => param.leaf(),
         })
+    }
+
+    fn quantised(&self) -> Result<Option<QuantisedMatrix>> {
+        self.blocks.quantised(&self.w, self.w_hat.size2()?.1 as usize).map(Some)
     }
 
     fn leaves(&self) -> Vec<&Tensor> {

@@ -7,6 +7,7 @@ use crate::autograd::slice;
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, ErrorKind, Result};
 use crate::llm::linear::Linear;
+use crate::llm::quantised::QuantisedMatrix;
 use crate::nn::{Rates, Rule, state};
 use qat_kernels::SteVariant;
 use qat_kernels::ste_simd::AdamW;
@@ -62,16 +63,27 @@ impl Quantiser {
         }
     }
 
+    /// The steps for rows of `row`, on the CPU.
+    fn blocks(&self, row: usize) -> Result<Blocks> {
+        let (alpha, k) = (on_cpu(&self.alpha.leaf)?, on_cpu(&self.divisors)?);
+        let k = slice(&k)?.iter().map(|&k| k as u8).collect();
+        Blocks::with(self.quant, row, slice(&alpha)?.to_vec(), k)
+    }
+
+    /// The codes of w, with α rounded to binary16.
+    pub(in crate::llm) fn quantised(&self, w: &Tensor) -> Result<QuantisedMatrix> {
+        let (w, row) = (on_cpu(w)?, w.size2()?.1 as usize);
+        self.blocks(row)?.quantised(slice(&w)?, row)
+    }
+
     /// Chooses k of every group anew for w, after the updates that it is to be done after; on the CPU.
     pub(in crate::llm) fn choose(&mut self, update: u32, w: &Tensor) -> Result<()> {
         let every = self.quant.choose_every;
         if self.divisors.numel() == 0 || every == 0 || !update.is_multiple_of(every) {
             return Ok(());
         }
-        let here = |t: &Tensor| t.f_detach()?.f_to_device(Device::Cpu)?.f_contiguous();
-        let (w, alpha, k) = (here(w)?, here(&self.alpha.leaf)?, here(&self.divisors)?);
-        let k = slice(&k)?.iter().map(|&k| k as u8).collect();
-        let mut blocks = Blocks::with(self.quant, w.size2()?.1 as usize, slice(&alpha)?.to_vec(), k)?;
+        let w = on_cpu(w)?;
+        let mut blocks = self.blocks(w.size2()?.1 as usize)?;
         blocks.choose(slice(&w)?)?;
         let k: Vec<f32> = blocks.divisors.iter().map(|&k| k.into()).collect();
         self.divisors = Tensor::from_slice(&k).f_to_device(self.divisors.device())?;
@@ -88,6 +100,11 @@ impl Quantiser {
         self.divisors = get(&format!("{name}.divisors"), &self.divisors, from)?;
         Ok(())
     }
+}
+
+/// The same numbers in the memory of the CPU, one after the other.
+fn on_cpu(t: &Tensor) -> Result<Tensor> {
+    Ok(t.f_detach()?.f_to_device(Device::Cpu)?.f_contiguous()?)
 }
 
 /// The rule of AdamW, the only one for parameters of torch.
@@ -122,6 +139,28 @@ impl NodeQuantised {
         Self::on(Backend::on(weight.device()), weight, bias, quant, importance)
     }
 
+    /// As [`super::FakeQuantised::from_quantised`], on the device of `weight`.
+    ///
+    /// # Errors
+    /// The same, but for the device.
+    pub fn from_quantised(
+        weight: &Tensor,
+        bias: Option<&Tensor>,
+        quant: MatrixQuant,
+        start: &QuantisedMatrix,
+    ) -> Result<Self> {
+        let (device, kind, row) = (weight.device(), weight.kind(), weight.size2()?.1 as usize);
+        let mut w = slice(&on_cpu(&weight.f_to_kind(Kind::Float)?)?)?.to_vec();
+        let blocks = Blocks::at_codes(quant, &mut w, row, start)?;
+        let w = Tensor::from_slice(&w).f_reshape(weight.size())?.f_to_device(device)?;
+        Ok(Self {
+            weight: Parameter::new(&w)?,
+            quantiser: Quantiser::new(Backend::on(device), &blocks, device)?,
+            bias: bias.map(Tensor::shallow_clone),
+            kind,
+        })
+    }
+
     pub(super) fn on(
         backend: Backend,
         weight: &Tensor,
@@ -153,6 +192,10 @@ impl Linear for NodeQuantised {
 
     fn bias(&self) -> Option<&Tensor> {
         self.bias.as_ref()
+    }
+
+    fn quantised(&self) -> Result<Option<QuantisedMatrix>> {
+        self.quantiser.quantised(&self.weight.leaf).map(Some)
     }
 
     fn leaves(&self) -> Vec<&Tensor> {

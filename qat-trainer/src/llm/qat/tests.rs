@@ -7,6 +7,7 @@ use crate::checkpoint::Checkpoint;
 use crate::llm::config::{Architecture, LlmConfig, tiny};
 use crate::llm::{Rates, Rule};
 use crate::random::normal;
+use qat_kernels::config::StepRule;
 use qat_kernels::ste_simd::AdamW;
 use qat_kernels::{Grid, Levels};
 use tch::Tensor;
@@ -215,25 +216,71 @@ fn what_the_network_computes_with_are_levels_times_steps() {
 }
 
 #[test]
-fn given_codes_are_kept_and_weights_that_have_them_stay() {
+fn training_from_codes_begins_at_the_quantised_matrix_bit_for_bit() {
     for quant in all() {
         let w = normal(5, &[4, 32]);
-        let fitted = FakeQuantised::new(&w, None, quant, None).unwrap();
+        let fitted = QuantisedMatrix::fit(quant.blocks(), slice(&w).unwrap(), 32, None).unwrap();
         let levels = quant.quant.levels;
         // Every third code is another one, as when errors are fed on to later columns.
-        let mut codes = fitted.codes().unwrap();
+        let mut codes = fitted.codes().to_vec();
         for code in codes.iter_mut().step_by(3) {
             *code = if i32::from(*code) < levels.hi() { *code + 1 } else { *code - 1 };
         }
-        let (alpha, k) = (fitted.alpha().to_vec(), fitted.divisors().to_vec());
-        let given = FakeQuantised::with_codes(&w, None, quant, &codes, alpha, k).unwrap();
-        assert_eq!(given.codes().unwrap(), codes);
-        let pairs = given.latent().iter().zip(slice(&w).unwrap()).enumerate();
-        assert!(pairs.clone().all(|(i, (a, b))| i % 3 == 0 || a == b));
-        let moved = pairs.filter(|(_, (a, b))| a != b).count();
-        assert_eq!(moved, codes.len().div_ceil(3), "{quant:?}");
-        assert!(FakeQuantised::with_codes(&w, None, quant, &codes[1..], vec![1.0; 4], vec![]).is_err());
+        let (scales, k) = (fitted.scales().to_vec(), fitted.divisors().to_vec());
+        let start = QuantisedMatrix::new(quant.blocks(), 32, codes, scales, k).unwrap();
+        // What is learned next to the codes is the given quantiser's, the codes' form is their own.
+        let other = MatrixQuant { quant: adaptive(5).quant, block: Some(8), ..quant };
+        let wanted = Tensor::from_slice(&start.dequantise().unwrap()).reshape([4, 32]);
+        let ours = FakeQuantised::from_quantised(&w, None, other, &start).unwrap();
+        let node = NodeQuantised::from_quantised(&w, None, other, &start).unwrap();
+        for matrix in [&ours as &dyn Linear, &node] {
+            assert!(matrix.weight().unwrap().equal(&wanted), "{quant:?}");
+            assert_eq!(matrix.quantised().unwrap().unwrap(), start);
+        }
+        // Weights lie between their level and what they were, never farther than their cell goes.
+        for ((&latent, &w), &level) in
+            ours.latent().iter().zip(slice(&w).unwrap()).zip(slice(&wanted).unwrap())
+        {
+            let (moved, whole) = (latent - level, w - level);
+            assert!(moved * whole >= 0.0 && moved.abs() <= 0.5 * whole.abs() + 1e-6, "{latent} {w} {level}");
+        }
+        assert!(ours.latent().iter().zip(slice(&wanted).unwrap()).any(|(a, b)| a != b));
+        let e = FakeQuantised::from_quantised(&normal(5, &[8, 16]), None, quant, &start).unwrap_err();
+        assert!(e.to_string().contains("codes of 4 by 32 for a matrix of 8 by 16"), "{e}");
     }
+}
+
+#[test]
+fn a_frozen_decoder_is_what_its_codes_say() {
+    let mut decoder = Decoder::generated(&tiny(Architecture::Llama), 3).unwrap();
+    let tables = Some(MatrixQuant { block: Some(16), ..quant(6, Grid::MidRise, StepRule::Uniform) });
+    let how = DecoderQuant { blocks: adaptive(3), tables };
+    decoder.quantise_in_training(&how).unwrap();
+    for t in 1..=3 {
+        let (_, grads) = gradients(&decoder);
+        decoder.update(&grads, &rates(t, 5e-3)).unwrap();
+    }
+    let learned = decoder.tensors().unwrap();
+    let matrices = decoder.freeze_quantised().unwrap();
+    assert!(matrices.len() == decoder.linears().len() && decoder.leaves().is_empty());
+    assert!(decoder.quantised().unwrap().is_empty());
+    for (name, before) in learned {
+        let after = decoder.tensors().unwrap().into_iter().find(|(other, _)| *other == name).unwrap().1;
+        // Only α is rounded, to 11 bits.
+        assert!(after.allclose(&before, 5e-4, 0.0, false), "{name}");
+        if let Some(matrix) = matrices.get(name.trim_end_matches(".weight")) {
+            assert_eq!(slice(&after.reshape(-1)).unwrap(), matrix.dequantise().unwrap());
+        }
+    }
+    // A decoder trained from these codes begins as this one, whatever its weights are.
+    let mut again = Decoder::generated(&tiny(Architecture::Llama), 3).unwrap();
+    again.quantise_in_training_from(&DecoderQuant { tables: None, ..how }, &matrices).unwrap();
+    let pairs = again.linears().into_iter().zip(decoder.linears());
+    assert!(pairs.into_iter().all(|((_, a), (_, b))| a.weight().unwrap().equal(&b.weight().unwrap())));
+    let unknown =
+        [("model.layers.9.self_attn.q_proj".to_string(), matrices.values().next().unwrap().clone())];
+    let e = again.quantise_in_training_from(&how, &unknown.into()).unwrap_err().to_string();
+    assert!(e.contains("layers.9") && e.contains("no such matrix"), "{e}");
 }
 
 #[test]
