@@ -14,12 +14,19 @@ use crate::cmd::{cargo, root, run};
 pub(super) struct Training {
     /// The end of the case's name, and the name of its folder.
     pub(super) name: &'static str,
-    /// The quantised model at whose codes and steps it begins.
-    pub(super) start: ptq::Compensated,
+    begin: Begin,
     steps: &'static str,
     lr: &'static str,
     /// What its perplexity is compared with.
     pub(super) against: Against,
+}
+
+/// What the training begins with.
+enum Begin {
+    /// The weights rounded to so many bits, α for each 64 of them, k for each 16.
+    Rounded(&'static str),
+    /// The codes and steps of a model that was quantised on a text.
+    Quantised(ptq::Compensated),
 }
 
 /// How the result is judged.
@@ -31,17 +38,31 @@ pub(super) enum Against {
 }
 
 /// All there are.
-pub(super) const TRAININGS: [Training; 2] = [
+pub(super) const TRAININGS: [Training; 4] = [
     Training {
-        name: "qat_from_ptq_b32_g16_3bit",
-        start: ptq::FINE_3_BITS,
+        name: "qat_adaptive_k_g16_3bit",
+        begin: Begin::Rounded("3"),
         steps: "300",
         lr: "2e-4",
         against: Against::AsShipped,
     },
     Training {
+        name: "qat_adaptive_k_g16_2bit",
+        begin: Begin::Rounded("2"),
+        steps: "600",
+        lr: "5e-4",
+        against: Against::Rounded(ptq::FINE_2_BITS.rounded),
+    },
+    Training {
+        name: "qat_from_ptq_b32_g16_3bit",
+        begin: Begin::Quantised(ptq::FINE_3_BITS),
+        steps: "600",
+        lr: "2e-4",
+        against: Against::AsShipped,
+    },
+    Training {
         name: "qat_from_ptq_b32_g16_2bit",
-        start: ptq::FINE_2_BITS,
+        begin: Begin::Quantised(ptq::FINE_2_BITS),
         steps: "600",
         lr: "5e-4",
         against: Against::Rounded(ptq::FINE_2_BITS.rounded),
@@ -54,12 +75,15 @@ pub(super) fn ensure(training: &Training, qat: &Path, model: &Path, speeches: &P
     if folder.join(ABOUT).exists() {
         return Ok(folder);
     }
-    let (start, _) = ptq::ensure(&training.start, qat, model, speeches)?;
-    println!("training {}; one core takes about half an hour", training.name);
-    run(cargo()
-        .args(["run", "--locked", "--release", "-p", "qat-trainer", "--example", "self_distillation", "--"])
-        .args([model, &folder, Path::new("--text"), speeches, Path::new("--from"), &start])
-        .args(["--steps", training.steps, "--lr", training.lr, "--threads", "1"]))?;
+    let mut train = cargo();
+    train.args(["run", "--locked", "--release", "-p", "qat-trainer", "--example", "self_distillation", "--"]);
+    train.args([model, &folder, Path::new("--text"), speeches]);
+    match &training.begin {
+        Begin::Rounded(bits) => train.args(["--bits", bits]),
+        Begin::Quantised(how) => train.arg("--from").arg(ptq::ensure(how, qat, model, speeches)?.0),
+    };
+    println!("training {}; one core takes less than an hour", training.name);
+    run(train.args(["--steps", training.steps, "--lr", training.lr, "--threads", "1"]))?;
     Ok(folder)
 }
 
