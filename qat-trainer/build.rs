@@ -33,7 +33,12 @@ fn bridge() {
         .compile("qat_bridge");
     // The wheels' libraries are not on the loader's path, and torch-sys cannot set the run path of our binaries:
     // link arguments reach only the package whose build script prints them.
-    println!("cargo::rustc-link-arg=-Wl,-rpath,{}", torch.join("lib").display());
+    // `QAT_RUN_PATH` names another folder, or none if it is empty: for programs that are to run on another machine.
+    println!("cargo::rerun-if-env-changed=QAT_RUN_PATH");
+    let run_path = std::env::var_os("QAT_RUN_PATH").map_or_else(|| torch.join("lib"), PathBuf::from);
+    if !run_path.as_os_str().is_empty() {
+        println!("cargo::rustc-link-arg=-Wl,-rpath,{}", run_path.display());
+    }
 }
 
 /// The folder of libtorch, with the files that the build and the programs need.

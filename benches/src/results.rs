@@ -60,6 +60,59 @@ pub fn replace(suite: &str, command: &str, figures: &[Figure]) -> Result<()> {
     put(suite, command, figures, true)
 }
 
+/// Writes `figures` into a file of the suite's schema at `file`, on a machine that has no repository; [`adopt`] brings them
+/// home. `machine` and `commit` say where they were measured and what was built.
+///
+/// # Errors
+/// A failing file operation.
+pub fn export(
+    file: &Path,
+    suite: &str,
+    [command, machine, commit]: [&str; 3],
+    figures: &[Figure],
+) -> Result<()> {
+    let stamp = [command.to_owned(), machine.to_owned(), today()?, commit.to_owned()];
+    let text = merge(&format!("{HEADER}\n"), suite, figures, &stamp)?;
+    write_atomically(file, &text).with_context(|| file.display().to_string())
+}
+
+/// Takes the rows of a file that [`export`] wrote into the suite's own, each in place of the row of the same case and metric if
+/// there is one; returns how many there were.
+///
+/// # Errors
+/// A file of another schema, a row of another suite or none at all, a failing file operation; nothing is changed then.
+pub fn adopt(suite: &str, file: &Path) -> Result<usize> {
+    let text = fs::read_to_string(file).with_context(|| file.display().to_string())?;
+    let path = path(suite);
+    let old = match fs::read_to_string(&path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => format!("{HEADER}\n"),
+        old => old.with_context(|| path.display().to_string())?,
+    };
+    let (new, count) = join(&old, suite, &text).with_context(|| file.display().to_string())?;
+    write_atomically(&path, &new).with_context(|| path.display().to_string())?;
+    Ok(count)
+}
+
+/// The text of a results file with the rows of another in it, and how many those are.
+fn join(old: &str, suite: &str, text: &str) -> Result<(String, usize)> {
+    let read = |text: &str| -> Result<Vec<Vec<String>>> {
+        let mut lines = text.lines();
+        ensure!(lines.next() == Some(HEADER), "the first line is not `{HEADER}`");
+        lines.filter(|line| !line.is_empty()).map(parse).collect()
+    };
+    let (mut rows, new) = (read(old)?, read(text)?);
+    ensure!(!new.is_empty(), "no figures");
+    let count = new.len();
+    for row in new {
+        ensure!(row[0] == suite, "a figure of `{}`, not of `{suite}`", row[0]);
+        match rows.iter_mut().find(|known| known[..3] == row[..3]) {
+            Some(known) => *known = row,
+            None => rows.push(row),
+        }
+    }
+    Ok((table(&rows), count))
+}
+
 fn put(suite: &str, command: &str, figures: &[Figure], anew: bool) -> Result<()> {
     // A source archive has no history; the figure then has no commit.
     let commit = commit().unwrap_or_default();
@@ -265,8 +318,13 @@ fn merge(old: &str, suite: &str, figures: &[Figure], stamp: &[String; 4]) -> Res
             None => rows.push(row),
         }
     }
+    Ok(table(&rows))
+}
+
+/// The text of a results file.
+fn table(rows: &[Vec<String>]) -> String {
     let lines = rows.iter().map(|row| row.iter().map(|field| quote(field)).collect::<Vec<_>>().join(","));
-    Ok([HEADER.to_owned()].into_iter().chain(lines).fold(String::new(), |text, line| text + &line + "\n"))
+    [HEADER.to_owned()].into_iter().chain(lines).fold(String::new(), |text, line| text + &line + "\n")
 }
 
 /// The fields of a line; a quoted field may contain commas and doubled quotes.
@@ -313,7 +371,8 @@ fn write_atomically(path: &Path, text: &str) -> Result<()> {
 }
 
 /// Processor and number of cores.
-fn machine() -> String {
+#[must_use]
+pub fn machine() -> String {
     let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = info.lines().find_map(|line| line.strip_prefix("model name")?.trim_start().strip_prefix(':'));
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -381,6 +440,18 @@ mod tests {
         let new = merge(&old, "demo", &[goal, both], &["c", "m", "d", "h"].map(str::to_owned)).unwrap();
         let rows = ["demo,digits,macs,2,,8,them,7,c,m,d,h", "demo,letter,macs,3,,1,it,4,c,m,d,h"];
         assert_eq!(new, format!("{HEADER}\n{}\n", rows.join("\n")));
+    }
+
+    #[test]
+    fn figures_from_elsewhere_keep_where_they_come_from() {
+        let old = format!("{HEADER}\ngpu,a,ms,1,,9,,,c,m,d,h\ngpu,b,ms,2,,,,,c,m,d,h\n");
+        let new = format!("{HEADER}\ngpu,b,ms,5,,4,,,x,y,z,i\ngpu,c,ms,6,,,,,x,y,z,i\n");
+        let (joined, count) = join(&old, "gpu", &new).unwrap();
+        let rows = ["gpu,a,ms,1,,9,,,c,m,d,h", "gpu,b,ms,5,,4,,,x,y,z,i", "gpu,c,ms,6,,,,,x,y,z,i"];
+        assert_eq!((joined, count), (format!("{HEADER}\n{}\n", rows.join("\n")), 2));
+        assert!(join(&old, "llm", &new).unwrap_err().to_string().contains("`gpu`, not of `llm`"));
+        assert!(join(&old, "gpu", &format!("{HEADER}\n")).unwrap_err().to_string().contains("no figures"));
+        assert!(join(&old, "gpu", "case,metric\n").is_err());
     }
 
     #[test]

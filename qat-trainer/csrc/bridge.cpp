@@ -1,9 +1,12 @@
-// What torch offers to C++ only: an autograd node whose backward is a closure in Rust, and reference counts.
+// What torch offers to C++ only: an autograd node whose backward is a closure in Rust, reference counts, and what its
+// allocator and its streams say of a GPU.
 //
 // Nothing is thrown across the border in either direction. Every function returns 0, or -1 with the message in
 // qat_last_error(); the callback returns 0, or -1 with the message handed over by qat_set_callback_error().
 
 #include <ATen/ATen.h>
+#include <ATen/DeviceAccelerator.h>
+#include <c10/core/CachingDeviceAllocator.h>
 #include <torch/csrc/autograd/function.h>
 #include <torch/csrc/autograd/saved_variable.h>
 #include <torch/csrc/autograd/variable.h>
@@ -153,5 +156,34 @@ int qat_owners(Tensor* t, size_t* count) {
     size_t memory = t->has_storage() ? t->storage().use_count() : 0;
     *count = identity > memory ? identity : memory;
   });
+}
+
+// Bytes of GPU `index` in torch's allocator: of tensors now, of tensors at most, and taken from the driver at most, the
+// latter two since the last reset. Through the interface that all of torch's devices share: no header or library of
+// CUDA is needed to build this.
+int qat_gpu_memory(int index, int64_t* now, int64_t* peak, int64_t* reserved) {
+  return guarded([&] {
+    constexpr auto all = static_cast<size_t>(c10::CachingAllocator::StatType::AGGREGATE);
+    auto stats = c10::getDeviceAllocator(c10::DeviceType::CUDA)->getDeviceStats(static_cast<c10::DeviceIndex>(index));
+    *now = stats.allocated_bytes[all].current;
+    *peak = stats.allocated_bytes[all].peak;
+    *reserved = stats.reserved_bytes[all].peak;
+  });
+}
+
+int qat_gpu_reset_peak(int index) {
+  return guarded([&] {
+    c10::getDeviceAllocator(c10::DeviceType::CUDA)->resetPeakStats(static_cast<c10::DeviceIndex>(index));
+  });
+}
+
+// Gives back what torch's allocator keeps for later.
+int qat_gpu_empty_cache() {
+  return guarded([&] { c10::getDeviceAllocator(c10::DeviceType::CUDA)->emptyCache(); });
+}
+
+// Waits until the GPU has done all that it was given.
+int qat_gpu_synchronize(int index) {
+  return guarded([&] { at::accelerator::synchronizeDevice(static_cast<c10::DeviceIndex>(index)); });
 }
 }

@@ -17,6 +17,7 @@ mod emulator;
 mod faults;
 mod footprint;
 mod fuzz;
+mod gpu;
 mod imu;
 mod libtorch;
 mod llm;
@@ -98,6 +99,9 @@ usage: cargo xtask <command> [options]
           reasoning; writes benches/results/llm.csv
             [CASE…]             only the cases whose names contain one of these
             [--seeds N]         trainings of the small model with the seeds 1 to N; 1 if not given
+  gpu     pack a program that checks and times the trainer on a GPU, for a machine that has CUDA and torch 2.11.0 but no
+          Rust, into target/gpu
+            --record FILE.csv   take what it measured there into benches/results/gpu.csv
   fuzz    fuzz parsers, loaders, engine and invariants
             [TARGET…]           only these
             [--seconds N]       for each target, 60 if not given
@@ -230,6 +234,12 @@ fn task(mut words: impl Iterator<Item = String>) -> Result<Task> {
             let seeds = args.number("--seeds")?.unwrap_or(1);
             let only = args.rest()?;
             Box::new(move || llm::run(&only, seeds, yes))
+        }
+        Some("gpu") => {
+            let yes = args.flag("--yes");
+            let file = args.value("--record")?.map(std::path::PathBuf::from);
+            args.finish()?;
+            Box::new(move || file.map_or_else(|| gpu::pack(yes), |file| gpu::record(&file)))
         }
         Some("fuzz") => {
             let options = fuzz::Options {

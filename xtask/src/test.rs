@@ -17,7 +17,7 @@ use crate::probe::probes;
 use crate::samples::Samples;
 use crate::tools::{Tool, ensure};
 use crate::{
-    aarch64, adapt, c_reader, demo, documented, faults, fuzz, libtorch, mcu_bench, models, packaging,
+    aarch64, adapt, c_reader, demo, documented, faults, fuzz, gpu, libtorch, mcu_bench, models, packaging,
     pictures, softfloat, supply_chain, tamper,
 };
 
@@ -153,6 +153,8 @@ fn steps() -> Result<Vec<Step>> {
         "format: a reader in C, written from the page alone, computes what the engine computes".into(),
         Box::new(|_| Ok(Tally { passed: c_reader::check()?, failed: 0 })),
     );
+
+    add("gpu: checks and timings of a tiny decoder, on the CPU".into(), once(gpu::check));
 
     for target in TARGETS {
         for features in ["", "micromath", "alloc"] {

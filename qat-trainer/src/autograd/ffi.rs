@@ -29,6 +29,10 @@ unsafe extern "C" {
         drop: DropFn,
     ) -> c_int;
     pub(super) fn qat_owners(tensor: *mut C_tensor, count: *mut usize) -> c_int;
+    pub(super) fn qat_gpu_memory(index: c_int, now: *mut i64, peak: *mut i64, reserved: *mut i64) -> c_int;
+    pub(super) fn qat_gpu_reset_peak(index: c_int) -> c_int;
+    pub(super) fn qat_gpu_empty_cache() -> c_int;
+    pub(super) fn qat_gpu_synchronize(index: c_int) -> c_int;
 }
 
 /// The result of a call into the bridge.

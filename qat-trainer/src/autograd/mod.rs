@@ -1,15 +1,18 @@
 //! The one bridge to torch: what `tch` does not offer, and the only place of the crate with `unsafe`.
 //!
 //! * `slice`, `slice_mut`: the memory of a CPU tensor as a slice, without a copy, so that qat-kernels works on it;
-//! * [`closure_node`]: an autograd node whose backward is a Rust closure.
+//! * [`closure_node`]: an autograd node whose backward is a Rust closure;
+//! * [`device`]: a device by its name, and what torch's allocator says of a GPU.
 //!
 //! Neither a Rust panic nor a C++ exception crosses the border: each arrives on the other side as an error.
 
 mod closure;
+mod device;
 mod ffi;
 mod slices;
 
 pub use closure::closure_node;
+pub use device::{GpuMemory, device, empty_cache, gpu_memory, reset_peak, synchronise};
 pub(crate) use slices::{memory, memory_mut, slice, slice_mut};
 
 use crate::error::{Error, ErrorKind};

@@ -305,7 +305,9 @@ impl Decoder {
             all.push((format!("{name}.weight"), linear.weight()?));
             all.extend(linear.bias().map(|bias| (format!("{name}.bias"), bias.shallow_clone())));
         }
-        all.extend(self.norms().into_iter().map(|(name, w)| (format!("{name}.weight"), w.shallow_clone())));
+        for (name, weight) in self.norms() {
+            all.push((format!("{name}.weight"), weight.f_to_kind(self.kind)?));
+        }
         Ok(all)
     }
 }

@@ -1,72 +1,114 @@
-//! A matrix that is trained as it is, in f32 on the CPU.
+//! What is trained as it is. The numbers that learn are f32, whatever the decoder's kind.
 
-use super::linear::Linear;
+use super::linear::{Linear, affine};
+use super::qat::parameters::{Parameter, adamw};
 use crate::autograd::slice;
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, ErrorKind, Result};
 use crate::nn::{Param, Rates};
+use qat_kernels::ste_simd::AdamW;
 use tch::{Device, Kind, Tensor};
 
 /// A dense matrix whose weights and bias are leaves. Weight decay applies to the weights alone.
 #[derive(Debug)]
 pub struct Learned {
-    weight: Param,
-    bias: Option<Param>,
+    weight: Weight,
+    bias: Option<Weight>,
+    kind: Kind,
 }
 
 impl Learned {
     /// Begins at W, `[out, in]`, and b, `[out]`, which are copied.
     ///
     /// # Errors
-    /// [`ErrorKind::Train`] if they are not f32 on the CPU.
+    /// [`ErrorKind::Train`] if torch refuses.
     pub fn new(weight: &Tensor, bias: Option<&Tensor>) -> Result<Self> {
-        Ok(Self { weight: param(weight, true)?, bias: bias.map(|bias| param(bias, false)).transpose()? })
+        let kind = weight.f_kind()?;
+        let bias = bias.map(|bias| Weight::new(bias, false)).transpose()?;
+        Ok(Self { weight: Weight::new(weight, true)?, bias, kind })
     }
 
-    fn params(&self) -> impl Iterator<Item = (&Param, &'static str)> {
+    fn weights(&self) -> impl Iterator<Item = (&Weight, &'static str)> {
         [Some((&self.weight, "weight")), self.bias.as_ref().map(|bias| (bias, "bias"))].into_iter().flatten()
     }
 
-    fn params_mut(&mut self) -> impl Iterator<Item = (&mut Param, &'static str)> {
+    fn weights_mut(&mut self) -> impl Iterator<Item = (&mut Weight, &'static str)> {
         [Some((&mut self.weight, "weight")), self.bias.as_mut().map(|bias| (bias, "bias"))]
             .into_iter()
             .flatten()
     }
 }
 
-/// A parameter that begins at a tensor's values.
-pub(super) fn param(tensor: &Tensor, decays: bool) -> Result<Param> {
-    let (kind, device) = (tensor.f_kind()?, tensor.device());
-    if kind != Kind::Float || device != Device::Cpu {
-        let problem = format!("weights of {kind:?} on {device:?} cannot be trained");
-        return Err(Error::new(ErrorKind::Train, problem).remedy("load the model in f32 on the CPU"));
-    }
-    let plain = tensor.f_detach()?.f_contiguous()?;
-    let shape: Vec<usize> = plain.size().iter().map(|&d| d as usize).collect();
-    Param::new(slice(&plain)?, &shape, decays)
+/// A parameter where its tensor lies.
+#[derive(Debug)]
+pub(super) enum Weight {
+    /// f32 on the CPU, updated by qat-kernels.
+    Host(Param),
+    /// Anywhere else, or beside tensors of another kind.
+    Device { parameter: Parameter, decays: bool },
 }
 
-/// One step of a parameter.
-pub(super) fn step(param: &mut Param, grad: Option<&Tensor>, rates: &Rates) -> Result<()> {
-    let grad = grad.ok_or_else(|| Error::new(ErrorKind::Train, "fewer gradients than parameters"))?;
-    param.update(slice(&grad.f_contiguous()?)?, rates.factor, rates.weights)
+impl Weight {
+    /// One that begins at a tensor's numbers.
+    pub(super) fn new(tensor: &Tensor, decays: bool) -> Result<Self> {
+        if tensor.f_kind()? != Kind::Float || tensor.device() != Device::Cpu {
+            return Ok(Self::Device { parameter: Parameter::new(tensor)?, decays });
+        }
+        let plain = tensor.f_detach()?.f_contiguous()?;
+        let shape: Vec<usize> = plain.size().iter().map(|&d| d as usize).collect();
+        Ok(Self::Host(Param::new(slice(&plain)?, &shape, decays)?))
+    }
+
+    pub(super) fn leaf(&self) -> &Tensor {
+        match self {
+            Self::Host(param) => param.leaf(),
+            Self::Device { parameter, .. } => &parameter.leaf,
+        }
+    }
+
+    /// One step of the optimiser.
+    pub(super) fn step(&mut self, grad: Option<&Tensor>, rates: &Rates) -> Result<()> {
+        let grad = grad.ok_or_else(|| Error::new(ErrorKind::Train, "fewer gradients than parameters"))?;
+        match self {
+            Self::Host(param) => param.update(slice(&grad.f_contiguous()?)?, rates.factor, rates.weights),
+            Self::Device { parameter, decays } => {
+                let rule = adamw(rates)?;
+                let weight_decay = if *decays { rule.weight_decay } else { 0.0 };
+                parameter.step(grad, rates.factor, &AdamW { weight_decay, ..rule })
+            }
+        }
+    }
+
+    pub(super) fn save(&self, name: &str, to: &mut Checkpoint) -> Result<()> {
+        match self {
+            Self::Host(param) => param.save(name, to),
+            Self::Device { parameter, .. } => parameter.save(name, to),
+        }
+    }
+
+    pub(super) fn load(&mut self, name: &str, from: &Checkpoint) -> Result<()> {
+        match self {
+            Self::Host(param) => param.load(name, from),
+            Self::Device { parameter, .. } => parameter.load(name, from),
+        }
+    }
 }
 
 impl Linear for Learned {
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        Ok(x.f_linear(self.weight.leaf(), self.bias.as_ref().map(Param::leaf))?)
+        affine(x, self.weight.leaf(), self.bias())
     }
 
     fn weight(&self) -> Result<Tensor> {
-        Ok(self.weight.leaf().shallow_clone())
+        Ok(self.weight.leaf().f_to_kind(self.kind)?)
     }
 
     fn bias(&self) -> Option<&Tensor> {
-        self.bias.as_ref().map(Param::leaf)
+        self.bias.as_ref().map(Weight::leaf)
     }
 
     fn leaves(&self) -> Vec<&Tensor> {
-        self.params().map(|(param, _)| param.leaf()).collect()
+        self.weights().map(|(weight, _)| weight.leaf()).collect()
     }
 
     fn share(&self) -> Box<dyn Linear> {
@@ -78,14 +120,14 @@ impl Linear for Learned {
 
     fn update(&mut self, grads: &[Tensor], rates: &Rates) -> Result<()> {
         let mut grads = grads.iter();
-        self.params_mut().try_for_each(|(param, _)| step(param, grads.next(), rates))
+        self.weights_mut().try_for_each(|(weight, _)| weight.step(grads.next(), rates))
     }
 
     fn save_state(&self, name: &str, to: &mut Checkpoint) -> Result<()> {
-        self.params().try_for_each(|(param, what)| param.save(&format!("{name}.{what}"), to))
+        self.weights().try_for_each(|(weight, what)| weight.save(&format!("{name}.{what}"), to))
     }
 
     fn load_state(&mut self, name: &str, from: &Checkpoint) -> Result<()> {
-        self.params_mut().try_for_each(|(param, what)| param.load(&format!("{name}.{what}"), from))
+        self.weights_mut().try_for_each(|(weight, what)| weight.load(&format!("{name}.{what}"), from))
     }
 }

@@ -89,7 +89,7 @@ impl Dense {
 
 impl Linear for Dense {
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        Ok(x.f_linear(&self.weight, self.bias.as_ref())?)
+        affine(x, &self.weight, self.bias())
     }
 
     fn weight(&self) -> Result<Tensor> {
@@ -108,4 +108,11 @@ impl Linear for Dense {
         let bias = self.bias.as_ref().map(Tensor::shallow_clone);
         Box::new(Self { weight: self.weight.shallow_clone(), bias })
     }
+}
+
+/// `x·Wᵀ + b`, computed in the kind of x.
+pub(super) fn affine(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+    let kind = x.f_kind()?;
+    let bias = bias.map(|bias| bias.f_to_kind(kind)).transpose()?;
+    Ok(x.f_linear(&weight.f_to_kind(kind)?, bias)?)
 }

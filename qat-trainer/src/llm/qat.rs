@@ -16,6 +16,7 @@ mod tests;
 
 pub(super) use blocks::Blocks;
 pub use leaves::FakeQuantised;
+pub use node::Backend;
 pub use parameters::NodeQuantised;
 
 use super::decoder::Decoder;

@@ -82,15 +82,16 @@ fn is_answer(span: &Span) -> bool {
 }
 
 /// What a student is taught with.
-pub(super) struct Lesson<'a> {
+#[derive(Clone, Copy, Debug)]
+pub struct Lesson<'a> {
     /// `[batch, time]`.
-    pub(super) tokens: &'a Tensor,
+    pub tokens: &'a Tensor,
     /// `[batch · time]`.
-    pub(super) targets: &'a Tensor,
+    pub targets: &'a Tensor,
     /// What each target is part of.
-    pub(super) spans: &'a [Span],
+    pub spans: &'a [Span],
     /// Positions whose logits are in memory at a time.
-    pub(super) chunk: usize,
+    pub chunk: usize,
 }
 
 /// A frozen decoder, and how it is learned from.
@@ -147,7 +148,11 @@ impl DecoderTeacher {
     }
 
     /// L of a batch.
-    pub(super) fn loss(&self, student: &Decoder, lesson: &Lesson<'_>) -> Result<Tensor> {
+    ///
+    /// # Errors
+    /// [`ErrorKind::Data`] if there is nothing to predict; [`ErrorKind::Spec`] for a chunk of 0; [`ErrorKind::Train`] if torch
+    /// refuses.
+    pub fn loss(&self, student: &Decoder, lesson: &Lesson<'_>) -> Result<Tensor> {
         let &Lesson { tokens, targets, spans, chunk } = lesson;
         let weights = self.loss.weights();
         let [task, kd, reason] = [weights.task, weights.distillation, weights.reasoning].map(f64::from);

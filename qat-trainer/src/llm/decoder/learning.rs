@@ -12,7 +12,7 @@ impl Decoder {
     /// Learns every matrix that has no leaves yet, and every norm, as it is.
     ///
     /// # Errors
-    /// [`ErrorKind::Train`] if the decoder is not f32 on the CPU.
+    /// [`ErrorKind::Train`] if torch refuses.
     pub fn learn(&mut self) -> Result<()> {
         self.replace(|_, linear| {
             if !linear.leaves().is_empty() {

@@ -2,8 +2,8 @@
 
 use crate::checkpoint::Checkpoint;
 use crate::error::Result;
-use crate::llm::learned::{param, step};
-use crate::nn::{Param, Rates};
+use crate::llm::learned::Weight as Learned;
+use crate::nn::Rates;
 use tch::{Kind, Tensor};
 
 /// A root mean square norm (Zhang and Sennrich 2019): `w·x/√(mean(x²) + ε)`, computed in f32.
@@ -17,7 +17,7 @@ pub(super) struct Norm {
 #[derive(Debug)]
 enum Weight {
     Fixed(Tensor),
-    Learned(Param),
+    Learned(Learned),
 }
 
 impl Norm {
@@ -38,7 +38,7 @@ impl Norm {
         let wide = if kind == Kind::BFloat16 { x.f_to_kind(Kind::Float)? } else { x.shallow_clone() };
         let mean = wide.f_square()?.f_mean_dim([-1i64].as_slice(), true, None::<Kind>)?;
         let normed = wide.f_mul(&mean.f_add_scalar(self.eps)?.f_rsqrt()?)?;
-        Ok(normed.f_to_kind(kind)?.f_mul(self.weight())?)
+        Ok(normed.f_to_kind(kind)?.f_mul(&self.weight().f_to_kind(kind)?)?)
     }
 
     pub(super) fn share(&self) -> Self {
@@ -48,7 +48,7 @@ impl Norm {
     /// Learns w from now on.
     pub(super) fn learn(&mut self) -> Result<()> {
         if let Weight::Fixed(weight) = &self.weight {
-            self.weight = Weight::Learned(param(weight, false)?);
+            self.weight = Weight::Learned(Learned::new(weight, false)?);
         }
         Ok(())
     }
@@ -61,7 +61,7 @@ impl Norm {
     ) -> Result<()> {
         match &mut self.weight {
             Weight::Fixed(_) => Ok(()),
-            Weight::Learned(param) => step(param, grads.next(), rates),
+            Weight::Learned(param) => param.step(grads.next(), rates),
         }
     }
 

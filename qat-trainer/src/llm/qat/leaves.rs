@@ -8,12 +8,12 @@ use super::{Blocks, MatrixQuant};
 use crate::autograd::{slice, slice_mut};
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, ErrorKind, Result};
-use crate::llm::learned::{param, step};
+use crate::llm::learned::Weight;
 use crate::llm::linear::Linear;
 use crate::llm::optimiser::{Part, Store};
 use crate::llm::quantised::QuantisedMatrix;
 use crate::nn::weights::{Scratch, Shared, Unit, diverged};
-use crate::nn::{Moments, Param, Rates, UNIT, Update, in_units, leaf};
+use crate::nn::{Moments, Rates, UNIT, Update, in_units, leaf};
 use qat_kernels::ste::lsq_gradient_scale;
 use qat_kernels::ste_simd;
 use tch::{Device, Kind, Tensor};
@@ -34,7 +34,7 @@ pub struct FakeQuantised {
 #[derive(Debug)]
 enum Bias {
     Fixed(Tensor),
-    Learned(Param),
+    Learned(Weight),
 }
 
 impl FakeQuantised {
@@ -102,7 +102,7 @@ impl FakeQuantised {
         }
         let kind = weight.kind();
         let bias = match bias {
-            Some(bias) if kind == Kind::Float => Some(Bias::Learned(param(bias, false)?)),
+            Some(bias) if kind == Kind::Float => Some(Bias::Learned(Weight::new(bias, false)?)),
             other => other.map(|bias| Bias::Fixed(bias.shallow_clone())),
         };
         let shape: Vec<usize> = weight.size().iter().map(|&d| d as usize).collect();
@@ -239,7 +239,7 @@ impl Linear for FakeQuantised {
     fn bias(&self) -> Option<&Tensor> {
         self.bias.as_ref().map(|bias| match bias {
             Bias::Fixed(bias) => bias,
-            Bias::Learned(param) => param.leaf(),
+            Bias::Learned(weight) => weight.leaf(),
         })
     }
 
@@ -271,7 +271,7 @@ impl Linear for FakeQuantised {
             self.requantise()?;
         }
         match &mut self.bias {
-            Some(Bias::Learned(bias)) => step(bias, of_bias.first(), rates),
+            Some(Bias::Learned(bias)) => bias.step(of_bias.first(), rates),
             _ => Ok(()),
         }
     }

@@ -7,17 +7,17 @@
 
 use super::MatrixQuant;
 use crate::autograd::{closure_node, slice, slice_mut};
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::nn::weights::steps as block_steps;
 use qat_kernels::config::StepRule;
 use qat_kernels::ste::lsq_gradient_scale;
-use qat_kernels::{LsqMask, SteVariant, ste_simd};
+use qat_kernels::{Levels, LsqMask, SteVariant, ste_simd};
 use std::f32::consts::PI;
 use tch::{Device, Kind, Tensor};
 
-/// Who computes.
+/// Who computes a quantiser.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::llm) enum Backend {
+pub enum Backend {
     /// qat-kernels, for f32 on the CPU.
     Kernels,
     /// Torch's operators, anywhere.
@@ -25,54 +25,114 @@ pub(in crate::llm) enum Backend {
 }
 
 impl Backend {
-    /// The faster one for tensors on `device`.
-    pub(in crate::llm) fn on(device: Device) -> Self {
+    /// The fastest one for tensors on `device`.
+    #[must_use]
+    pub fn on(device: Device) -> Self {
         if device == Device::Cpu { Self::Kernels } else { Self::Operators }
+    }
+
+    /// All that can compute on `device`.
+    #[must_use]
+    pub fn all(device: Device) -> Vec<Self> {
+        if device == Device::Cpu { vec![Self::Kernels, Self::Operators] } else { vec![Self::Operators] }
     }
 }
 
-/// ŵ of `w`, f32 `[out, in]`, with α of each block, `[blocks]`, and k of each group, `[groups]` of f32 (empty without groups).
-/// The gradient that arrives at `alpha` is that of its logarithm.
+/// Weights with the steps of their quantiser: w, f32 `[out, in]`, α of each block, `[blocks]`, and k of each group, `[groups]`
+/// of f32 (empty without groups).
+pub(in crate::llm) struct Operands<'a> {
+    pub(in crate::llm) w: &'a Tensor,
+    pub(in crate::llm) alpha: &'a Tensor,
+    pub(in crate::llm) divisors: &'a Tensor,
+}
+
+/// ŵ, with a history. The gradient that arrives at α is that of its logarithm.
 pub(in crate::llm) fn fake_quantise(
     quant: MatrixQuant,
     backend: Backend,
-    w: &Tensor,
-    alpha: &Tensor,
-    divisors: &Tensor,
+    operands: &Operands<'_>,
 ) -> Result<Tensor> {
+    let &Operands { w, alpha, divisors } = operands;
+    let w_hat = tch::no_grad(|| forward(quant, backend, operands))?;
+    let numbers = [w, alpha, divisors].map(Tensor::f_detach);
+    let [numbers, steps, divisors] = numbers;
+    closure_node(w_hat, &[w, alpha], &[&numbers?, &steps?, &divisors?], move |grad, saved| {
+        let [w, alpha, divisors] = saved else {
+            return Err(Error::new(ErrorKind::Train, "the quantiser's operands are lost"));
+        };
+        let (of_w, of_alpha) = gradients(quant, backend, &Operands { w, alpha, divisors }, grad)?;
+        Ok(vec![Some(of_w), Some(of_alpha)])
+    })
+}
+
+/// ŵ, f32 `[out, in]`.
+fn forward(quant: MatrixQuant, backend: Backend, operands: &Operands<'_>) -> Result<Tensor> {
+    let levels = quant.quant.levels;
+    let w = operands.w.f_detach()?.f_contiguous()?;
     match backend {
-        Backend::Kernels => by_kernels(quant, w, alpha, divisors),
-        Backend::Operators => by_operators(quant, w, alpha, divisors),
+        Backend::Kernels => {
+            let steps = host_steps(quant, operands)?;
+            let mut w_hat = w.f_empty_like()?;
+            ste_simd::fake_quantize(levels, &steps, slice(&w)?, slice_mut(&mut w_hat)?)?;
+            Ok(w_hat)
+        }
+        Backend::Operators => {
+            let steps = steps_of(quant.quant.step, operands.alpha, operands.divisors)?;
+            Ok(rounded(levels, &w, &steps)?.1.f_mul(&steps)?.f_reshape(w.size())?)
+        }
     }
 }
 
-fn by_kernels(quant: MatrixQuant, w: &Tensor, alpha: &Tensor, divisors: &Tensor) -> Result<Tensor> {
-    let (levels, ste) = (quant.quant.levels, quant.ste);
-    let (alphas, ks) = (alpha.numel(), divisors.numel());
-    let per_block = (ks / alphas.max(1)).max(1);
-    let mut steps = vec![0.0; alphas * per_block];
-    let k: Vec<u8> = slice(divisors)?.iter().map(|&k| k as u8).collect();
-    for (b, (out, &alpha)) in steps.chunks_mut(per_block).zip(slice(alpha)?).enumerate() {
+/// The gradients of w and of log α, given that of ŵ.
+pub(in crate::llm) fn gradients(
+    quant: MatrixQuant,
+    backend: Backend,
+    operands: &Operands<'_>,
+    of_w_hat: &Tensor,
+) -> Result<(Tensor, Tensor)> {
+    match backend {
+        Backend::Kernels => gradients_by_kernels(quant, operands, of_w_hat),
+        Backend::Operators => gradients_by_operators(quant, operands, of_w_hat),
+    }
+}
+
+/// LSQ's scale of the gradient of a step.
+fn lsq_scale(quant: MatrixQuant, operands: &Operands<'_>) -> f32 {
+    lsq_gradient_scale(operands.w.numel() / operands.alpha.numel().max(1), quant.quant.levels)
+}
+
+/// Δ of each group, or of each block without groups.
+fn host_steps(quant: MatrixQuant, operands: &Operands<'_>) -> Result<Vec<f32>> {
+    let alpha = slice(operands.alpha)?;
+    let k: Vec<u8> = slice(operands.divisors)?.iter().map(|&k| k as u8).collect();
+    let per_block = (k.len() / alpha.len().max(1)).max(1);
+    let mut steps = vec![0.0; alpha.len() * per_block];
+    for (b, (out, &alpha)) in steps.chunks_mut(per_block).zip(alpha).enumerate() {
         let k = k.get(b * per_block..(b + 1) * per_block).unwrap_or(&[]);
         block_steps(quant.quant.step, alpha, k, out)?;
     }
-    let numbers = w.f_detach()?.f_contiguous()?;
-    let mut w_hat = numbers.f_empty_like()?;
-    ste_simd::fake_quantize(levels, &steps, slice(&numbers)?, slice_mut(&mut w_hat)?)?;
-    let lsq_scale = lsq_gradient_scale(numbers.numel() / alphas.max(1), levels);
-    closure_node(w_hat, &[w, alpha], &[&numbers], move |grad, saved| {
-        let numbers = &saved[0];
-        let grad = grad.f_contiguous()?;
-        let (mut of_w, mut sums) = (numbers.f_empty_like()?, vec![0.0; steps.len()]);
-        let (w, g) = (slice(numbers)?, slice(&grad)?);
-        ste_simd::backward(ste, levels, LsqMask::Exact, &steps, w, g, slice_mut(&mut of_w)?, &mut sums)?;
-        let of_log_alpha: Vec<f32> = sums
-            .chunks(per_block)
-            .zip(steps.chunks(per_block))
-            .map(|(sums, steps)| sums.iter().zip(steps).map(|(g, step)| g * lsq_scale * step).sum())
-            .collect();
-        Ok(vec![Some(of_w), Some(Tensor::from_slice(&of_log_alpha))])
-    })
+    Ok(steps)
+}
+
+fn gradients_by_kernels(
+    quant: MatrixQuant,
+    operands: &Operands<'_>,
+    of_w_hat: &Tensor,
+) -> Result<(Tensor, Tensor)> {
+    let (levels, ste) = (quant.quant.levels, quant.ste);
+    let steps = host_steps(quant, operands)?;
+    let (w, grad) = (operands.w.f_contiguous()?, of_w_hat.f_contiguous()?);
+    let (mut of_w, mut sums) = (w.f_empty_like()?, vec![0.0; steps.len()]);
+    let (w, g) = (slice(&w)?, slice(&grad)?);
+    ste_simd::backward(ste, levels, LsqMask::Exact, &steps, w, g, slice_mut(&mut of_w)?, &mut sums)?;
+    let per_block = (steps.len() / operands.alpha.numel().max(1)).max(1);
+    let scale = lsq_scale(quant, operands);
+    let of_log_alpha: Vec<f32> = sums
+        .chunks(per_block)
+        .zip(steps.chunks(per_block))
+        .map(|(sums, steps)| sums.iter().zip(steps).map(|(g, step)| g * scale * step).sum())
+        .collect();
+    Ok((of_w, Tensor::from_slice(&of_log_alpha)))
 }
 
 /// Δ of each step, `[steps, 1]`, as `pi_step` computes it.
@@ -91,45 +151,48 @@ pub(in crate::llm) fn steps_of(rule: StepRule, alpha: &Tensor, divisors: &Tensor
     })
 }
 
-fn by_operators(quant: MatrixQuant, w: &Tensor, alpha: &Tensor, divisors: &Tensor) -> Result<Tensor> {
-    let (levels, ste) = (quant.quant.levels, quant.ste);
+/// v = w/Δ, `[steps, weights of a step]`, and the level that it is rounded to.
+fn rounded(levels: Levels, w: &Tensor, steps: &Tensor) -> Result<(Tensor, Tensor)> {
     let (lo, hi, offset) =
         (f64::from(levels.lo()), f64::from(levels.hi()), f64::from(levels.grid().offset()));
-    let numbers = w.f_detach()?;
-    let steps = steps_of(quant.quant.step, alpha, divisors)?;
-    let (count, blocks) = (steps.size()[0], alpha.numel() as i64);
-    // v = w/Δ, and the level that it is rounded to.
-    let rounded = move |w: &Tensor, steps: &Tensor| -> Result<(Tensor, Tensor)> {
-        let v = w.f_reshape([count, -1])?.f_div(steps)?;
-        let level = v.f_sub_scalar(offset)?.f_clamp(lo, hi)?.f_round()?.f_add_scalar(offset)?;
-        Ok((v, level))
+    let v = w.f_reshape([steps.size()[0], -1])?.f_div(steps)?;
+    let level = v.f_sub_scalar(offset)?.f_clamp(lo, hi)?.f_round()?.f_add_scalar(offset)?;
+    Ok((v, level))
+}
+
+fn gradients_by_operators(
+    quant: MatrixQuant,
+    operands: &Operands<'_>,
+    of_w_hat: &Tensor,
+) -> Result<(Tensor, Tensor)> {
+    let (levels, w) = (quant.quant.levels, operands.w);
+    let (lo, hi, offset) =
+        (f64::from(levels.lo()), f64::from(levels.hi()), f64::from(levels.grid().offset()));
+    let steps = steps_of(quant.quant.step, operands.alpha, operands.divisors)?;
+    let count = steps.size()[0];
+    let (v, level) = rounded(levels, w, &steps)?;
+    let g = of_w_hat.f_to_kind(Kind::Float)?.f_reshape([count, -1])?;
+    let error = v.f_sub(&level)?;
+    let x = v.f_sub_scalar(offset)?;
+    let inside = x.f_ge(lo)?.f_logical_and(&x.f_le(hi)?)?;
+    let zero = g.f_zeros_like()?;
+    let of_w = match quant.ste {
+        SteVariant::Standard => g.shallow_clone(),
+        SteVariant::Clipped { clip_val } => {
+            let passes = w.f_reshape([count, -1])?.f_abs()?.f_le(f64::from(clip_val))?;
+            g.f_where_self(&passes, &zero)?
+        }
+        SteVariant::LearnedStepSize => g.f_where_self(&inside, &zero)?,
+        SteVariant::Ewgs { lambda } => {
+            let scaled = g.f_sign()?.f_mul_scalar(f64::from(lambda))?.f_mul(&error)?;
+            g.f_mul(&scaled.f_add_scalar(1.0)?)?.f_where_self(&inside, &zero)?
+        }
     };
-    let w_hat = rounded(&numbers, &steps)?.1.f_mul(&steps)?.f_reshape(numbers.size())?;
-    let lsq_scale = f64::from(lsq_gradient_scale(numbers.numel() / alpha.numel().max(1), levels));
-    closure_node(w_hat, &[w, alpha], &[&numbers, &steps], move |grad, saved| {
-        let (numbers, steps) = (&saved[0], &saved[1]);
-        let (v, level) = rounded(numbers, steps)?;
-        let g = grad.f_reshape([count, -1])?;
-        let error = v.f_sub(&level)?;
-        let x = v.f_sub_scalar(offset)?;
-        let inside = x.f_ge(lo)?.f_logical_and(&x.f_le(hi)?)?;
-        let zero = g.f_zeros_like()?;
-        let of_w = match ste {
-            SteVariant::Standard => g.shallow_clone(),
-            SteVariant::Clipped { clip_val } => {
-                let passes = numbers.f_reshape([count, -1])?.f_abs()?.f_le(f64::from(clip_val))?;
-                g.f_where_self(&passes, &zero)?
-            }
-            SteVariant::LearnedStepSize => g.f_where_self(&inside, &zero)?,
-            SteVariant::Ewgs { lambda } => {
-                let scaled = g.f_sign()?.f_mul_scalar(f64::from(lambda))?.f_mul(&error)?;
-                g.f_mul(&scaled.f_add_scalar(1.0)?)?.f_where_self(&inside, &zero)?
-            }
-        };
-        let terms = g.f_mul(&error.f_neg()?.f_where_self(&inside, &level)?)?;
-        let sums = terms.f_sum_dim_intlist([1i64].as_slice(), true, Kind::Float)?;
-        let of_log_alpha = sums.f_mul_scalar(lsq_scale)?.f_mul(steps)?.f_reshape([blocks, -1])?;
-        let of_log_alpha = of_log_alpha.f_sum_dim_intlist([1i64].as_slice(), false, Kind::Float)?;
-        Ok(vec![Some(of_w.f_reshape(numbers.size())?), Some(of_log_alpha)])
-    })
+    let terms = g.f_mul(&error.f_neg()?.f_where_self(&inside, &level)?)?;
+    let sums = terms.f_sum_dim_intlist([1i64].as_slice(), true, Kind::Float)?;
+    let scale = f64::from(lsq_scale(quant, operands));
+    let of_log_alpha =
+        sums.f_mul_scalar(scale)?.f_mul(&steps)?.f_reshape([operands.alpha.numel() as i64, -1])?;
+    let of_log_alpha = of_log_alpha.f_sum_dim_intlist([1i64].as_slice(), false, Kind::Float)?;
+    Ok((of_w.f_reshape(w.size())?, of_log_alpha))
 }

@@ -1,7 +1,7 @@
 //! Fake-quantised matrices whose weights and scales are parameters of torch, on any device.
 
 use super::leaves::product;
-use super::node::{Backend, fake_quantise};
+use super::node::{Backend, Operands, fake_quantise, gradients};
 use super::{Blocks, MatrixQuant};
 use crate::autograd::slice;
 use crate::checkpoint::Checkpoint;
@@ -46,7 +46,11 @@ impl Quantiser {
 
     /// Q(w), `[out, in]`.
     pub(in crate::llm) fn of(&self, w: &Tensor) -> Result<Tensor> {
-        fake_quantise(self.quant, self.backend, w, &self.alpha.leaf, &self.divisors)
+        fake_quantise(self.quant, self.backend, &self.operands(w))
+    }
+
+    fn operands<'a>(&'a self, w: &'a Tensor) -> Operands<'a> {
+        Operands { w, alpha: &self.alpha.leaf, divisors: &self.divisors }
     }
 
     pub(in crate::llm) fn share(&self) -> Self {
@@ -161,7 +165,11 @@ impl NodeQuantised {
         })
     }
 
-    pub(super) fn on(
+    /// As [`Self::new`], with a backend to compare with others.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn on(
         backend: Backend,
         weight: &Tensor,
         bias: Option<&Tensor>,
@@ -176,6 +184,18 @@ impl NodeQuantised {
             quantiser: Quantiser::new(backend, &blocks, device)?,
             bias: bias.map(Tensor::shallow_clone),
             kind,
+        })
+    }
+
+    /// The gradients of w, `[out, in]`, and of log α of each block, `[blocks]`, given that of ŵ: what a backward pass computes
+    /// here.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Train`] if torch refuses.
+    pub fn gradients(&self, of_w_hat: &Tensor) -> Result<(Tensor, Tensor)> {
+        let Self { weight, quantiser, .. } = self;
+        tch::no_grad(|| {
+            gradients(quantiser.quant, quantiser.backend, &quantiser.operands(&weight.leaf), of_w_hat)
         })
     }
 }

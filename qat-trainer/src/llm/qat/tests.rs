@@ -1,6 +1,6 @@
 //! The three ways of computing the same quantiser against each other, and what a training needs of them.
 
-use super::node::{Backend, fake_quantise};
+use super::node::{Operands, fake_quantise};
 use super::*;
 use crate::autograd::slice;
 use crate::checkpoint::Checkpoint;
@@ -57,7 +57,8 @@ fn torchs_operators_compute_what_the_kernels_compute() {
         let run = |backend| {
             let w = w.copy().set_requires_grad(true);
             let alpha = Tensor::from_slice(&alpha).set_requires_grad(true);
-            let w_hat = fake_quantise(quant, backend, &w, &alpha, &Tensor::from_slice(&k)).unwrap();
+            let operands = Operands { w: &w, alpha: &alpha, divisors: &Tensor::from_slice(&k) };
+            let w_hat = fake_quantise(quant, backend, &operands).unwrap();
             let loss = (&w_hat * &g).sum(Kind::Float);
             let grads = Tensor::f_run_backward(&[&loss], &[&w, &alpha], false, false).unwrap();
             (w_hat.detach(), grads)
