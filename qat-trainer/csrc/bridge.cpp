@@ -182,6 +182,13 @@ int qat_gpu_empty_cache() {
   return guarded([&] { c10::getDeviceAllocator(c10::DeviceType::CUDA)->emptyCache(); });
 }
 
+// The stream that torch gives GPU `index` work on.
+int qat_gpu_stream(int index, void** stream) {
+  return guarded([&] {
+    *stream = at::accelerator::getCurrentStream(static_cast<c10::DeviceIndex>(index)).native_handle();
+  });
+}
+
 // Waits until the GPU has done all that it was given.
 int qat_gpu_synchronize(int index) {
   return guarded([&] { at::accelerator::synchronizeDevice(static_cast<c10::DeviceIndex>(index)); });

@@ -169,7 +169,9 @@ fn exists(qat: &Path, words: &[String]) -> Result<()> {
             let own = words.iter().position(|word| *word == "--").unwrap_or(words.len());
             let (words, rest) = words.split_at(own);
             known_to_cargo(words)?;
-            match (words.contains(&"qat-trainer"), rest) {
+            // Its benchmarks have options of their own.
+            let is_qat = words.contains(&"qat-trainer") && !words.contains(&"--bench");
+            match (is_qat, rest) {
                 (true, ["--", rest @ ..]) => known_to_qat(qat, rest),
                 _ => Ok(()),
             }

@@ -1,6 +1,8 @@
 //! `cargo xtask gpu`: the program that checks and times the trainer on a GPU, packed for a machine that has CUDA and torch but
 //! no Rust; and what it measured there, brought home.
 
+pub(crate) mod arithmetic;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -11,6 +13,7 @@ use serde_json::Value;
 
 use crate::cmd::{cargo, output, root, run as run_command, succeeds, target_dir};
 use crate::libtorch;
+use crate::package::{self, Member, Package};
 use crate::tools::{Tool, ensure as ensure_tools};
 
 const SCRIPT: &str = include_str!("gpu/run.sh");
@@ -116,6 +119,37 @@ pub(crate) fn check() -> Result<()> {
         !refused.status.success() && message.contains("Error: no GPU for `cuda:999`: "),
         "a missing GPU is answered with: {message}"
     );
+    Ok(())
+}
+
+/// CUDA's run-time compiler, in the version that torch 2.11.0 brings along.
+const NVRTC: Package = Package {
+    requirement: "nvidia-cuda-nvrtc==13.0.88",
+    archive: "nvidia_cuda_nvrtc-13.0.88-py3-none-manylinux2010_x86_64.manylinux_2_12_x86_64.whl",
+    sha256: "ad9b6d2ead2435f11cbb6868809d2adeeee302e9bb94bcf0539c7a40d80e8575",
+    size: "90 MB",
+    files: &[
+        Member {
+            path: "nvidia/cu13/lib/libnvrtc.so.13",
+            sha256: "a49e67e8e74590f1e98de55c39c6287efd3f59e3c3797464d7bbe0fe01349b11",
+        },
+        Member {
+            path: "nvidia/cu13/lib/libnvrtc-builtins.so.13.0",
+            sha256: "91dcd944d01da9c0f08fff5d779db136a47f6d62bdb63bae900d2f481e92c3a2",
+        },
+    ],
+};
+
+/// The CUDA kernels compile for two families of GPUs, and need no memory for registers that do not suffice: the program says how
+/// many bytes, as it compiles them at their first use.
+pub(crate) fn compiles() -> Result<()> {
+    package::ensure(&NVRTC, false)?;
+    for architecture in ["sm_80", "sm_90"] {
+        let said = output(tiny(&["--compile", architecture]).env("LD_LIBRARY_PATH", root().join(".cache")))?;
+        println!("{}", said.trim());
+        let expected = format!("{architecture}: 13 kernels, 0 bytes spilled");
+        ensure!(said.starts_with(&expected), "`{expected}` is expected");
+    }
     Ok(())
 }
 

@@ -23,7 +23,8 @@ const CONTENT: [&str; 11] = [
     "src",
 ];
 /// The same for one of them: its tests with the files that lock the formats; what presets and the bridge to torch need.
-const PACKAGES: [(&str, &[&str]); 2] = [("qat-kernels", &["tests"]), ("qat-trainer", &["configs", "csrc"])];
+const PACKAGES: [(&str, &[&str]); 2] =
+    [("qat-kernels", &["tests"]), ("qat-trainer", &["configs", "csrc", "cuda"])];
 
 /// Packs both crates, and builds the kernels from their package. The trainer's is not built again: it names the kernels
 /// of the same version, which a registry has only after they were published, and all of its sources are built by the

@@ -155,6 +155,11 @@ fn steps() -> Result<Vec<Step>> {
     );
 
     add("gpu: checks and timings of a tiny decoder, on the CPU".into(), once(gpu::check));
+    add(
+        "gpu: the CUDA kernels' arithmetic equals that of qat-kernels, bit for bit".into(),
+        Box::new(|_| Ok(Tally { passed: gpu::arithmetic::check()?, failed: 0 })),
+    );
+    add("gpu: the CUDA kernels compile, without spilling".into(), once(gpu::compiles));
 
     for target in TARGETS {
         for features in ["", "micromath", "alloc"] {

@@ -14,7 +14,7 @@ mod steps;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use qat_benches::results::{export, machine};
-use qat_trainer::autograd::{device, synchronise};
+use qat_trainer::autograd::{compile_kernels, device, fused_kernels, synchronise};
 use shapes::Shape;
 use std::path::PathBuf;
 use std::time::Instant;
@@ -23,7 +23,8 @@ use tch::Device;
 const SUITE: &str = "gpu";
 const USAGE: &str = "\
 usage: gpu [--device cpu|cuda|cuda:N] [--shape tiny|qwen-0.5b] [--rounds N] [--only PART]… [--out FILE.csv]
-           [--machine TEXT]";
+           [--machine TEXT]
+       gpu --compile sm_90    compile the fused kernels, without a GPU, and say what they need";
 
 struct Options {
     device: String,
@@ -32,6 +33,7 @@ struct Options {
     only: Vec<String>,
     out: Option<PathBuf>,
     machine: String,
+    compile: Option<String>,
 }
 
 impl Options {
@@ -42,9 +44,15 @@ impl Options {
 
 fn main() -> Result<()> {
     let options = arguments()?;
+    if let Some(architecture) = &options.compile {
+        return compile(architecture);
+    }
     // Before the first tensor is made.
     let device = device(&options.device)?;
     println!("{} on {}, {} rounds", options.shape.name, options.machine, options.rounds);
+    if let (true, Err(problem)) = (device.is_cuda(), fused_kernels(device)) {
+        println!("without the fused kernels: {problem}");
+    }
     let mut figures = Vec::new();
     if options.chosen("checks") {
         figures.extend(checks::run(device)?);
@@ -72,6 +80,7 @@ fn arguments() -> Result<Options> {
         only: Vec::new(),
         out: None,
         machine: machine(),
+        compile: None,
     };
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
@@ -82,6 +91,7 @@ fn arguments() -> Result<Options> {
             "--rounds" => options.rounds = value()?.parse().context("--rounds")?,
             "--only" => options.only.push(value()?),
             "--out" => options.out = Some(value()?.into()),
+            "--compile" => options.compile = Some(value()?),
             "--machine" => options.machine = value()?,
             // What cargo adds.
             "--bench" => {}
@@ -90,6 +100,24 @@ fn arguments() -> Result<Options> {
     }
     ensure!(options.rounds > 0, "--rounds 0 measures nothing");
     Ok(options)
+}
+
+/// Compiles the kernels and prints how many there are and what they need, from the assembler's report.
+fn compile(architecture: &str) -> Result<()> {
+    let compiled = compile_kernels(architecture)?;
+    let before = |what: &str| -> Vec<u64> {
+        let numbers =
+            compiled.log.match_indices(what).filter_map(|(at, _)| compiled.log[..at].split(' ').next_back());
+        numbers.filter_map(|number| number.parse().ok()).collect()
+    };
+    let kernels = compiled.log.matches("Compiling entry function").count();
+    let spilled: u64 = before(" bytes spill stores").iter().sum();
+    let registers = before(" registers").into_iter().max().unwrap_or_default();
+    let bytes = compiled.cubin.len();
+    println!(
+        "{architecture}: {kernels} kernels, {spilled} bytes spilled, {registers} registers at most, {bytes} bytes of code"
+    );
+    Ok(())
 }
 
 /// Seconds that `work` takes, with all that it gives to the device.

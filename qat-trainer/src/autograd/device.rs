@@ -2,8 +2,9 @@
 #![allow(unsafe_code)]
 
 use super::ffi;
+use super::loader::Library;
 use crate::error::{Error, ErrorKind, Result};
-use std::ffi::{CStr, c_int};
+use std::ffi::c_int;
 use std::sync::OnceLock;
 use tch::{Cuda, Device};
 
@@ -47,29 +48,11 @@ pub fn device(name: &str) -> Result<Device> {
 /// Loads the CUDA half of libtorch, once.
 fn load_cuda() -> Result<(), &'static str> {
     static LOADED: OnceLock<Result<(), String>> = OnceLock::new();
-    let load = || {
-        // SAFETY: the name is NUL-terminated. The library's initialisers only register themselves with libtorch, which
-        // is loaded already, and it stays loaded for ever.
-        let handle =
-            unsafe { libc::dlopen(c"libtorch_cuda.so".as_ptr(), libc::RTLD_NOW | libc::RTLD_GLOBAL) };
-        if handle.is_null() { Err(loader_error()) } else { Ok(()) }
-    };
+    let load = || Library::open(&[c"libtorch_cuda.so"], libc::RTLD_NOW | libc::RTLD_GLOBAL).map(|_| ());
     match LOADED.get_or_init(load) {
         Ok(()) => Ok(()),
         Err(problem) => Err(problem),
     }
-}
-
-/// Why the last library could not be loaded.
-pub(super) fn loader_error() -> String {
-    // SAFETY: the function takes nothing and returns null or a NUL-terminated string of this thread, which is copied
-    // before the next call of the loader.
-    let text = unsafe { libc::dlerror() };
-    if text.is_null() {
-        return "no reason given".into();
-    }
-    // SAFETY: as above.
-    unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned()
 }
 
 /// What torch's allocator says of a GPU, in bytes.
@@ -83,7 +66,7 @@ pub struct GpuMemory {
     pub reserved: u64,
 }
 
-fn index(device: Device) -> Option<c_int> {
+pub(super) fn index(device: Device) -> Option<c_int> {
     match device {
         Device::Cuda(index) => c_int::try_from(index).ok(),
         _ => None,

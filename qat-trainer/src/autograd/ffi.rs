@@ -32,6 +32,7 @@ unsafe extern "C" {
     pub(super) fn qat_gpu_memory(index: c_int, now: *mut i64, peak: *mut i64, reserved: *mut i64) -> c_int;
     pub(super) fn qat_gpu_reset_peak(index: c_int) -> c_int;
     pub(super) fn qat_gpu_empty_cache() -> c_int;
+    pub(super) fn qat_gpu_stream(index: c_int, stream: *mut *mut c_void) -> c_int;
     pub(super) fn qat_gpu_synchronize(index: c_int) -> c_int;
 }
 

@@ -2,6 +2,7 @@
 //!
 //! * `slice`, `slice_mut`: the memory of a CPU tensor as a slice, without a copy, so that qat-kernels works on it;
 //! * [`closure_node`]: an autograd node whose backward is a Rust closure;
+//! * [`fused_kernels`]: the quantisers and AdamW on a GPU, compiled by [`compile_kernels`] when a program runs;
 //! * [`device`]: a device by its name, and what torch's allocator says of a GPU.
 //!
 //! Neither a Rust panic nor a C++ exception crosses the border: each arrives on the other side as an error.
@@ -9,10 +10,15 @@
 mod closure;
 mod device;
 mod ffi;
+pub(crate) mod fused;
+mod loader;
+mod nvrtc;
 mod slices;
 
 pub use closure::closure_node;
 pub use device::{GpuMemory, device, empty_cache, gpu_memory, reset_peak, synchronise};
+pub use fused::fused_kernels;
+pub use nvrtc::{Compiled, compile_kernels};
 pub(crate) use slices::{memory, memory_mut, slice, slice_mut};
 
 use crate::error::{Error, ErrorKind};

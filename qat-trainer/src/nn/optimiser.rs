@@ -1,6 +1,7 @@
 //! AdamW and SGD on numbers that are trained as they are, and what both remember between steps.
 
 use super::state;
+use crate::autograd::fused::Factors;
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, ErrorKind, Result};
 use qat_kernels::ste_simd::AdamW;
@@ -133,6 +134,12 @@ impl Update {
             scale: (1.0 / (1.0 - power(b2)).sqrt()) as f32,
             eps: a.eps,
         }
+    }
+
+    /// The same for kernels of a GPU, which multiply the gradient by `factor`.
+    pub(crate) fn fused(self, factor: f32) -> Factors {
+        let Self { decay, beta1, rest1, beta2, rest2, rate, scale, eps } = self;
+        Factors { decay, beta1, rest1, beta2, rest2, rate, scale, eps, factor }
     }
 
     /// What to subtract from a parameter with gradient `g`, without the decay.

@@ -1,10 +1,12 @@
 //! What a training loop does with a decoder.
 
 use super::{Decoder, EMBEDDING, HEAD, Norm, prefix};
+use crate::autograd::fused::gradient_was_not_finite;
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, ErrorKind, Result};
 use crate::llm::learned::Learned;
 use crate::llm::linear::Linear;
+use crate::llm::qat::parameters::not_finite;
 use crate::nn::Rates;
 use tch::Tensor;
 
@@ -42,7 +44,9 @@ impl Decoder {
             linear.update(own, rates).map_err(|e| e.place(format!("matrix `{name}`")))
         })?;
         let mut rest = rest.iter();
-        self.norms_mut().into_iter().try_for_each(|(_, norm)| norm.update(&mut rest, rates))
+        self.norms_mut().into_iter().try_for_each(|(_, norm)| norm.update(&mut rest, rates))?;
+        // The kernels of a GPU cannot stop; they leave word, which is asked for once a step.
+        if gradient_was_not_finite(self.device)? { Err(not_finite()) } else { Ok(()) }
     }
 
     /// Adds all that a training needs to go on with this decoder as if it had never stopped.

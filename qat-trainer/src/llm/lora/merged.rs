@@ -51,12 +51,12 @@ impl Merged {
 
 impl Linear for Merged {
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let w_hat = self.quantiser.of(&self.merged()?)?;
+        let w_hat = self.quantiser.of(&self.merged()?, self.kind)?;
         product(x, &w_hat, self.bias.as_ref(), self.quantiser.quant().compute)
     }
 
     fn weight(&self) -> Result<Tensor> {
-        Ok(self.quantiser.of(&self.merged()?)?.f_to_kind(self.kind)?)
+        Ok(self.quantiser.of(&self.merged()?, self.kind)?.f_to_kind(self.kind)?)
     }
 
     fn bias(&self) -> Option<&Tensor> {

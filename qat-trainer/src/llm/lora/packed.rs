@@ -90,7 +90,7 @@ impl PackedMatrix {
     pub(super) fn dequantised(&self, alpha: &Tensor) -> Result<Tensor> {
         tch::no_grad(|| match self.backend {
             Backend::Kernels => self.by_kernels(alpha),
-            Backend::Operators => self.by_operators(alpha),
+            Backend::Operators | Backend::Fused => self.by_operators(alpha),
         })
     }
 

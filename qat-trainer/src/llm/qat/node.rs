@@ -1,12 +1,12 @@
 //! The quantiser as an autograd node: `ŵ = Q(w, α)` with the estimator's gradient of w and LSQ's of log α.
 //!
-//! On the CPU qat-kernels computes both passes on the tensors' memory; elsewhere torch's operators do, in the same order of
-//! operations, so that ŵ and the gradient of w are the same bit for bit. Only the sums over a step's weights are added up in
+//! On the CPU qat-kernels computes both passes on the tensors' memory, on a GPU fused kernels do where they can be compiled;
+//! elsewhere torch's operators do. All go through the same order of operations, so that ŵ and the gradient of w are the same bit for bit. Only the sums over a step's weights are added up in
 //! another order. Divisors and steps are tensors and never numbers to torch: some of its devices multiply by the
 //! reciprocal of a number instead of dividing by it.
 
 use super::MatrixQuant;
-use crate::autograd::{closure_node, slice, slice_mut};
+use crate::autograd::{closure_node, fused, fused_kernels, slice, slice_mut};
 use crate::error::{Error, ErrorKind, Result};
 use crate::nn::weights::steps as block_steps;
 use qat_kernels::config::StepRule;
@@ -22,19 +22,28 @@ pub enum Backend {
     Kernels,
     /// Torch's operators, anywhere.
     Operators,
+    /// The fused kernels, on a GPU.
+    Fused,
 }
 
 impl Backend {
     /// The fastest one for tensors on `device`.
     #[must_use]
     pub fn on(device: Device) -> Self {
-        if device == Device::Cpu { Self::Kernels } else { Self::Operators }
+        match device {
+            Device::Cpu => Self::Kernels,
+            _ if fused_kernels(device).is_ok() => Self::Fused,
+            _ => Self::Operators,
+        }
     }
 
     /// All that can compute on `device`.
     #[must_use]
     pub fn all(device: Device) -> Vec<Self> {
-        if device == Device::Cpu { vec![Self::Kernels, Self::Operators] } else { vec![Self::Operators] }
+        match Self::on(device) {
+            Self::Operators => vec![Self::Operators],
+            fastest => vec![Self::Operators, fastest],
+        }
     }
 }
 
@@ -46,14 +55,16 @@ pub(in crate::llm) struct Operands<'a> {
     pub(in crate::llm) divisors: &'a Tensor,
 }
 
-/// ŵ, with a history. The gradient that arrives at α is that of its logarithm.
+/// ŵ, with a history; the fused kernels make it in the kind that is wanted, the others in f32. The gradient that arrives at α
+/// is that of its logarithm.
 pub(in crate::llm) fn fake_quantise(
     quant: MatrixQuant,
     backend: Backend,
     operands: &Operands<'_>,
+    wanted: Kind,
 ) -> Result<Tensor> {
     let &Operands { w, alpha, divisors } = operands;
-    let w_hat = tch::no_grad(|| forward(quant, backend, operands))?;
+    let w_hat = tch::no_grad(|| forward(quant, backend, operands, wanted))?;
     let numbers = [w, alpha, divisors].map(Tensor::f_detach);
     let [numbers, steps, divisors] = numbers;
     closure_node(w_hat, &[w, alpha], &[&numbers?, &steps?, &divisors?], move |grad, saved| {
@@ -65,8 +76,8 @@ pub(in crate::llm) fn fake_quantise(
     })
 }
 
-/// ŵ, f32 `[out, in]`.
-fn forward(quant: MatrixQuant, backend: Backend, operands: &Operands<'_>) -> Result<Tensor> {
+/// ŵ, `[out, in]`.
+fn forward(quant: MatrixQuant, backend: Backend, operands: &Operands<'_>, wanted: Kind) -> Result<Tensor> {
     let levels = quant.quant.levels;
     let w = operands.w.f_detach()?.f_contiguous()?;
     match backend {
@@ -79,6 +90,12 @@ fn forward(quant: MatrixQuant, backend: Backend, operands: &Operands<'_>) -> Res
         Backend::Operators => {
             let steps = steps_of(quant.quant.step, operands.alpha, operands.divisors)?;
             Ok(rounded(levels, &w, &steps)?.1.f_mul(&steps)?.f_reshape(w.size())?)
+        }
+        Backend::Fused => {
+            let kind = if wanted == Kind::BFloat16 { wanted } else { Kind::Float };
+            let Operands { alpha, divisors, .. } = operands;
+            let weights = fused::Weights { w: &w, alpha, divisors };
+            fused::fake_quantise(&fused_quantiser(quant, operands)?, weights, kind)
         }
     }
 }
@@ -93,7 +110,33 @@ pub(in crate::llm) fn gradients(
     match backend {
         Backend::Kernels => gradients_by_kernels(quant, operands, of_w_hat),
         Backend::Operators => gradients_by_operators(quant, operands, of_w_hat),
+        Backend::Fused => {
+            let (w, grad) = (operands.w.f_contiguous()?, of_w_hat.f_contiguous()?);
+            let Operands { alpha, divisors, .. } = operands;
+            let weights = fused::Weights { w: &w, alpha, divisors };
+            fused::gradients(&fused_quantiser(quant, operands)?, weights, &grad)
+        }
     }
+}
+
+/// What the fused kernels are told.
+fn fused_quantiser(quant: MatrixQuant, operands: &Operands<'_>) -> Result<fused::Quantiser> {
+    let (levels, blocks) = (quant.quant.levels, operands.alpha.numel());
+    let length = operands.w.numel() / blocks.max(1);
+    let plain = fused::Quantiser::new(levels.lo(), levels.hi(), levels.grid().offset(), length, blocks)?;
+    let (estimator, parameter) = match quant.ste {
+        SteVariant::Standard => (0, 0.0),
+        SteVariant::Clipped { clip_val } => (1, clip_val),
+        SteVariant::LearnedStepSize => (2, 0.0),
+        SteVariant::Ewgs { lambda } => (3, lambda),
+    };
+    let (rule, k, group) = match quant.quant.step {
+        StepRule::Uniform => (0, 1.0, plain.group),
+        StepRule::Pi { k } => (1, f32::from(k), plain.group),
+        StepRule::PiAdaptive { group } => (2, 1.0, group as i32),
+    };
+    let scale = lsq_scale(quant, operands);
+    Ok(fused::Quantiser { estimator, parameter, rule, k, group, scale, ..plain })
 }
 
 /// LSQ's scale of the gradient of a step.

@@ -3,12 +3,12 @@
 use super::leaves::product;
 use super::node::{Backend, Operands, fake_quantise, gradients};
 use super::{Blocks, MatrixQuant};
-use crate::autograd::slice;
+use crate::autograd::{fused, fused_kernels, slice};
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, ErrorKind, Result};
 use crate::llm::linear::Linear;
 use crate::llm::quantised::QuantisedMatrix;
-use crate::nn::{Rates, Rule, state};
+use crate::nn::{Rates, Rule, Update, state};
 use qat_kernels::SteVariant;
 use qat_kernels::ste_simd::AdamW;
 use tch::{Device, Kind, Tensor};
@@ -44,9 +44,9 @@ impl Quantiser {
         &self.alpha.leaf
     }
 
-    /// Q(w), `[out, in]`.
-    pub(in crate::llm) fn of(&self, w: &Tensor) -> Result<Tensor> {
-        fake_quantise(self.quant, self.backend, &self.operands(w))
+    /// Q(w), `[out, in]`, to be computed with in `kind` unless the quantiser's settings have another one.
+    pub(in crate::llm) fn of(&self, w: &Tensor, kind: Kind) -> Result<Tensor> {
+        fake_quantise(self.quant, self.backend, &self.operands(w), self.quant.compute.unwrap_or(kind))
     }
 
     fn operands<'a>(&'a self, w: &'a Tensor) -> Operands<'a> {
@@ -202,12 +202,12 @@ impl NodeQuantised {
 
 impl Linear for NodeQuantised {
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let w_hat = self.quantiser.of(&self.weight.leaf)?;
+        let w_hat = self.quantiser.of(&self.weight.leaf, self.kind)?;
         product(x, &w_hat, self.bias.as_ref(), self.quantiser.quant.compute)
     }
 
     fn weight(&self) -> Result<Tensor> {
-        Ok(self.quantiser.of(&self.weight.leaf)?.f_to_kind(self.kind)?)
+        Ok(self.quantiser.of(&self.weight.leaf, self.kind)?.f_to_kind(self.kind)?)
     }
 
     fn bias(&self) -> Option<&Tensor> {
@@ -247,12 +247,14 @@ impl Linear for NodeQuantised {
     }
 }
 
-/// A leaf with AdamW's moments, updated by torch's operators.
+/// A leaf with AdamW's moments.
 #[derive(Debug)]
 pub(in crate::llm) struct Parameter {
     pub(in crate::llm) leaf: Tensor,
     m: Tensor,
     v: Tensor,
+    /// Whether fused kernels update it, and torch's operators do otherwise.
+    fused: bool,
 }
 
 impl Parameter {
@@ -261,12 +263,18 @@ impl Parameter {
         let leaf = start.f_detach()?.f_to_kind(Kind::Float)?.copy().f_set_requires_grad(true)?;
         let zeros = || tch::no_grad(|| leaf.f_zeros_like());
         let (m, v) = (zeros()?, zeros()?);
-        Ok(Self { leaf, m, v })
+        let fused = fused_kernels(leaf.device()).is_ok();
+        Ok(Self { leaf, m, v, fused })
     }
 
     /// The same leaf, for a second forward pass.
     pub(in crate::llm) fn share(&self) -> Self {
-        Self { leaf: self.leaf.shallow_clone(), m: self.m.shallow_clone(), v: self.v.shallow_clone() }
+        Self {
+            leaf: self.leaf.shallow_clone(),
+            m: self.m.shallow_clone(),
+            v: self.v.shallow_clone(),
+            fused: self.fused,
+        }
     }
 
     /// What to subtract, without the decay.
@@ -276,8 +284,7 @@ impl Parameter {
         let t = i32::try_from(adamw.step).unwrap_or(i32::MAX);
         let g = grad.f_to_kind(Kind::Float)?.f_mul_scalar(f64::from(factor))?;
         if !g.f_sum(Kind::Float)?.f_double_value(&[])?.is_finite() {
-            return Err(Error::new(ErrorKind::Train, "the training diverged: a gradient is not finite")
-                .remedy("lower the learning rate"));
+            return Err(not_finite());
         }
         self.m = self.m.f_mul_scalar(b1)?.f_add(&g.f_mul_scalar(1.0 - b1)?)?;
         self.v = self.v.f_mul_scalar(b2)?.f_add(&g.f_mul_scalar(1.0 - b2)?.f_mul(&g)?)?;
@@ -289,6 +296,11 @@ impl Parameter {
     /// One step of AdamW.
     pub(in crate::llm) fn step(&mut self, grad: &Tensor, factor: f32, adamw: &AdamW) -> Result<()> {
         tch::no_grad(|| {
+            if self.fused {
+                let wide = if grad.f_kind()? == Kind::BFloat16 { Kind::BFloat16 } else { Kind::Float };
+                let grad = grad.f_to_kind(wide)?.f_contiguous()?;
+                return fused::adamw(&factors(adamw, factor)?, &self.leaf, [&self.m, &self.v], &grad);
+            }
             let delta = self.delta(grad, factor, adamw)?;
             let kept = 1.0 - f64::from(adamw.lr) * f64::from(adamw.weight_decay);
             let next = self.leaf.f_mul_scalar(kept)?.f_sub(&delta)?;
@@ -299,6 +311,10 @@ impl Parameter {
     /// One step of AdamW on the logarithm, given its gradient: `α ← α·exp(−δ)`.
     pub(in crate::llm) fn step_scale(&mut self, grad: &Tensor, factor: f32, adamw: &AdamW) -> Result<()> {
         tch::no_grad(|| {
+            if self.fused {
+                let grad = grad.f_to_kind(Kind::Float)?.f_contiguous()?;
+                return fused::adamw_log(&factors(adamw, factor)?, &self.leaf, [&self.m, &self.v], &grad);
+            }
             let delta = self.delta(grad, factor, adamw)?;
             let next = self.leaf.f_mul(&delta.f_neg()?.f_exp()?)?.f_clamp(1e-20, 1e20)?;
             Ok(self.leaf.f_copy_(&next)?)
@@ -318,6 +334,18 @@ impl Parameter {
         self.v = get(&format!("{name}.{}", state::SECOND_MOMENT), &self.v, from)?;
         Ok(())
     }
+}
+
+/// What a training ends with whose gradients are not finite.
+pub(in crate::llm) fn not_finite() -> Error {
+    Error::new(ErrorKind::Train, "the training diverged: a gradient is not finite")
+        .remedy("lower the learning rate")
+}
+
+/// What the fused kernels are told of an update.
+fn factors(adamw: &AdamW, factor: f32) -> Result<fused::Factors> {
+    adamw.validate().map_err(|e| crate::nn::weights::diverged(&e))?;
+    Ok(Update::new(adamw).fused(factor))
 }
 
 /// Adds a tensor.

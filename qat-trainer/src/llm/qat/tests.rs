@@ -58,7 +58,7 @@ fn torchs_operators_compute_what_the_kernels_compute() {
             let w = w.copy().set_requires_grad(true);
             let alpha = Tensor::from_slice(&alpha).set_requires_grad(true);
             let operands = Operands { w: &w, alpha: &alpha, divisors: &Tensor::from_slice(&k) };
-            let w_hat = fake_quantise(quant, backend, &operands).unwrap();
+            let w_hat = fake_quantise(quant, backend, &operands, Kind::Float).unwrap();
             let loss = (&w_hat * &g).sum(Kind::Float);
             let grads = Tensor::f_run_backward(&[&loss], &[&w, &alpha], false, false).unwrap();
             (w_hat.detach(), grads)

@@ -20,6 +20,11 @@ fn learning(config: &LlmConfig) -> Decoder {
     decoder
 }
 
+fn rates(step: u32) -> Rates {
+    let adamw = AdamW { lr: 1e-2, step, ..AdamW::default() };
+    Rates { weights: Rule::AdamW(adamw), scales: adamw, factor: 1.0 }
+}
+
 fn gradients(loss: &Tensor, leaves: &[&Tensor]) -> Vec<Tensor> {
     let grads = Tensor::f_run_backward(&[loss], leaves, false, false).unwrap();
     assert!(grads.iter().all(|g| g.abs().max().double_value(&[]) > 0.0));
@@ -101,10 +106,6 @@ fn cross_entropy_in_chunks_is_that_of_all_logits() {
 
 #[test]
 fn what_learns_moves_against_its_gradient_and_goes_on_from_a_saved_state_bit_for_bit() {
-    let rates = |step| {
-        let adamw = AdamW { lr: 1e-2, step, ..AdamW::default() };
-        Rates { weights: Rule::AdamW(adamw), scales: adamw, factor: 1.0 }
-    };
     for architecture in BOTH {
         let made = || {
             let mut decoder = Decoder::generated(&tiny(architecture), 1).unwrap();
