@@ -303,7 +303,9 @@ impl Decoder {
         let mut all = Vec::new();
         for (name, linear) in self.linears() {
             all.push((format!("{name}.weight"), linear.weight()?));
-            all.extend(linear.bias().map(|bias| (format!("{name}.bias"), bias.shallow_clone())));
+            if let Some(bias) = linear.bias() {
+                all.push((format!("{name}.bias"), bias.f_to_kind(self.kind)?));
+            }
         }
         for (name, weight) in self.norms() {
             all.push((format!("{name}.weight"), weight.f_to_kind(self.kind)?));
