@@ -92,7 +92,9 @@ impl Case {
             (0..6).map(|_| uniform(random.bits()) - 0.5).sum::<f32>()
         };
         let group = if let StepRule::PiAdaptive { group } = rule { group } else { length };
-        let alpha: Vec<f32> = (0..blocks).map(|_| 0.1 + normal().abs()).collect();
+        let mut alpha: Vec<f32> = (0..blocks).map(|_| 0.1 + normal().abs()).collect();
+        // Its multiples by powers of 2 lie in the middle between two numbers of bf16.
+        alpha[0] = 1.0 + 1.0 / 256.0;
         let k: Vec<u8> = match rule {
             StepRule::PiAdaptive { .. } => (0..blocks * length / group).map(|i| 2 + (i % 4) as u8).collect(),
             _ => Vec::new(),
