@@ -48,8 +48,8 @@ pub use distill::{DistillSpec, Divergence, Feature, FeatureLoss, TeacherSource};
 pub use geometry::{Padding, Shape, Window};
 pub use layered::Layers;
 pub use llm::{
-    ArithmeticSpec, Delimiters, LlmDataSpec, LlmDistillSpec, LlmFiles, LlmModelSpec, LlmQatSpec, LlmRun,
-    LlmTrainSpec, ModelShape, ReasoningSpec,
+    ArithmeticSpec, BLOCK_MATRICES, Delimiters, LlmDataSpec, LlmDistillSpec, LlmFiles, LlmLoraSpec,
+    LlmModelSpec, LlmQatSpec, LlmRun, LlmTrainSpec, LoraMode, ModelShape, ReasoningSpec,
 };
 pub use model::{Act, LayerSpec, ModelSpec, Op, Task, Value, WeightQuant};
 pub use qat::{ActivationQuant, Calibration, Importance, QatSpec};

@@ -107,3 +107,67 @@ fn mistakes_are_one_line_with_a_code_and_leave_nothing() {
     let e = failure(&qat(dir.path(), &["exact", "none", "--config", "sums.toml"]), 1);
     assert!(e.contains("none: cannot read"), "{e}");
 }
+
+#[test]
+fn adapters_are_learned_on_the_codes_of_a_quantised_model_and_merged() {
+    let dir = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| fs::write(dir.path().join(name), text).unwrap();
+    let read = |name: &str| fs::read(dir.path().join(name)).unwrap();
+    write("sums.toml", SUMS);
+    success(&qat(dir.path(), &["train", "sums.toml", "--out", "run"]));
+    write("text", &"1+2=3;4-3=1#".repeat(8));
+    let quantize =
+        ["quantize", "run/model", "--text", "text", "--window", "16", "--bits", "2", "--block", "16"];
+    success(&qat(dir.path(), &[&quantize[..], &["--out", "ptq"]].concat()));
+
+    let shape = SUMS.split("[model]").nth(1).unwrap().split("[train]").next().unwrap();
+    let base = SUMS.replace(shape, "\nfrom = \"run/model\"\n").replace("steps = 4", "steps = 8\nlr = 1e-2");
+    let quant = "[qat]\nbits = 2\nblock = 16\n";
+    let packed = format!("{base}{quant}codes = \"ptq/codes.safetensors\"\n[lora]\nrank = 2\n");
+    write("lora.toml", &packed);
+    let summary = answer(&qat(dir.path(), &["train", "lora.toml", "--out", "lora", "--json"]));
+    // D and U of rank 2 on four matrices of 16 by 16 and three between 16 and 32.
+    assert_eq!(summary["parameters"].as_u64(), Some(2 * (4 * 32 + 3 * 48)));
+    assert!((summary["bits_per_weight"].as_f64().unwrap() - (2.0 + 2.0 / 16.0 + 1.0)).abs() < 1e-9);
+    // The codes stayed what they were, and the model beside the adapters is theirs.
+    assert!(read("lora/model/codes.safetensors") == read("ptq/codes.safetensors"));
+    assert!(read("lora/model/model.safetensors") == read("ptq/model.safetensors"));
+
+    let merge = ["merge", "lora/model", "lora/adapter", "--out", "merged", "--json"];
+    assert_eq!(answer(&qat(dir.path(), &merge))["rank"].as_u64(), Some(2));
+    assert!(failure(&qat(dir.path(), &merge), 1).contains("nothing is overwritten"));
+    let loss = |model: &str| {
+        let still = base.replace("run/model", model).replace("steps = 8\nlr = 1e-2", "steps = 1\nlr = 1e-12");
+        write("still.toml", &still);
+        let run = ["train", "still.toml", "--out", "still", "--json"];
+        answer(&qat(dir.path(), &run))["held_out_loss"].as_f64().unwrap()
+    };
+    let (learned, before) = (summary["held_out_loss"].as_f64().unwrap(), loss("ptq"));
+    assert!((loss("merged") - learned).abs() < 1e-4 && learned < before - 0.01, "{learned} {before}");
+
+    // Where quantisers learn, the model has all of it, and there is nothing to merge.
+    for (mode, rest) in [("merged", "rank = 2\n"), ("scales", "")] {
+        write("mode.toml", &format!("{base}{quant}[lora]\nmode = \"{mode}\"\n{rest}"));
+        let summary = answer(&qat(dir.path(), &["train", "mode.toml", "--out", mode, "--json"]));
+        let learned = summary["held_out_loss"].as_f64().unwrap();
+        assert!((loss(&format!("{mode}/model")) - learned).abs() < 1e-6, "{mode}");
+        assert!(dir.path().join(mode).join("model/codes.safetensors").exists());
+        let adapter = format!("{mode}/adapter");
+        let merge = qat(dir.path(), &["merge", "run/model", &adapter, "--out", "none"]);
+        let e = String::from_utf8(merge.stderr).unwrap();
+        assert!(!merge.status.success() && e.contains("learned with the quantisers"), "{e}");
+        assert!(!dir.path().join("none").exists());
+    }
+
+    for (from, to, wants) in [
+        ("rank = 2", "rank = 17", &["lora.toml", "q_proj", "choose a smaller rank"][..]),
+        ("bits = 2", "bits = 3", &["ptq/codes.safetensors", "codes of 2 bits in blocks of 16"]),
+        ("block = 16", "block = 32", &["codes of 2 bits in blocks of 16"]),
+        ("rank = 2", "rnk = 2", &["lora.toml", "unknown field `rnk`"]),
+    ] {
+        write("lora.toml", &packed.replacen(from, to, 1));
+        let e = failure(&qat(dir.path(), &["train", "lora.toml", "--out", "bad"]), 2);
+        assert!(wants.iter().all(|want| e.contains(want)), "{to}: {e}");
+        assert!(!dir.path().join("bad").exists());
+    }
+}

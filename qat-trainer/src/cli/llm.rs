@@ -8,6 +8,8 @@ mod eval;
 mod exact;
 #[cfg(feature = "tch")]
 mod generate;
+#[cfg(feature = "tch")]
+mod merge;
 mod options;
 #[cfg(feature = "tch")]
 mod quantize;
@@ -37,6 +39,8 @@ enum Command {
     Generate(Generate),
     /// Train a model: from nothing, or one that is loaded.
     Train(Train),
+    /// Add the adapters of a training, or others in PEFT's layout, to the matrices of the model they were trained on.
+    Merge(Merge),
     /// Let a model solve the problems that a run description holds out, and count exact answers.
     Exact(Exact),
     /// Talk with an instruction-tuned model: each line of standard input is answered.
@@ -161,8 +165,8 @@ struct Train {
     /// directory.
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
-    /// The run folder to make: config.toml, metrics.jsonl, summary.json, and model, a folder that every command of `qat llm`
-    /// loads. Files of an earlier run are replaced.
+    /// The run folder to make: config.toml, metrics.jsonl, summary.json, model, a folder that every command of `qat llm`
+    /// loads, and adapter, if adapters are learned. Files of an earlier run are replaced.
     #[arg(long, value_name = "RUN")]
     out: PathBuf,
     /// Go on with the training that was interrupted in the run folder; start it if it has not begun, do nothing if it is
@@ -175,6 +179,22 @@ struct Train {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(1..=1024))]
     threads: Option<i32>,
     /// Print one line of JSON instead of a summary.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Arguments of `qat llm merge`.
+#[derive(clap::Args)]
+struct Merge {
+    #[command(flatten)]
+    model: Model,
+    /// The folder of the adapters: adapter_config.json and adapter_model.safetensors.
+    #[arg(value_name = "ADAPTER")]
+    adapter: PathBuf,
+    /// A new folder for the model with the sums, in floating point.
+    #[arg(long, value_name = "FOLDER")]
+    out: PathBuf,
+    /// Print one line of JSON instead of text.
     #[arg(long)]
     json: bool,
 }
@@ -238,6 +258,7 @@ impl Arguments {
             Command::Quantize(a) => a.run(),
             Command::Generate(a) => a.run(),
             Command::Train(a) => a.run(),
+            Command::Merge(a) => a.run(),
             Command::Exact(a) => a.run(),
             Command::Chat(a) => a.run(),
         }

@@ -26,22 +26,15 @@ pub use peft::Adapters;
 use super::decoder::Decoder;
 use super::linear::Linear;
 use super::qat::MatrixQuant;
+use super::quantised::QuantisedMatrix;
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, ErrorKind, Result};
+use crate::spec::BLOCK_MATRICES;
+pub use crate::spec::LoraMode;
 use adapter::Adapter;
 use merged::Merged;
 use packed::Packed;
-
-/// What is quantised, and what is learned.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LoraMode {
-    /// `Q(W) + s·U·D`.
-    Packed,
-    /// `Q(W + s·U·D)`.
-    Merged,
-    /// `level·Δ(α)`, without adapters.
-    Scales,
-}
+use std::collections::BTreeMap;
 
 /// How the matrices of a decoder's blocks are adapted.
 #[derive(Clone, Debug, PartialEq)]
@@ -60,14 +53,11 @@ pub struct LoraSettings {
     pub seed: u64,
 }
 
-/// The matrices of a block.
-const ALL: [&str; 7] = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
-
 impl LoraSettings {
     /// Adapters of rank 16 and alpha 32 on every matrix of the blocks.
     #[must_use]
     pub fn new(mode: LoraMode, quant: MatrixQuant) -> Self {
-        Self { mode, quant, rank: 16, alpha: 32.0, targets: ALL.map(String::from).into(), seed: 1 }
+        Self { mode, quant, rank: 16, alpha: 32.0, targets: BLOCK_MATRICES.map(String::from).into(), seed: 1 }
     }
 
     fn check(&self) -> Result<()> {
@@ -76,10 +66,10 @@ impl LoraSettings {
         if !(self.alpha > 0.0 && self.alpha.is_finite()) {
             return refuse(format!("alpha is {}", self.alpha), "use a positive number".into());
         }
-        match self.targets.iter().find(|target| !ALL.contains(&target.as_str())) {
+        match self.targets.iter().find(|target| !BLOCK_MATRICES.contains(&target.as_str())) {
             Some(target) => refuse(
                 format!("no matrix of a block is called `{target}`"),
-                format!("choose among {}", ALL.join(", ")),
+                format!("choose among {}", BLOCK_MATRICES.join(", ")),
             ),
             None => Ok(()),
         }
@@ -103,7 +93,22 @@ impl Decoder {
     /// [`ErrorKind::Spec`] for a rank that a matrix does not have (INV-6), and other settings that do not fit;
     /// [`ErrorKind::Checkpoint`] if `start` lacks a matrix or was made for others; the matrix is the place.
     pub fn adapt(&mut self, settings: &LoraSettings, start: Option<&Adapters>) -> Result<Adapted> {
+        self.adapt_quantised(settings, &BTreeMap::new(), start)
+    }
+
+    /// As [`Self::adapt`], but what is packed and in `codes`, by name, has these codes and steps, as of a quantiser that looked at
+    /// more than the weights. Merged adapters have no use for them.
+    ///
+    /// # Errors
+    /// As [`Self::adapt`], and [`ErrorKind::Model`] for codes of another shape, and of matrices there are not.
+    pub fn adapt_quantised(
+        &mut self,
+        settings: &LoraSettings,
+        codes: &BTreeMap<String, QuantisedMatrix>,
+        start: Option<&Adapters>,
+    ) -> Result<Adapted> {
         settings.check()?;
+        self.check_names(codes)?;
         if let Some(start) = start {
             start.check(settings)?;
         }
@@ -127,7 +132,10 @@ impl Decoder {
                 }
                 (mode, adapter) => {
                     let learns_scales = target && mode == LoraMode::Scales;
-                    let matrix = PackedMatrix::fitted(&weight, settings.quant)?;
+                    let matrix = match codes.get(name) {
+                        Some(codes) => PackedMatrix::of(codes, &weight, settings.quant)?,
+                        None => PackedMatrix::fitted(&weight, settings.quant)?,
+                    };
                     adapted.packed_bytes += matrix.bytes();
                     Box::new(Packed::new(matrix, bias, weight.kind(), adapter, learns_scales)?)
                 }

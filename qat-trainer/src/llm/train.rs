@@ -11,21 +11,25 @@ use super::config::{Architecture, LlmConfig, RopeScaling};
 use super::decoder::Decoder;
 use super::exact::{Exact, exact};
 use super::examples::{Corpus, Example, tokenise};
+use super::lora::{LoraMode, LoraSettings};
 use super::loss::chunked_cross_entropy;
 use super::model::LanguageModel;
 use super::qat::{DecoderQuant, MatrixQuant};
+use super::quantised::{QuantisedMatrix, read_codes};
 use super::reason::{ChainOfThoughtLoss, DecoderTeacher, Lesson};
 use super::tokenizer::Tokenizer;
+use crate::autograd::slice;
 use crate::distill::DistillationLoss;
 use crate::error::{Error, ErrorKind, Result};
 use crate::events::{Phase, QatEvent};
 use crate::nn::{Rates, Rule};
-use crate::spec::{LlmDistillSpec, LlmModelSpec, LlmRun, ModelShape, WeightQuant};
+use crate::spec::{LlmDistillSpec, LlmModelSpec, LlmQatSpec, LlmRun, ModelShape, WeightQuant};
 use crate::train::{Listener, Rate, clip_factor};
 use batches::{Batch, batch, indices};
 use checkpoint::{Place, fingerprint};
-use qat_kernels::QatLossWeights;
 use qat_kernels::ste_simd::AdamW;
+use qat_kernels::{Levels, QatLossWeights};
+use std::collections::BTreeMap;
 use tch::{Device, Kind, Tensor};
 
 /// Problems that are solved when the model is judged on the way; at the end it gets all.
@@ -121,19 +125,80 @@ impl<'a> LlmTrainer<'a> {
     }
 
     /// Makes what is to be trained of the decoder that a training begins with: every number, matrices behind the quantisers that
-    /// the run description asks for. Returns the mean bits of a quantised weight.
+    /// the run description asks for, or adapters on quantised matrices, with everything else frozen. Returns the mean bits of a
+    /// quantised weight.
     ///
     /// # Errors
-    /// Those of [`Decoder::quantise_in_training`] and [`Decoder::learn`].
+    /// Those of [`Decoder::quantise_in_training_from`], [`Decoder::adapt_quantised`], [`Decoder::learn`] and of reading codes;
+    /// [`ErrorKind::Spec`] for codes that were made otherwise than `[qat]` says.
     pub fn prepare(&self, decoder: &mut Decoder) -> Result<Option<f64>> {
-        let quant = self.run.qat.map(|qat| {
-            let matrix = |levels| MatrixQuant::new(WeightQuant { levels, step: qat.step });
-            DecoderQuant { blocks: matrix(qat.levels), tables: qat.tables.map(matrix) }
-        });
-        let bits = quant.map(|quant| decoder.quantise_in_training(&quant)).transpose();
-        let bits = bits.map_err(|e| e.file(&self.run.file))?;
-        decoder.learn()?;
-        Ok(bits)
+        let Some(qat) = &self.run.qat else {
+            decoder.learn()?;
+            return Ok(None);
+        };
+        let codes = self.codes(qat, decoder)?;
+        let quantised = match self.lora() {
+            Some(settings) => decoder.adapt_quantised(&settings, &codes, None).map(|_| ()),
+            None => {
+                let how = DecoderQuant {
+                    blocks: matrix_quant(qat, qat.levels),
+                    tables: qat.tables.map(|tables| matrix_quant(qat, tables)),
+                };
+                decoder.quantise_in_training_from(&how, &codes).and_then(|_| decoder.learn())
+            }
+        };
+        quantised.map_err(|e| e.file(&self.run.file))?;
+        decoder.bits_per_weight().map(Some)
+    }
+
+    /// The adapters that the run description asks for.
+    #[must_use]
+    pub fn lora(&self) -> Option<LoraSettings> {
+        let (lora, qat) = (self.run.lora.as_ref()?, self.run.qat.as_ref()?);
+        Some(LoraSettings {
+            mode: lora.mode,
+            quant: matrix_quant(qat, qat.levels),
+            rank: lora.rank,
+            alpha: lora.alpha,
+            targets: lora.targets.clone(),
+            seed: self.run.train.seed,
+        })
+    }
+
+    /// The codes to begin with: those of a file, or, where they stay as they are, those of rounding.
+    fn codes(&self, qat: &LlmQatSpec, decoder: &Decoder) -> Result<BTreeMap<String, QuantisedMatrix>> {
+        let how = matrix_quant(qat, qat.levels).blocks();
+        if let Some(path) = &qat.codes {
+            let codes = read_codes(path)?;
+            for (name, matrix) in &codes {
+                let (got, columns) = (matrix.how(), matrix.columns());
+                let wanted = how.block(columns).map_err(|e| e.file(&self.run.file))?;
+                let (quant, block) = (got.quant, got.block(columns)?);
+                if quant != how.quant || block != wanted {
+                    let bits = quant.levels.bits();
+                    let problem =
+                        format!("codes of {bits} bits in blocks of {block}, steps {:?}", quant.step);
+                    return Err(Error::new(ErrorKind::Spec, problem)
+                        .file(path)
+                        .place(format!("matrix `{name}`"))
+                        .remedy("write the same bits, grid, step and block into [qat]"));
+                }
+            }
+            return Ok(codes);
+        }
+        let mut codes = BTreeMap::new();
+        if self.run.lora.as_ref().is_some_and(|lora| lora.mode != LoraMode::Merged) {
+            for (name, linear) in decoder.linears() {
+                if name.starts_with("model.layers.") {
+                    let weight = linear.weight()?.f_detach()?.f_to_kind(Kind::Float)?.f_contiguous()?;
+                    let row = weight.size2()?.1 as usize;
+                    let matrix = QuantisedMatrix::fit(how, slice(&weight)?, row, None)
+                        .map_err(|e| e.file(&self.run.file).place(format!("matrix `{name}`")))?;
+                    codes.insert(name, matrix);
+                }
+            }
+        }
+        Ok(codes)
     }
 
     /// Trains the model's decoder, from its start or from a checkpoint that a listener got; the model must be the one that the
@@ -297,6 +362,11 @@ impl<'a> LlmTrainer<'a> {
     pub fn held_out(&self) -> usize {
         self.held_out.len()
     }
+}
+
+/// How `[qat]` quantises a matrix.
+fn matrix_quant(qat: &LlmQatSpec, levels: Levels) -> MatrixQuant {
+    MatrixQuant { block: qat.block, ..MatrixQuant::new(WeightQuant { levels, step: qat.step }) }
 }
 
 /// The teacher that a run description names, for this student.

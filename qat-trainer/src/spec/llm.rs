@@ -21,12 +21,14 @@
 
 mod data;
 mod distill;
+mod lora;
 mod model;
 mod qat;
 mod train;
 
 pub use data::{ArithmeticSpec, Delimiters, LlmDataSpec, LlmFiles};
 pub use distill::{LlmDistillSpec, ReasoningSpec};
+pub use lora::{BLOCK_MATRICES, LlmLoraSpec, LoraMode};
 pub use model::{LlmModelSpec, ModelShape};
 pub use qat::LlmQatSpec;
 pub use train::LlmTrainSpec;
@@ -56,6 +58,8 @@ pub struct LlmRun {
     pub train: LlmTrainSpec,
     /// `[qat]`, if it is there.
     pub qat: Option<LlmQatSpec>,
+    /// `[lora]`, if it is there.
+    pub lora: Option<LlmLoraSpec>,
     /// `[distill]`, if it is there.
     pub distill: Option<LlmDistillSpec>,
 }
@@ -69,6 +73,7 @@ struct RawRun {
     model: model::RawModel,
     train: LlmTrainSpec,
     qat: Option<qat::RawQat>,
+    lora: Option<lora::RawLora>,
     distill: Option<distill::RawDistill>,
 }
 
@@ -90,12 +95,14 @@ impl LlmRun {
             let data = LlmDataSpec::from_raw(raw.data, &base, source)?;
             let model = LlmModelSpec::from_raw(raw.model, &base, source)?;
             raw.train.validate(source)?;
-            let qat = raw.qat.map(|qat| LlmQatSpec::from_raw(&qat, source)).transpose()?;
+            let qat = raw.qat.map(|qat| LlmQatSpec::from_raw(qat, &base, source)).transpose()?;
+            let lora = raw.lora.map(|l| LlmLoraSpec::from_raw(l, qat.as_ref(), source)).transpose()?;
             let distill = raw.distill.map(|d| LlmDistillSpec::from_raw(d, &base, source)).transpose()?;
-            Ok((data, model, raw.train, qat, distill))
+            Ok((data, model, raw.train, qat, lora, distill))
         };
-        let (data, model, train, qat, distill) = parts().map_err(|e| e.file(path))?;
-        Ok(Self { name, file: path.into(), text: source.text.into(), base, data, model, train, qat, distill })
+        let (data, model, train, qat, lora, distill) = parts().map_err(|e| e.file(path))?;
+        let (file, text) = (path.into(), source.text.into());
+        Ok(Self { name, file, text, base, data, model, train, qat, lora, distill })
     }
 }
 
@@ -167,6 +174,28 @@ batch = 4
                 "[qat]\nbits = 2\nstep = { pi-adaptive = { group = 7 } }",
                 ["line 18", "groups of 7"],
             ),
+            ("batch = 4", "[qat]\nbits = 2\nblock = 0", ["line 18", "`block` of [qat]"]),
+            ("batch = 4", "[lora]\nrank = 4", ["line 16", "there is no [qat]"]),
+            ("batch = 4", "[qat]\nbits = 2\n[lora]\nrank = 0", ["line 19", "`rank` of [lora]"]),
+            ("batch = 4", "[qat]\nbits = 2\n[lora]\nalpha = -1.0", ["line 19", "above 0"]),
+            ("batch = 4", "[qat]\nbits = 2\n[lora]\nr = 4", ["line 19", "unknown field `r`"]),
+            ("batch = 4", "[qat]\nbits = 2\n[lora]\nmode = \"thin\"", ["line 19", "unknown variant `thin`"]),
+            (
+                "batch = 4",
+                "[qat]\nbits = 2\n[lora]\ntargets = [\"head\"]",
+                ["line 19", "choose among q_proj"],
+            ),
+            (
+                "batch = 4",
+                "[qat]\nbits = 2\n[lora]\nmode = \"scales\"\nrank = 4",
+                ["line 20", "no meaning for scales"],
+            ),
+            (
+                "batch = 4",
+                "[qat]\nbits = 2\ncodes = \"c\"\n[lora]\nmode = \"merged\"",
+                ["line 18", "`codes` of [qat]"],
+            ),
+            ("batch = 4", "[qat]\nbits = 2\ntable_bits = 8\n[lora]", ["line 18", "`table_bits` of [qat]"]),
             ("mlp = 32", "", ["line 8", "`mlp` is missing"]),
         ] {
             let text = SUMS.replacen(from, to, 1);

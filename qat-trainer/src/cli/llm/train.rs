@@ -5,13 +5,14 @@ use crate::cli::output::{json, say};
 use crate::cli::train::folder::{Folder, STATE};
 use crate::cli::train::metrics::Metrics;
 use crate::cli::train::watch::Watch;
-use qat_trainer::llm::{Corpus, LlmCheckpoint, LlmTrainer, start};
-use qat_trainer::spec::{Layers, LlmRun};
+use qat_trainer::llm::{Corpus, LanguageModel, LlmCheckpoint, LlmTrainer, start, write_codes};
+use qat_trainer::spec::{Layers, LlmRun, LoraMode};
 use qat_trainer::{Error, ErrorKind, Result};
 use serde::Serialize;
 use std::time::Instant;
 
 const MODEL: &str = "model";
+const ADAPTER: &str = "adapter";
 
 /// Everything that the training writes into its folder.
 const FILES: &[&str] = &[
@@ -22,6 +23,10 @@ const FILES: &[&str] = &[
     "model/model.safetensors",
     "model/tokenizer.json",
     "model/tokenizer_config.json",
+    "model/codes.safetensors",
+    "adapter/adapter_config.json",
+    "adapter/adapter_model.safetensors",
+    "adapter/quantisers.safetensors",
     STATE,
 ];
 
@@ -78,17 +83,30 @@ impl Train {
             _ => folder.stopped(e),
         })?;
         let seconds = watch.finish()?;
-        model.save(&folder.file(MODEL))?;
-        let judged = match trainer.held_out() {
-            0 => None,
-            all => Some(trainer.judge(&model, all)?),
+        let parameters = model.decoder.leaves().iter().map(|leaf| leaf.numel()).sum();
+        let judge = |model: &LanguageModel| match trainer.held_out() {
+            0 => Ok(None),
+            all => trainer.judge(model, all).map(Some),
         };
+        let lora = trainer.lora();
+        // Adapters that stay beside packed matrices are not in the model's folder: it is judged with them.
+        let beside = lora.as_ref().is_some_and(|settings| settings.mode == LoraMode::Packed);
+        let with_adapters = if beside { judge(&model)? } else { None };
+        if let Some(settings) = &lora {
+            model.decoder.adapters(settings)?.save(&folder.file(ADAPTER))?;
+        }
+        let matrices = model.decoder.freeze_quantised()?;
+        model.save(&folder.file(MODEL))?;
+        if !matrices.is_empty() {
+            write_codes(&folder.file(MODEL).join("codes.safetensors"), &matrices)?;
+        }
+        let judged = if beside { with_adapters } else { judge(&model)? };
         let exact = judged.map(|(_, exact)| exact).unwrap_or_default();
         let summary = Summary {
             name: &run.name,
             seed: run.train.seed,
             steps: run.train.steps,
-            parameters: model.decoder.leaves().iter().map(|leaf| leaf.numel()).sum(),
+            parameters,
             bits_per_weight,
             held_out_loss: judged.map(|(loss, _)| loss),
             problems: exact.problems,

@@ -9,6 +9,7 @@ use crate::llm::qat::leaves::product;
 use crate::llm::qat::node::Backend;
 use crate::llm::qat::parameters::Quantiser;
 use crate::llm::qat::{Blocks, MatrixQuant};
+use crate::llm::quantised::QuantisedMatrix;
 use crate::nn::Rates;
 use tch::{Kind, Tensor};
 
@@ -57,6 +58,11 @@ impl Linear for Merged {
 
     fn weight(&self) -> Result<Tensor> {
         Ok(self.quantiser.of(&self.merged()?, self.kind)?.f_to_kind(self.kind)?)
+    }
+
+    fn quantised(&self) -> Result<Option<QuantisedMatrix>> {
+        let merged = tch::no_grad(|| self.merged())?;
+        self.quantiser.quantised(&merged).map(Some)
     }
 
     fn bias(&self) -> Option<&Tensor> {

@@ -8,9 +8,11 @@ use crate::llm::linear::Linear;
 use crate::llm::qat::node::{Backend, steps_of};
 use crate::llm::qat::parameters::{Parameter, put};
 use crate::llm::qat::{Blocks, MatrixQuant};
+use crate::llm::quantised::QuantisedMatrix;
 use crate::nn::Rates;
 use crate::nn::weights::steps as block_steps;
 use qat_kernels::pack::{pack, packed_len, unpack};
+use qat_kernels::quantizer::F16;
 use qat_kernels::ste_simd;
 use std::sync::{Arc, Mutex};
 use tch::{Device, Kind, Tensor};
@@ -42,6 +44,18 @@ impl PackedMatrix {
         let mut codes = vec![0; plain.numel()];
         ste_simd::quantize(quant.quant.levels, &blocks.steps, slice(&plain)?, &mut codes)?;
         Self::new(quant, [rows, row], &codes, blocks.alpha, blocks.divisors, weight.device())
+    }
+
+    /// Packs a quantised form of W, `[out, in]`.
+    pub(super) fn of(matrix: &QuantisedMatrix, weight: &Tensor, quant: MatrixQuant) -> Result<Self> {
+        let (how, shape) = (matrix.how(), [matrix.rows() as i64, matrix.columns() as i64]);
+        if weight.size() != shape {
+            let problem = format!("codes of {shape:?} for a matrix of {:?}", weight.size());
+            return Err(Error::new(ErrorKind::Model, problem));
+        }
+        let quant = MatrixQuant { quant: how.quant, block: how.block, ..quant };
+        let alpha = matrix.scales().iter().map(|scale| scale.to_f32()).collect();
+        Self::new(quant, shape, matrix.codes(), alpha, matrix.divisors().to_vec(), weight.device())
     }
 
     /// Packs the codes of a matrix of `shape`, row by row, with α of each block and k of each group.
@@ -84,6 +98,21 @@ impl PackedMatrix {
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.codes.numel() + 4 * self.alpha.numel() + self.divisors.numel().div_ceil(4)
+    }
+
+    /// The codes, with these α rounded to binary16.
+    fn quantised(&self, alpha: &Tensor) -> Result<QuantisedMatrix> {
+        let [rows, row] = self.shape.map(|size| size as usize);
+        let (codes, k) = (self.codes.f_to_device(Device::Cpu)?, plain(&self.divisors)?);
+        let mut packed = vec![0u8; codes.numel()];
+        codes.f_copy_data_u8(&mut packed, codes.numel())?;
+        let mut unpacked = vec![0; rows * row];
+        for (codes, packed) in unpacked.chunks_mut(row).zip(packed.chunks(codes.size()[1] as usize)) {
+            unpack(self.quant.quant.levels.bits(), packed, codes)?;
+        }
+        let scales = slice(&plain(alpha)?)?.iter().map(|&alpha| F16::from_scale(alpha)).collect();
+        let divisors = slice(&k)?.iter().map(|&k| k as u8).collect();
+        QuantisedMatrix::new(self.quant.blocks(), row, unpacked, scales, divisors)
     }
 
     /// `level·Δ`, f32 `[out, in]`, with these α.
@@ -246,6 +275,10 @@ impl Linear for Packed {
             None => w,
         };
         Ok(w.f_to_kind(self.kind)?)
+    }
+
+    fn quantised(&self) -> Result<Option<QuantisedMatrix>> {
+        locked(&self.matrix)?.quantised(self.alpha()).map(Some)
     }
 
     fn bias(&self) -> Option<&Tensor> {

@@ -6,10 +6,13 @@ use super::{LoraMode, LoraSettings};
 use crate::checkpoint::{Array, Checkpoint, write_atomically};
 use crate::error::{Error, ErrorKind, Result};
 use crate::llm::decoder::Decoder;
+use crate::llm::linear::{Dense, Linear};
+use qat_kernels::lora::Rank;
 use safetensors::tensor::{Dtype, TensorView};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use tch::{Kind, Tensor};
 
 const CONFIG: &str = "adapter_config.json";
 const WEIGHTS: &str = "adapter_model.safetensors";
@@ -218,6 +221,49 @@ impl Adapters {
             )));
         }
         Ok(())
+    }
+
+    /// Adds `s·U·D` to the matrices of a decoder, which stay what they are otherwise: dense, in their kind.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unsupported`] for what was learned of quantisers, which a sum of matrices has no place for;
+    /// [`ErrorKind::Checkpoint`] for adapters of other matrices, [`ErrorKind::Spec`] for a rank that a matrix does not have.
+    pub fn merge(&self, decoder: &mut Decoder) -> Result<()> {
+        if !self.scales.is_empty() || self.config.peft_type == SCALES_ALONE {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                "these were learned with the quantisers of their model",
+            )
+            .remedy("use the model that the training wrote beside them: it has them already"));
+        }
+        let name_of =
+            |tensor: &String| PARTS.iter().find_map(|part| tensor.strip_suffix(part)).map(String::from);
+        let mut left: BTreeSet<String> = self.tensors.keys().filter_map(name_of).collect();
+        decoder.replace(|name, linear| {
+            if !left.remove(name) {
+                return Ok(None);
+            }
+            let old = linear.weight()?;
+            let (out, inputs) = old.size2()?;
+            let r = Rank::new(self.config.r, inputs as usize, out as usize)
+                .map_err(|e| Error::new(ErrorKind::Spec, e.to_string()))?
+                .get();
+            let (down, up) = self.of(name, [r, inputs as usize, out as usize])?;
+            let down = Tensor::from_slice(&down).f_reshape([r as i64, inputs])?;
+            let up = Tensor::from_slice(&up).f_reshape([out, r as i64])?;
+            let change = up.f_matmul(&down)?.f_mul_scalar(f64::from(self.config.lora_alpha) / r as f64)?;
+            let new = old.f_to_kind(Kind::Float)?.f_add(&change.f_to_device(old.device())?)?;
+            let bias = linear.bias().map(Tensor::shallow_clone);
+            Ok(Some(Box::new(Dense::new(new.f_to_kind(old.kind())?, bias)) as Box<dyn Linear>))
+        })?;
+        match left.first() {
+            Some(name) => {
+                Err(Error::new(ErrorKind::Checkpoint, "there is an adapter of it, but no such matrix")
+                    .place(format!("matrix `{name}`"))
+                    .remedy("merge into the model that it was trained on"))
+            }
+            None => Ok(()),
+        }
     }
 
     /// D and U of a matrix, of `[r, in, out]`.

@@ -74,7 +74,23 @@ pub fn write_codes(path: &Path, matrices: &BTreeMap<String, QuantisedMatrix>) ->
         })
         .collect::<Result<Vec<_>, safetensors::SafeTensorError>>();
     let bytes = views.and_then(|views| safetensors::serialize(views, Some(header)));
-    write_atomically(path, &bytes.map_err(|e| unwritable(e.to_string()))?)
+    let mut bytes = bytes.map_err(|e| unwritable(e.to_string()))?;
+    sort_header(&mut bytes).map_err(|e| unwritable(e.to_string()))?;
+    write_atomically(path, &bytes)
+}
+
+/// Puts the keys of the header, which come in any order, into one, so that equal matrices make equal files.
+fn sort_header(bytes: &mut [u8]) -> serde_json::Result<()> {
+    let Some((len, rest)) = bytes.split_first_chunk_mut::<8>() else { return Ok(()) };
+    let len = usize::try_from(u64::from_le_bytes(*len)).unwrap_or(usize::MAX);
+    let Some(header) = rest.get_mut(..len) else { return Ok(()) };
+    let keys: BTreeMap<String, BTreeMap<String, serde_json::Value>> = serde_json::from_slice(header)?;
+    let sorted = serde_json::to_string(&keys)?;
+    // The same keys in another order are as long; the rest is padding.
+    for (i, byte) in header.iter_mut().enumerate() {
+        *byte = sorted.as_bytes().get(i).copied().unwrap_or(b' ');
+    }
+    Ok(())
 }
 
 /// Reads the matrices of a file, by name.
@@ -171,6 +187,7 @@ mod tests {
     #[test]
     fn files_give_back_what_was_written() {
         let file = bytes(&matrices());
+        assert!((0..8).all(|_| bytes(&matrices()) == file));
         let header = u64::from_le_bytes(*file.first_chunk().unwrap()) as usize;
         // Codes of 2, 3 and 4 bits in rows of 96; two scales a row; six divisors a row of the last one.
         assert_eq!(file.len() - 8 - header, 3 * (24 + 36 + 48) + 3 * 3 * 2 * 2 + 3 * 2);

@@ -2,6 +2,8 @@
 
 use super::*;
 use crate::checkpoint::Checkpoint;
+use crate::distill::{DistillationLoss, Divergence};
+use qat_kernels::QatLossWeights;
 use qat_kernels::ste_simd::AdamW;
 
 /// A decoder whose every number is learned.
@@ -71,6 +73,38 @@ fn frozen_inputs_and_frozen_blocks_are_recomputed_too() {
         gradients(&loss, &decoder.leaves()).remove(0)
     };
     assert!(run(false).equal(&run(true)));
+}
+
+#[test]
+fn divergence_in_chunks_is_that_of_all_logits() {
+    let (student, mut teacher) = (learning(&tiny(Architecture::Llama)), decoder(&tiny(Architecture::Llama)));
+    // Another head than the student's.
+    teacher
+        .replace(|name, linear| {
+            let head = name == "model.embed_tokens";
+            Ok(head.then(|| Box::new(Dense::new(linear.weight().unwrap() * 1.5, None)) as Box<dyn Linear>))
+        })
+        .unwrap();
+    let weights = QatLossWeights { task: 0.0, distillation: 1.0, reasoning: 0.0 };
+    let loss = |divergence| DistillationLoss::new(weights, 1.5, divergence).unwrap();
+    let ids = tokens(3, 1, 10);
+    let hidden = |decoder: &Decoder| decoder.hidden(&ids).unwrap().squeeze_dim(0);
+    let kl = loss(Divergence::Kl);
+    let [ours, theirs] = [&student, &teacher].map(|d| d.forward(&ids).unwrap().squeeze_dim(0));
+    let whole = kl.divergence(&ours, &theirs, &ids.squeeze_dim(0)).unwrap();
+    let wanted = gradients(&whole, &student.leaves());
+    for chunk in [1, 3, 10, 64] {
+        let (ours, theirs) = (hidden(&student), tch::no_grad(|| hidden(&teacher)));
+        let got = chunked_divergence(&kl, (&student, &ours), (&teacher, &theirs), chunk).unwrap();
+        assert!(got.double_value(&[]) > 0.01 && got.allclose(&whole, 1e-5, 1e-6, false));
+        for (a, b) in gradients(&got, &student.leaves()).iter().zip(&wanted) {
+            assert!(a.allclose(b, 1e-4, 1e-6, false));
+        }
+    }
+    let (ours, theirs) = (hidden(&student), hidden(&teacher));
+    let both = ((&student, &ours), (&teacher, &theirs));
+    assert!(chunked_divergence(&loss(Divergence::ConfidenceAware), both.0, both.1, 4).is_err());
+    assert!(chunked_divergence(&kl, both.0, both.1, 0).is_err());
 }
 
 #[test]

@@ -79,6 +79,9 @@ fn a_resumed_training_ends_with_the_same_bits_and_events() {
         "",
         "[qat]\nbits = 2\ntable_bits = 4\nstep = { pi-adaptive = { group = 8 } }",
         "accumulate = 2\nrecompute = true\nclip_norm = 0.1\n",
+        "[qat]\nbits = 2\nblock = 16\n[lora]\nrank = 3",
+        "[qat]\nbits = 3\n[lora]\nmode = \"merged\"\nrank = 2\ntargets = [\"up_proj\", \"v_proj\"]",
+        "[qat]\nbits = 2\n[lora]\nmode = \"scales\"",
     ] {
         let run = run(&format!("{SUMS}{extra}"));
         let (mut whole, corpus) = learner(&run);

@@ -5,14 +5,20 @@ use crate::spec::Source;
 use qat_kernels::config::StepRule;
 use qat_kernels::{Grid, Levels, MAX_BITS, MIN_BITS};
 use serde::Deserialize;
+use std::path::{Path, PathBuf};
 
 /// How matrices are quantised while they are trained. Without `[qat]` they are not.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct LlmQatSpec {
     /// Codes of the matrices of all blocks. TOML: `bits`, 2 to 8, and `grid`, default `"mid-rise"`.
     pub levels: Levels,
-    /// Their steps, with an α per row. TOML: `step`, default `{ pi-adaptive = { group = 16 } }`.
+    /// Their steps, with an α per block. TOML: `step`, default `{ pi-adaptive = { group = 16 } }`.
     pub step: StepRule,
+    /// Weights of a row that share an α; default: the whole row. TOML: `block`.
+    pub block: Option<usize>,
+    /// `codes.safetensors` of `qat llm quantize`, at whose codes and steps training begins; they have these bits, steps and
+    /// blocks. TOML: `codes`.
+    pub codes: Option<PathBuf>,
     /// Bits of embedding and head, with the same kind of steps; default: not quantised. TOML: `table_bits`.
     pub tables: Option<Levels>,
 }
@@ -23,11 +29,13 @@ pub(super) struct RawQat {
     bits: u8,
     grid: Option<Grid>,
     step: Option<StepRule>,
+    block: Option<usize>,
+    codes: Option<PathBuf>,
     table_bits: Option<u8>,
 }
 
 impl LlmQatSpec {
-    pub(super) fn from_raw(raw: &RawQat, source: Source<'_>) -> Result<Self> {
+    pub(super) fn from_raw(raw: RawQat, base: &Path, source: Source<'_>) -> Result<Self> {
         let grid = raw.grid.unwrap_or(Grid::MidRise);
         let levels = |key: &str, bits: u8| {
             Levels::new(bits, grid).map_err(|e| {
@@ -47,7 +55,11 @@ impl LlmQatSpec {
             }
             _ => {}
         }
+        if raw.block == Some(0) {
+            return Err(source.error("qat", "block", "blocks of 0 hold nothing").remedy("at least 1"));
+        }
+        let codes = raw.codes.map(|codes| base.join(codes));
         let tables = raw.table_bits.map(|bits| levels("table_bits", bits)).transpose()?;
-        Ok(Self { levels: levels("bits", raw.bits)?, step, tables })
+        Ok(Self { levels: levels("bits", raw.bits)?, step, block: raw.block, codes, tables })
     }
 }
