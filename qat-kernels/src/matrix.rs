@@ -14,12 +14,18 @@
 //! Codes are taken apart in registers, and those of a row only once for up to eight vectors. On x86-64 with AVX2 or AVX-512
 //! VNNI and on AArch64 with dot products this is faster than reading the same matrix in f32 from memory; elsewhere plain
 //! loops do it. With `std` the processor is asked at run time.
+//!
+//! [`BlockMatrix`] is the same for language models, whose rows have a scale for every block of some 64 columns, and
+//! activations one for every 32: integer sums over a few neighbouring columns, scaled and added up in f32, in an order that is
+//! the same on every backend.
 
+mod blocks;
 mod formats;
 mod kernel;
 mod product;
 mod rows;
 
+pub use blocks::{ACTIVATION_BLOCK, Activations, BlockMatrix};
 pub(crate) use product::Product;
 #[cfg(not(target_os = "none"))]
 pub(crate) use rows::Order;

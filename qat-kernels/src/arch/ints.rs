@@ -14,6 +14,9 @@ mod x86_avx2;
 #[cfg(target_arch = "x86_64")]
 pub(super) mod x86_avx512_vnni;
 
+/// 2¹¹²: what the biases of the exponents of f32 and binary16 differ by.
+const HALF_SCALE: f32 = f32::from_bits(239 << 23);
+
 /// Operations on vectors of `LEN` bytes. A value of an implementing type is the proof that the machine has the
 /// instructions.
 pub(crate) trait Ints<const LEN: usize>: Copy {
@@ -27,6 +30,10 @@ pub(crate) trait Ints<const LEN: usize>: Copy {
     type Spread: Copy;
     /// What [`Self::sum_factors`] needs to know of a group size.
     type SumSpread: Copy;
+    /// `LEN/4` numbers in f32.
+    type Reals: Copy;
+    /// What [`Self::halves`] needs to know of a block size.
+    type HalfSpread: Copy;
     /// What [`Self::dot_signed`] adds to every weight.
     const SIGNED_OFFSET: i32;
 
@@ -50,6 +57,11 @@ pub(crate) trait Ints<const LEN: usize>: Copy {
     fn dot(self, sums: Self::Sums, w: Self::Bytes, x: Self::Bytes) -> Self::Sums;
     /// As [`Self::dot`] for int8 weights, each of which counts [`Self::SIGNED_OFFSET`] more than it is.
     fn dot_signed(self, sums: Self::Sums, w: Self::Bytes, x: Self::Bytes) -> Self::Sums;
+    /// As [`Self::dot_signed`], with the products of four neighbours in the sum that is theirs.
+    #[inline(always)]
+    fn dot_signed_neighbours(self, sums: Self::Sums, w: Self::Bytes, x: Self::Bytes) -> Self::Sums {
+        self.dot_signed(sums, w, x)
+    }
     /// As [`Self::dot`] for up to four vectors of weights that are at most 15, or two of weights that are at most 30.
     #[inline(always)]
     fn dot_small<const N: usize>(
@@ -76,6 +88,22 @@ pub(crate) trait Ints<const LEN: usize>: Copy {
     fn sum_factors(self, spread: Self::SumSpread, fields: u32) -> Self::Sums;
     /// The sum of all sums.
     fn total(self, sums: Self::Sums) -> i32;
+
+    /// Little-endian numbers.
+    fn reals(self, from: &[u8; LEN]) -> Self::Reals;
+    /// The opposite of [`Self::reals`].
+    fn store_reals(self, reals: Self::Reals, to: &mut [u8; LEN]);
+    /// The sums as numbers, rounded to nearest, ties to even.
+    fn to_reals(self, sums: Self::Sums) -> Self::Reals;
+    /// One rounding each, ties to even.
+    fn times(self, a: Self::Reals, b: Self::Reals) -> Self::Reals;
+    /// One rounding each, ties to even.
+    fn plus(self, a: Self::Reals, b: Self::Reals) -> Self::Reals;
+    /// For blocks of `2^log` numbers, log ≤ 4.
+    fn half_spread(self, log: u32) -> Self::HalfSpread;
+    /// The binary16 of each number's block: `bits·2¹³` as the bits of an f32, times 2¹¹², which is exact for what is positive
+    /// and finite. The first block's comes first; at most `LEN/2` bytes count.
+    fn halves(self, spread: Self::HalfSpread, from: &[u8; LEN]) -> Self::Reals;
 
     /// The products of unsigned weights, at most 127, and int8 activations, two neighbours added up.
     fn pairs(self, w: Self::Bytes, x: Self::Bytes) -> Self::Words;

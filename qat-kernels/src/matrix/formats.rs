@@ -8,6 +8,15 @@
 
 use crate::arch::ints::Ints;
 
+/// Planes of packed codes of `bits` bits.
+pub(super) const fn planes(bits: u8) -> usize {
+    match bits {
+        2 => 4,
+        3 | 4 => 2,
+        _ => 1,
+    }
+}
+
 /// A packed format with `P` planes.
 pub(super) trait Codes<const P: usize> {
     /// Bytes that a step consumes, of the `len` that it looks at.
@@ -41,6 +50,17 @@ pub(super) trait Codes<const P: usize> {
         x: [V::Bytes; P],
     ) -> V::Sums {
         v.dot_small(sums, w, x)
+    }
+
+    /// Adds the products of a step with twice the codes, those of neighbouring columns to the sum that is theirs.
+    #[inline(always)]
+    fn dot_doubled<V: Ints<LEN>, const LEN: usize>(
+        v: V,
+        sums: V::Sums,
+        packed: &[u8; LEN],
+        x: [V::Bytes; P],
+    ) -> V::Sums {
+        v.dot_small(sums, Self::unpack_doubled(v, packed), x)
     }
 
     /// Brings the activations of a step into the order of the planes.
@@ -157,6 +177,17 @@ impl<const BITS: usize> Codes<1> for Wide<BITS> {
     ) -> V::Sums {
         v.dot(sums, w, x)
     }
+
+    #[inline(always)]
+    fn dot_doubled<V: Ints<LEN>, const LEN: usize>(
+        v: V,
+        sums: V::Sums,
+        packed: &[u8; LEN],
+        x: [V::Bytes; 1],
+    ) -> V::Sums {
+        let w = Self::unpack(v, packed);
+        Self::dot(v, Self::dot(v, sums, w, x), w, x)
+    }
 }
 
 /// A byte to a code of any width up to seven bits, without sign.
@@ -181,6 +212,17 @@ impl Codes<1> for Bytes {
         [x]: [V::Bytes; 1],
     ) -> V::Sums {
         v.dot(sums, w, x)
+    }
+
+    #[inline(always)]
+    fn dot_doubled<V: Ints<LEN>, const LEN: usize>(
+        v: V,
+        sums: V::Sums,
+        packed: &[u8; LEN],
+        x: [V::Bytes; 1],
+    ) -> V::Sums {
+        let w = Self::unpack(v, packed);
+        Self::dot(v, Self::dot(v, sums, w, x), w, x)
     }
 }
 
@@ -211,5 +253,16 @@ impl Codes<1> for Eights {
         [x]: [V::Bytes; 1],
     ) -> V::Sums {
         v.dot_signed(sums, w, x)
+    }
+
+    #[inline(always)]
+    fn dot_doubled<V: Ints<LEN>, const LEN: usize>(
+        v: V,
+        sums: V::Sums,
+        packed: &[u8; LEN],
+        [x]: [V::Bytes; 1],
+    ) -> V::Sums {
+        let w = v.bytes(packed);
+        v.dot_signed_neighbours(v.dot_signed_neighbours(sums, w, x), w, x)
     }
 }

@@ -109,7 +109,7 @@ fn one_step<V: Ints<LEN>, const LEN: usize, C: Codes<P>, const P: usize, const Q
 
 /// Twice the sum of unpacked codes is Σ (2q + 2·offset)·x; this times Σ x is what it exceeds Σ (2q + rise)·x by.
 #[inline(always)]
-fn excess<V: Ints<LEN>, const LEN: usize, C: Codes<P>, const P: usize>(rows: &Rows<'_>) -> i32 {
+pub(super) fn excess<V: Ints<LEN>, const LEN: usize, C: Codes<P>, const P: usize>(rows: &Rows<'_>) -> i32 {
     2 * C::offset::<V, LEN>(rows.bits) - i32::from(rows.mid_rise)
 }
 
@@ -208,7 +208,7 @@ impl Multiply<'_> {
 /// The bytes from `at` on; what lies behind the last one counts as zero. A step may look beyond its row: activations are
 /// zero there.
 #[inline(always)]
-fn bytes_at<const LEN: usize>(bytes: &[u8], at: usize) -> [u8; LEN] {
+pub(super) fn bytes_at<const LEN: usize>(bytes: &[u8], at: usize) -> [u8; LEN] {
     let bytes = bytes.get(at..).unwrap_or(&[]);
     match bytes.first_chunk() {
         Some(whole) => *whole,
@@ -225,7 +225,7 @@ fn padded<const LEN: usize>(bytes: &[u8]) -> [u8; LEN] {
 
 /// The first `P` of `Q` vectors. (A closure for `map` or `from_fn` would be compiled without the backend's instructions.)
 #[inline(always)]
-fn vectors<V: Ints<LEN>, const LEN: usize, const P: usize, const Q: usize>(
+pub(super) fn vectors<V: Ints<LEN>, const LEN: usize, const P: usize, const Q: usize>(
     v: V,
     x: &[[u8; LEN]; Q],
 ) -> [V::Bytes; P] {

@@ -1,5 +1,6 @@
 //! A matrix as the loops see it.
 
+use super::formats::planes;
 use crate::pack::packed_len;
 
 /// How the codes of a row lie.
@@ -68,10 +69,9 @@ impl<'a> Rows<'a> {
 
     /// Planes of a step, and vectors of activations to it.
     pub(super) const fn planes(&self) -> (usize, usize) {
-        let planes = match (self.order, self.bits) {
-            (Order::Packed, 2) => 4,
-            (Order::Packed, 3 | 4) => 2,
-            _ => 1,
+        let planes = match self.order {
+            Order::Packed => planes(self.bits),
+            Order::Unpacked => 1,
         };
         (planes, planes + (self.group > 0) as usize)
     }

@@ -6,16 +6,16 @@ use crate::error::{Error, What};
 use crate::grid::{Grid, Levels};
 use crate::pack::{pack, packed_len};
 
-struct Numbers(u64);
+pub(super) struct Numbers(pub(super) u64);
 
 impl Numbers {
-    fn below(&mut self, n: i64) -> i64 {
+    pub(super) fn below(&mut self, n: i64) -> i64 {
         self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         ((self.0 >> 33) % n as u64) as i64
     }
 
     /// Numbers in `lo..=hi`: all the smallest, all the largest, either of them, or any.
-    fn extreme(&mut self, len: usize, lo: i64, hi: i64) -> Vec<i8> {
+    pub(super) fn extreme(&mut self, len: usize, lo: i64, hi: i64) -> Vec<i8> {
         let kind = self.below(5);
         let one = |n: &mut Self| match kind {
             0 => lo,
@@ -28,7 +28,7 @@ impl Numbers {
 }
 
 /// Packs rows of `columns` codes.
-fn rows(bits: u8, columns: usize, codes: &[i8]) -> Vec<u8> {
+pub(super) fn rows(bits: u8, columns: usize, codes: &[i8]) -> Vec<u8> {
     let mut packed = vec![0; codes.len() / columns * packed_len(columns, bits)];
     for (to, from) in packed.chunks_mut(packed_len(columns, bits)).zip(codes.chunks(columns)) {
         pack(bits, from, to).unwrap();

@@ -2,16 +2,17 @@
 //! at most 127 are signed bytes, too.
 #![allow(unsafe_code)]
 
-use super::{GROUP_FACTORS, IntKernel, Ints};
+use super::{GROUP_FACTORS, HALF_SCALE, IntKernel, Ints};
 use crate::arch::{Backend, Isa};
 use core::arch::aarch64::{
-    int8x16_t, int16x8_t, int32x4_t, uint8x16_t, uint16x8_t, vaddq_s16, vaddq_u8, vaddvq_s32, vandq_u8,
-    vandq_u16, vandq_u32, vdupq_n_s8, vdupq_n_s32, vdupq_n_u8, vdupq_n_u16, vdupq_n_u32, veorq_u8,
-    vget_low_s8, vget_low_s16, vld1q_s16, vld1q_s32, vld1q_u8, vmlal_high_s16, vmlal_s16, vmlaq_s32,
-    vmull_high_s8, vmull_s8, vorrq_u16, vorrq_u32, vpaddq_s16, vqtbl1q_u8, vreinterpretq_s8_u8,
-    vreinterpretq_s16_u8, vreinterpretq_s32_u8, vreinterpretq_u8_s16, vreinterpretq_u8_s32,
-    vreinterpretq_u8_u16, vreinterpretq_u8_u32, vreinterpretq_u16_u8, vshlq_u8, vshlq_u16, vshlq_u32,
-    vst1q_u8,
+    float32x4_t, int8x16_t, int16x8_t, int32x4_t, uint8x16_t, uint16x8_t, vaddq_f32, vaddq_s16, vaddq_u8,
+    vaddvq_s32, vandq_u8, vandq_u16, vandq_u32, vcvtq_f32_s32, vdupq_n_s8, vdupq_n_s32, vdupq_n_u8,
+    vdupq_n_u16, vdupq_n_u32, veorq_u8, vget_low_s8, vget_low_s16, vld1q_s16, vld1q_s32, vld1q_u8,
+    vmlal_high_s16, vmlal_s16, vmlaq_s32, vmull_high_s8, vmull_s8, vmulq_f32, vmulq_n_f32, vorrq_u16,
+    vorrq_u32, vpaddq_s16, vqtbl1q_u8, vreinterpretq_f32_u8, vreinterpretq_f32_u32, vreinterpretq_s8_u8,
+    vreinterpretq_s16_u8, vreinterpretq_s32_u8, vreinterpretq_u8_f32, vreinterpretq_u8_s16,
+    vreinterpretq_u8_s32, vreinterpretq_u8_u16, vreinterpretq_u8_u32, vreinterpretq_u16_u8,
+    vreinterpretq_u32_u8, vshlq_n_u32, vshlq_u8, vshlq_u16, vshlq_u32, vst1q_u8,
 };
 use core::arch::asm;
 
@@ -77,6 +78,9 @@ impl Ints<16> for NeonDot {
     type Spread = int16x8_t;
     /// Likewise.
     type SumSpread = int32x4_t;
+    type Reals = float32x4_t;
+    /// Where the lower half of every number comes from, byte by byte; beyond the table is a zero.
+    type HalfSpread = uint8x16_t;
     const SIGNED_OFFSET: i32 = 0;
 
     #[inline(always)]
@@ -181,6 +185,51 @@ impl Ints<16> for NeonDot {
     fn total(self, sums: int32x4_t) -> i32 {
         // SAFETY: `self` is the proof of Advanced SIMD.
         unsafe { vaddvq_s32(sums) }
+    }
+
+    #[inline(always)]
+    fn reals(self, from: &[u8; 16]) -> float32x4_t {
+        // SAFETY: `self` is the proof of Advanced SIMD.
+        unsafe { vreinterpretq_f32_u8(self.bytes(from)) }
+    }
+
+    #[inline(always)]
+    fn store_reals(self, reals: float32x4_t, to: &mut [u8; 16]) {
+        // SAFETY: `self` is the proof of Advanced SIMD; the array has 16 bytes.
+        unsafe { vst1q_u8(to.as_mut_ptr(), vreinterpretq_u8_f32(reals)) }
+    }
+
+    #[inline(always)]
+    fn to_reals(self, sums: int32x4_t) -> float32x4_t {
+        // SAFETY: `self` is the proof of Advanced SIMD.
+        unsafe { vcvtq_f32_s32(sums) }
+    }
+
+    #[inline(always)]
+    fn times(self, a: float32x4_t, b: float32x4_t) -> float32x4_t {
+        // SAFETY: `self` is the proof of Advanced SIMD.
+        unsafe { vmulq_f32(a, b) }
+    }
+
+    #[inline(always)]
+    fn plus(self, a: float32x4_t, b: float32x4_t) -> float32x4_t {
+        // SAFETY: `self` is the proof of Advanced SIMD.
+        unsafe { vaddq_f32(a, b) }
+    }
+
+    #[inline(always)]
+    fn half_spread(self, log: u32) -> uint8x16_t {
+        let at = |i: usize| if i % 4 < 2 { (i / 4 >> log) as u8 * 2 + (i % 4) as u8 } else { 0xFF };
+        self.bytes(&core::array::from_fn(at))
+    }
+
+    #[inline(always)]
+    fn halves(self, spread: uint8x16_t, from: &[u8; 16]) -> float32x4_t {
+        // SAFETY: `self` is the proof of Advanced SIMD.
+        unsafe {
+            let halves = vreinterpretq_u32_u8(vqtbl1q_u8(self.bytes(from), spread));
+            vmulq_n_f32(vreinterpretq_f32_u32(vshlq_n_u32::<13>(halves)), HALF_SCALE)
+        }
     }
 
     #[inline(always)]

@@ -1,6 +1,6 @@
 //! Vectors as arrays: the definition of every operation, for machines without a backend of their own.
 
-use super::{GROUP_FACTORS, Ints};
+use super::{GROUP_FACTORS, HALF_SCALE, Ints};
 
 #[derive(Clone, Copy)]
 pub(super) struct Portable;
@@ -49,6 +49,8 @@ impl Ints<16> for Portable {
     type Sums = [i32; 4];
     type Spread = u32;
     type SumSpread = u32;
+    type Reals = [f32; 4];
+    type HalfSpread = u32;
     const SIGNED_OFFSET: i32 = 0;
 
     #[inline(always)]
@@ -132,6 +134,52 @@ impl Ints<16> for Portable {
     #[inline(always)]
     fn total(self, sums: [i32; 4]) -> i32 {
         sums.into_iter().fold(0, i32::wrapping_add)
+    }
+
+    #[inline(always)]
+    fn reals(self, from: &[u8; 16]) -> [f32; 4] {
+        let mut to = [0.0; 4];
+        for (to, from) in to.iter_mut().zip(from.as_chunks::<4>().0) {
+            *to = f32::from_le_bytes(*from);
+        }
+        to
+    }
+
+    #[inline(always)]
+    fn store_reals(self, reals: [f32; 4], to: &mut [u8; 16]) {
+        for (to, x) in to.as_chunks_mut::<4>().0.iter_mut().zip(reals) {
+            *to = x.to_le_bytes();
+        }
+    }
+
+    #[inline(always)]
+    fn to_reals(self, sums: [i32; 4]) -> [f32; 4] {
+        sums.map(|sum| sum as f32)
+    }
+
+    #[inline(always)]
+    fn times(self, a: [f32; 4], b: [f32; 4]) -> [f32; 4] {
+        map2(a, b, |a, b| a * b)
+    }
+
+    #[inline(always)]
+    fn plus(self, a: [f32; 4], b: [f32; 4]) -> [f32; 4] {
+        map2(a, b, |a, b| a + b)
+    }
+
+    #[inline(always)]
+    fn half_spread(self, log: u32) -> u32 {
+        log
+    }
+
+    #[inline(always)]
+    fn halves(self, log: u32, from: &[u8; 16]) -> [f32; 4] {
+        let mut to = [0.0; 4];
+        for (i, to) in to.iter_mut().enumerate() {
+            let bits = u16::from_le_bytes([from[2 * (i >> log)], from[2 * (i >> log) + 1]]);
+            *to = f32::from_bits(u32::from(bits) << 13) * HALF_SCALE;
+        }
+        to
     }
 
     #[inline(always)]

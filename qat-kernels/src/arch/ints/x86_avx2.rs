@@ -4,16 +4,19 @@
 //! two of at most 30·128.
 #![allow(unsafe_code)]
 
-use super::{GROUP_FACTORS, IntKernel, Ints};
+use super::{GROUP_FACTORS, HALF_SCALE, IntKernel, Ints};
 use crate::arch::{Backend, Isa};
 use core::arch::x86_64::{
-    __m128i, __m256i, _MM_HINT_T0, _mm_add_epi32, _mm_cvtsi32_si128, _mm_cvtsi128_si32, _mm_prefetch,
-    _mm_shuffle_epi32, _mm256_add_epi8, _mm256_add_epi16, _mm256_add_epi32, _mm256_and_si256,
-    _mm256_blend_epi16, _mm256_castsi256_si128, _mm256_cvtepi8_epi16, _mm256_extracti128_si256,
-    _mm256_loadu_si256, _mm256_madd_epi16, _mm256_maddubs_epi16, _mm256_mullo_epi16, _mm256_or_si256,
-    _mm256_permutevar8x32_epi32, _mm256_set1_epi8, _mm256_set1_epi16, _mm256_set1_epi32, _mm256_setr_epi8,
-    _mm256_setr_epi32, _mm256_setzero_si256, _mm256_shuffle_epi8, _mm256_sll_epi32, _mm256_slli_epi16,
-    _mm256_srl_epi16, _mm256_srli_epi16, _mm256_srlv_epi32, _mm256_storeu_si256, _mm256_xor_si256,
+    __m128i, __m256, __m256i, _MM_HINT_T0, _mm_add_epi32, _mm_cvtsi32_si128, _mm_cvtsi128_si32, _mm_prefetch,
+    _mm_shuffle_epi32, _mm256_add_epi8, _mm256_add_epi16, _mm256_add_epi32, _mm256_add_ps, _mm256_and_si256,
+    _mm256_blend_epi16, _mm256_broadcastsi128_si256, _mm256_castsi256_ps, _mm256_castsi256_si128,
+    _mm256_cvtepi8_epi16, _mm256_cvtepi32_ps, _mm256_extracti128_si256, _mm256_hadd_epi32, _mm256_loadu_ps,
+    _mm256_loadu_si256, _mm256_madd_epi16, _mm256_maddubs_epi16, _mm256_mul_ps, _mm256_mullo_epi16,
+    _mm256_or_si256, _mm256_permute4x64_epi64, _mm256_permutevar8x32_epi32, _mm256_set1_epi8,
+    _mm256_set1_epi16, _mm256_set1_epi32, _mm256_set1_ps, _mm256_setr_epi8, _mm256_setr_epi32,
+    _mm256_setzero_si256, _mm256_shuffle_epi8, _mm256_sll_epi32, _mm256_slli_epi16, _mm256_slli_epi32,
+    _mm256_srl_epi16, _mm256_srli_epi16, _mm256_srlv_epi32, _mm256_storeu_ps, _mm256_storeu_si256,
+    _mm256_xor_si256,
 };
 
 /// The proof that the machine has AVX2.
@@ -49,6 +52,9 @@ impl Ints<32> for Avx2 {
     type Spread = Spread;
     /// Shifts to the right.
     type SumSpread = __m256i;
+    type Reals = __m256;
+    /// Where the lower half of every number comes from, byte by byte; a set top bit is a zero.
+    type HalfSpread = __m256i;
     const SIGNED_OFFSET: i32 = 0;
 
     #[inline(always)]
@@ -138,6 +144,20 @@ impl Ints<32> for Avx2 {
     }
 
     #[inline(always)]
+    fn dot_signed_neighbours(self, sums: __m256i, w: __m256i, x: __m256i) -> __m256i {
+        // SAFETY: `self` is the proof of AVX2.
+        unsafe {
+            let w_low = _mm256_cvtepi8_epi16(_mm256_castsi256_si128(w));
+            let x_low = _mm256_cvtepi8_epi16(_mm256_castsi256_si128(x));
+            let w_high = _mm256_cvtepi8_epi16(_mm256_extracti128_si256::<1>(w));
+            let x_high = _mm256_cvtepi8_epi16(_mm256_extracti128_si256::<1>(x));
+            // Two of the lower and two of the upper half by turns, in each half of the register.
+            let fours = _mm256_hadd_epi32(_mm256_madd_epi16(w_low, x_low), _mm256_madd_epi16(w_high, x_high));
+            _mm256_add_epi32(sums, _mm256_permute4x64_epi64::<0b11_01_10_00>(fours))
+        }
+    }
+
+    #[inline(always)]
     fn dot_small<const N: usize>(self, sums: __m256i, w: [__m256i; N], x: [__m256i; N]) -> __m256i {
         const { assert!(N <= 4, "more than four would saturate") };
         // SAFETY: `self` is the proof of AVX2.
@@ -191,6 +211,54 @@ impl Ints<32> for Avx2 {
             let four = _mm_add_epi32(_mm256_castsi256_si128(sums), _mm256_extracti128_si256::<1>(sums));
             let two = _mm_add_epi32(four, _mm_shuffle_epi32::<0b11_10>(four));
             _mm_cvtsi128_si32(_mm_add_epi32(two, _mm_shuffle_epi32::<0b01>(two)))
+        }
+    }
+
+    #[inline(always)]
+    fn reals(self, from: &[u8; 32]) -> __m256 {
+        // SAFETY: `self` is the proof of AVX2; the array has 32 bytes.
+        unsafe { _mm256_loadu_ps(from.as_ptr().cast()) }
+    }
+
+    #[inline(always)]
+    fn store_reals(self, reals: __m256, to: &mut [u8; 32]) {
+        // SAFETY: `self` is the proof of AVX2; the array has 32 bytes.
+        unsafe { _mm256_storeu_ps(to.as_mut_ptr().cast(), reals) }
+    }
+
+    #[inline(always)]
+    fn to_reals(self, sums: __m256i) -> __m256 {
+        // SAFETY: `self` is the proof of AVX2.
+        unsafe { _mm256_cvtepi32_ps(sums) }
+    }
+
+    #[inline(always)]
+    fn times(self, a: __m256, b: __m256) -> __m256 {
+        // SAFETY: `self` is the proof of AVX2.
+        unsafe { _mm256_mul_ps(a, b) }
+    }
+
+    #[inline(always)]
+    fn plus(self, a: __m256, b: __m256) -> __m256 {
+        // SAFETY: `self` is the proof of AVX2.
+        unsafe { _mm256_add_ps(a, b) }
+    }
+
+    #[inline(always)]
+    fn half_spread(self, log: u32) -> __m256i {
+        let at = |i: u32| (0x8080_0100 + (i >> log) * 0x0202).cast_signed();
+        // SAFETY: `self` is the proof of AVX2.
+        unsafe { _mm256_setr_epi32(at(0), at(1), at(2), at(3), at(4), at(5), at(6), at(7)) }
+    }
+
+    #[inline(always)]
+    fn halves(self, spread: __m256i, from: &[u8; 32]) -> __m256 {
+        // SAFETY: `self` is the proof of AVX2.
+        unsafe {
+            let both = _mm256_broadcastsi128_si256(_mm256_castsi256_si128(self.bytes(from)));
+            let halves = _mm256_shuffle_epi8(both, spread);
+            let shifted = _mm256_castsi256_ps(_mm256_slli_epi32::<13>(halves));
+            _mm256_mul_ps(shifted, _mm256_set1_ps(HALF_SCALE))
         }
     }
 

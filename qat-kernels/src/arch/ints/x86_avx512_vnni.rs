@@ -2,15 +2,16 @@
 //! without saturation; `VPMULTISHIFTQB` cuts bytes out of quadwords at any bit.
 #![allow(unsafe_code)]
 
-use super::{GROUP_FACTORS, IntKernel, Ints};
+use super::{GROUP_FACTORS, HALF_SCALE, IntKernel, Ints};
 use crate::arch::{Backend, Isa};
 use core::arch::x86_64::{
-    __m512i, _MM_HINT_T0, _mm_prefetch, _mm512_add_epi8, _mm512_add_epi16, _mm512_and_si512,
-    _mm512_dpbusd_epi32, _mm512_dpwssd_epi32, _mm512_loadu_si512, _mm512_maddubs_epi16,
+    __m512, __m512i, _MM_HINT_T0, _mm_prefetch, _mm512_add_epi8, _mm512_add_epi16, _mm512_add_ps,
+    _mm512_and_si512, _mm512_castsi512_ps, _mm512_cvtepi32_ps, _mm512_dpbusd_epi32, _mm512_dpwssd_epi32,
+    _mm512_loadu_ps, _mm512_loadu_si512, _mm512_maddubs_epi16, _mm512_maskz_permutexvar_epi8, _mm512_mul_ps,
     _mm512_multishift_epi64_epi8, _mm512_permutexvar_epi8, _mm512_permutexvar_epi16,
     _mm512_permutexvar_epi32, _mm512_reduce_add_epi32, _mm512_set1_epi8, _mm512_set1_epi32,
-    _mm512_set1_epi64, _mm512_setzero_si512, _mm512_srlv_epi16, _mm512_srlv_epi32, _mm512_storeu_si512,
-    _mm512_xor_si512,
+    _mm512_set1_epi64, _mm512_set1_ps, _mm512_setzero_si512, _mm512_slli_epi32, _mm512_srlv_epi16,
+    _mm512_srlv_epi32, _mm512_storeu_ps, _mm512_storeu_si512, _mm512_xor_si512,
 };
 
 /// The proof that the machine has AVX-512 F, BW, DQ, VL, VNNI and VBMI.
@@ -133,6 +134,9 @@ impl Ints<64> for Vnni {
     type Sums = __m512i;
     type Spread = Spread;
     type SumSpread = SumSpread;
+    type Reals = __m512;
+    /// Where the lower half of every number comes from, byte by byte.
+    type HalfSpread = __m512i;
     const SIGNED_OFFSET: i32 = 128;
 
     #[inline(always)]
@@ -243,6 +247,52 @@ impl Ints<64> for Vnni {
     fn total(self, sums: __m512i) -> i32 {
         // SAFETY: `self` is the proof of AVX-512F.
         unsafe { _mm512_reduce_add_epi32(sums) }
+    }
+
+    #[inline(always)]
+    fn reals(self, from: &[u8; 64]) -> __m512 {
+        // SAFETY: `self` is the proof of AVX-512F; the array has 64 bytes.
+        unsafe { _mm512_loadu_ps(from.as_ptr().cast()) }
+    }
+
+    #[inline(always)]
+    fn store_reals(self, reals: __m512, to: &mut [u8; 64]) {
+        // SAFETY: `self` is the proof of AVX-512F; the array has 64 bytes.
+        unsafe { _mm512_storeu_ps(to.as_mut_ptr().cast(), reals) }
+    }
+
+    #[inline(always)]
+    fn to_reals(self, sums: __m512i) -> __m512 {
+        // SAFETY: `self` is the proof of AVX-512F.
+        unsafe { _mm512_cvtepi32_ps(sums) }
+    }
+
+    #[inline(always)]
+    fn times(self, a: __m512, b: __m512) -> __m512 {
+        // SAFETY: `self` is the proof of AVX-512F.
+        unsafe { _mm512_mul_ps(a, b) }
+    }
+
+    #[inline(always)]
+    fn plus(self, a: __m512, b: __m512) -> __m512 {
+        // SAFETY: `self` is the proof of AVX-512F.
+        unsafe { _mm512_add_ps(a, b) }
+    }
+
+    #[inline(always)]
+    fn half_spread(self, log: u32) -> __m512i {
+        self.load_dwords(&dwords(|i| (i >> log) * 0x0202 + 0x0100))
+    }
+
+    #[inline(always)]
+    fn halves(self, spread: __m512i, from: &[u8; 64]) -> __m512 {
+        const LOWER: u64 = 0x3333_3333_3333_3333;
+        // SAFETY: `self` is the proof of AVX-512F and VBMI.
+        unsafe {
+            let halves = _mm512_maskz_permutexvar_epi8(LOWER, spread, self.bytes(from));
+            let shifted = _mm512_castsi512_ps(_mm512_slli_epi32::<13>(halves));
+            _mm512_mul_ps(shifted, _mm512_set1_ps(HALF_SCALE))
+        }
     }
 
     #[inline(always)]
