@@ -65,6 +65,20 @@ pub fn floor(x: f32) -> f32 {
     libm::floorf(x)
 }
 
+/// Cosine and sine of an angle in radians, in f64: libm's with every feature, so that tables made of them are the same on
+/// every machine.
+#[must_use]
+pub fn cos_sin(angle: f64) -> [f64; 2] {
+    let (sin, cos) = libm::sincos(angle);
+    [cos, sin]
+}
+
+/// `base` to the power of `exponent`, in f64: libm's with every feature, see [`cos_sin`].
+#[must_use]
+pub fn power(base: f64, exponent: f64) -> f64 {
+    libm::pow(base, exponent)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -109,6 +123,17 @@ mod tests {
     fn ln_of_what_is_not_a_positive_normal_number_is_libms() {
         for x in [0.0, -0.0, -1.0, f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 1e-45, 1e-40] {
             assert_eq!(ln(x).to_bits(), libm::logf(x).to_bits(), "{x}");
+        }
+    }
+
+    #[test]
+    fn powers_and_angles_are_those_of_the_standard_library_but_for_the_last_bit() {
+        for i in 0..2000 {
+            let x = f64::from(i) * 0.37;
+            let [cos, sin] = cos_sin(x);
+            assert!((cos - x.cos()).abs() < 3e-16 && (sin - x.sin()).abs() < 3e-16, "{x}");
+            let exact = 1e5f64.powf(-x / 100.0);
+            assert!((power(1e5, -x / 100.0) - exact).abs() <= 3e-16 * exact, "{x}");
         }
     }
 

@@ -7,6 +7,8 @@ mod eval;
 #[cfg(feature = "tch")]
 mod exact;
 #[cfg(feature = "tch")]
+mod export;
+#[cfg(feature = "tch")]
 mod generate;
 #[cfg(feature = "tch")]
 mod merge;
@@ -35,6 +37,8 @@ enum Command {
     Eval(Eval),
     /// Quantise the matrices of a model, without training, so that what each block makes of a text changes least.
     Quantize(Quantize),
+    /// Pack a quantised model into one file, which `qat llm eval`, `generate` and `chat` run by its codes.
+    Export(Export),
     /// Continue a text.
     Generate(Generate),
     /// Train a model: from nothing, or one that is loaded.
@@ -136,6 +140,24 @@ enum GridName {
     MidRise,
     /// Levels … −1, 0, 1 …
     MidTread,
+}
+
+/// Arguments of `qat llm export`.
+#[derive(clap::Args)]
+struct Export {
+    /// The folder of `qat llm quantize`: a Hugging Face folder with codes.safetensors in it.
+    #[arg(value_name = "FOLDER")]
+    folder: PathBuf,
+    /// Round embedding and head, where they have no codes, to so many bits, with a step for each 32 weights; they stay f32 if
+    /// not given.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(2..=8))]
+    table_bits: Option<u8>,
+    /// The new file.
+    #[arg(long, value_name = "FILE.piq")]
+    out: PathBuf,
+    /// Print one line of JSON instead of text.
+    #[arg(long)]
+    json: bool,
 }
 
 /// Arguments of `qat llm generate`.
@@ -256,6 +278,7 @@ impl Arguments {
         match self.command {
             Command::Eval(a) => a.run(),
             Command::Quantize(a) => a.run(),
+            Command::Export(a) => a.run(),
             Command::Generate(a) => a.run(),
             Command::Train(a) => a.run(),
             Command::Merge(a) => a.run(),

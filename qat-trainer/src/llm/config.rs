@@ -1,5 +1,6 @@
 //! The shape of a decoder.
 
+mod frequencies;
 mod gguf;
 mod hf;
 

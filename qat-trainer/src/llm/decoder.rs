@@ -1,6 +1,7 @@
 //! The decoder: embedding, blocks of attention and feed-forward with residual connections, norm, head.
 
 mod block;
+mod causal;
 mod learning;
 mod norm;
 mod recompute;

@@ -1,5 +1,6 @@
 //! How many problems a model solves.
 
+use super::causal::CausalModel;
 use super::examples::{Example, Span};
 use super::generate::{Generation, Sampling, Stop, generate};
 use super::model::LanguageModel;
@@ -44,10 +45,10 @@ pub fn exact(model: &LanguageModel, examples: &[Example]) -> Result<Exact> {
             .map(|(&token, _)| token)
             .collect();
         let most = expected.len() + expected.len() / 2;
-        let mut cache = model.decoder.cache(1, given.len() + most)?;
+        let mut text = model.decoder.begin(given.len() + most)?;
         let mut written = Vec::new();
         let stop = Stop { tokens: most, ends: &model.ends };
-        let end = generate(&model.decoder, &mut cache, given, Sampling::default(), stop, |token| {
+        let end = generate(text.as_mut(), given, Sampling::default(), stop, |token| {
             written.push(token);
             Ok(true)
         })?;

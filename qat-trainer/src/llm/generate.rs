@@ -1,10 +1,8 @@
 //! Text, token by token.
 
-use super::cache::KvCache;
-use super::decoder::Decoder;
+use super::causal::Sequence;
 use crate::error::{Error, ErrorKind, Result};
 use crate::random::{Purpose, Random};
-use tch::{Kind, Tensor};
 
 /// How the next token is chosen.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -41,21 +39,20 @@ pub enum Generation {
     End,
     /// It has as many tokens as were asked for.
     Tokens,
-    /// The model's context, or the cache, is full.
+    /// The text's room, at most the model's context, is full.
     Context,
     /// The receiver of the tokens wanted no more.
     Receiver,
 }
 
-/// Continues `prompt`, which follows what is in the cache. `each` gets every new token and says whether to go on. Afterwards
-/// the cache holds the prompt and all new tokens but the last.
+/// Continues a text by `prompt` and then by what the model makes of it. `each` gets every new token and says whether to go on.
+/// Afterwards the text holds the prompt and all new tokens but the last.
 ///
 /// # Errors
-/// [`ErrorKind::Spec`] for a sampling that is none; [`ErrorKind::Data`] for an empty prompt or one longer than the cache or the
-/// context; [`ErrorKind::Train`] if torch refuses, and the errors of `each`.
+/// [`ErrorKind::Spec`] for a sampling that is none; [`ErrorKind::Data`] for an empty prompt or one that there is no room
+/// for; [`ErrorKind::Train`] if torch refuses, and the errors of `each`.
 pub fn generate(
-    decoder: &Decoder,
-    cache: &mut KvCache,
+    text: &mut dyn Sequence,
     prompt: &[u32],
     sampling: Sampling,
     stop: Stop<'_>,
@@ -69,7 +66,7 @@ pub fn generate(
     if prompt.is_empty() {
         return Err(Error::new(ErrorKind::Data, "the prompt is empty").remedy("begin with a word"));
     }
-    let (len, room) = (cache.len() + prompt.len(), cache.room());
+    let (len, room) = (text.len() + prompt.len(), text.room());
     if len > room {
         return Err(Error::new(
             ErrorKind::Data,
@@ -80,10 +77,10 @@ pub fn generate(
     let mut random = Random::new(seed, Purpose::Generated(0));
     let mut next = prompt.to_vec();
     for _ in 0..stop.tokens {
-        if cache.len() + next.len() > room {
+        if text.len() + next.len() > room {
             return Ok(Generation::Context);
         }
-        let logits = last_logits(decoder, cache, &next)?;
+        let logits = text.feed(&next)?;
         let token = choose(&logits, temperature, top_p, || random.uniform())?;
         if stop.ends.contains(&token) {
             return Ok(Generation::End);
@@ -94,16 +91,6 @@ pub fn generate(
         next = vec![token];
     }
     Ok(Generation::Tokens)
-}
-
-/// The logits behind the last of `tokens`, which the cache takes in.
-fn last_logits(decoder: &Decoder, cache: &mut KvCache, tokens: &[u32]) -> Result<Vec<f32>> {
-    let ids: Vec<i64> = tokens.iter().map(|&token| token.into()).collect();
-    let ids = Tensor::from_slice(&ids).f_to_device(decoder.device())?.f_unsqueeze(0)?;
-    let hidden = decoder.hidden_cached(&ids, cache)?;
-    let logits = tch::no_grad(|| decoder.logits(&hidden.f_narrow(1, ids.numel() as i64 - 1, 1)?))?;
-    let logits = logits.f_to_device(tch::Device::Cpu)?.f_to_kind(Kind::Float)?.f_reshape(-1)?;
-    Ok(crate::autograd::slice(&logits)?.to_vec())
 }
 
 /// The next token; `uniform` draws from [0, 1).

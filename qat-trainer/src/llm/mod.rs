@@ -10,7 +10,9 @@
 //! | `rope`, `attention`, `decoder` | the network, in plain torch operators |
 //! | `cache` | keys and values of tokens already seen |
 //! | `tokenizer`, `chat` | text to tokens and back; turns of a conversation to text |
+//! | `causal` | what predicts the next token, whatever computes it |
 //! | `model` | decoder, tokenizer and chat template, loaded together |
+//! | [`packed`] | quantised decoders in one file, and the engine that runs them |
 //! | `perplexity`, `generate` | what the commands measure and write |
 //! | `loss` | cross-entropy in chunks, for training |
 //! | `text` | reading texts |
@@ -28,8 +30,12 @@
 //! has otherwise is renamed and put in order when it is read.
 
 pub mod arithmetic;
+mod causal;
 pub mod config;
 pub mod gguf;
+pub mod packed;
+#[cfg_attr(not(feature = "tch"), allow(dead_code, reason = "training and quantisation use the rest"))]
+mod quantised;
 
 #[cfg(feature = "tch")]
 mod attention;
@@ -64,8 +70,6 @@ mod ptq;
 #[cfg(feature = "tch")]
 mod qat;
 #[cfg(feature = "tch")]
-mod quantised;
-#[cfg(feature = "tch")]
 mod reason;
 #[cfg(feature = "tch")]
 mod rope;
@@ -81,6 +85,9 @@ mod tokenizer;
 #[cfg(feature = "tch")]
 mod train;
 
+pub use causal::{CausalModel, Sequence};
+pub use quantised::{BlockQuant, QuantisedMatrix, read_codes, write_codes};
+
 #[cfg(feature = "tch")]
 pub use crate::nn::{Rates, Rule, Sgd};
 #[cfg(feature = "tch")]
@@ -95,12 +102,11 @@ pub use {
     linear::{Dense, Linear},
     lora::{Adapted, Adapters, LoraMode, LoraSettings, PackedMatrix},
     loss::{IGNORED, chunked_cross_entropy, chunked_divergence},
-    model::LanguageModel,
+    model::{LanguageModel, TextModel},
     optimiser::MomentBits,
     perplexity::{Perplexity, Windows, perplexity},
     ptq::{Compensation, Quantisation, Scheme, quantise, quantise_compensated},
     qat::{Backend, DecoderQuant, FakeQuantised, MatrixQuant, NodeQuantised},
-    quantised::{BlockQuant, QuantisedMatrix, read_codes, write_codes},
     reason::{ChainOfThoughtLoss, DecoderTeacher, Lesson},
     source::{GgufSource, HfFolder, TensorSource},
     text::{characters, read_text},

@@ -1,9 +1,11 @@
 //! A decoder with its tokenizer and chat template, loaded from a Hugging Face folder or a GGUF file.
 
+use super::causal::CausalModel;
 use super::chat::ChatTemplate;
 use super::config::LlmConfig;
 use super::decoder::Decoder;
 use super::gguf::Gguf;
+use super::packed::{Chat, PackedDecoder};
 use super::source::{GgufSource, HfFolder};
 use super::tokenizer::Tokenizer;
 use crate::checkpoint::write_atomically;
@@ -135,6 +137,42 @@ impl LanguageModel {
             write_atomically(&folder.join("tokenizer_config.json"), format!("{settings:#}").as_bytes())?;
         }
         Ok(())
+    }
+}
+
+/// What makes text out of text, whatever computes it.
+#[derive(Debug)]
+pub struct TextModel {
+    /// The network.
+    pub network: Box<dyn CausalModel>,
+    /// Text to tokens and back.
+    pub tokenizer: Tokenizer,
+    /// How conversations are written; plain models have none.
+    pub chat: Option<ChatTemplate>,
+    /// Tokens that end a text or a turn.
+    pub ends: Vec<u32>,
+}
+
+impl From<LanguageModel> for TextModel {
+    fn from(model: LanguageModel) -> Self {
+        let LanguageModel { decoder, tokenizer, chat, ends } = model;
+        Self { network: Box::new(decoder), tokenizer, chat, ends }
+    }
+}
+
+impl TextModel {
+    /// Loads a packed file.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`] and [`ErrorKind::Model`] naming the file and the place in it.
+    pub fn load_packed(path: &Path) -> Result<Self> {
+        let network = PackedDecoder::load(path)?;
+        let tokenizer = Tokenizer::from_bytes(network.tokenizer()).map_err(|e| e.file(path))?;
+        let contents = network.contents();
+        tokenizer.check(&contents.config).map_err(|e| e.file(path))?;
+        let template = |chat: &Chat| ChatTemplate::new(&chat.template, &chat.bos, &chat.eos);
+        let (chat, ends) = (contents.chat.as_ref().map(template), contents.ends.clone());
+        Ok(Self { network: Box::new(network), tokenizer, chat, ends })
     }
 }
 

@@ -1,9 +1,8 @@
 //! Perplexity on consecutive windows of a text.
 
-use super::decoder::Decoder;
+use super::causal::CausalModel;
 use crate::error::{Error, ErrorKind, Result};
 use serde::Serialize;
-use tch::{Kind, Tensor};
 
 /// How a text is cut: windows of `size` tokens one after the other, nothing added between them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,7 +31,7 @@ pub struct Perplexity {
 /// # Errors
 /// [`ErrorKind::Data`] for fewer tokens than a window has, windows longer than the model's context, or of fewer than two
 /// tokens; [`ErrorKind::Train`] if torch refuses.
-pub fn perplexity(decoder: &Decoder, tokens: &[u32], windows: Windows) -> Result<Perplexity> {
+pub fn perplexity(model: &dyn CausalModel, tokens: &[u32], windows: Windows) -> Result<Perplexity> {
     let Windows { size, count } = windows;
     if size < 2 || count == 0 {
         return Err(Error::new(ErrorKind::Spec, format!("{count} windows of {size} tokens predict nothing"))
@@ -40,7 +39,7 @@ pub fn perplexity(decoder: &Decoder, tokens: &[u32], windows: Windows) -> Result
     }
     let mut losses = Vec::new();
     for window in tokens.chunks_exact(size).take(count) {
-        losses.push(tch::no_grad(|| window_loss(decoder, window))?);
+        losses.push(model.loss(window)?);
     }
     if losses.is_empty() {
         let problem = format!("{} tokens do not fill a window of {size}", tokens.len());
@@ -49,20 +48,4 @@ pub fn perplexity(decoder: &Decoder, tokens: &[u32], windows: Windows) -> Result
     let loss = losses.iter().sum::<f64>() / losses.len() as f64;
     let predictions = losses.len() * (size - 1);
     Ok(Perplexity { perplexity: loss.exp(), loss, predictions, windows: losses })
-}
-
-fn window_loss(decoder: &Decoder, window: &[u32]) -> Result<f64> {
-    let tokens: Vec<i64> = window.iter().map(|&token| token.into()).collect();
-    let tokens = Tensor::from_slice(&tokens).f_to_device(decoder.device())?;
-    let predicted = window.len() as i64 - 1;
-    let hidden = decoder.hidden(&tokens.f_narrow(0, 0, predicted)?.f_unsqueeze(0)?)?.f_squeeze_dim(0)?;
-    let logits = decoder.logits(&hidden)?.f_to_kind(Kind::Float)?;
-    let loss = logits.f_cross_entropy_loss(
-        &tokens.f_narrow(0, 1, predicted)?,
-        None::<Tensor>,
-        tch::Reduction::Mean,
-        -100,
-        0.0,
-    )?;
-    Ok(loss.f_double_value(&[])?)
 }

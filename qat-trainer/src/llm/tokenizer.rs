@@ -21,10 +21,16 @@ impl Tokenizer {
     /// [`ErrorKind::Io`] if it cannot be read; [`ErrorKind::Model`] if it is no such file.
     pub fn from_file(path: &Path) -> Result<Self> {
         let bytes = std::fs::read(path).map_err(|e| Error::io("read", path, &e))?;
+        Self::from_bytes(&bytes).map_err(|e| e.file(path))
+    }
+
+    /// Reads the bytes of a `tokenizer.json`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Model`] if they are none.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
         let inner = Inner::from_bytes(bytes).map_err(|e| {
-            Error::new(ErrorKind::Model, format!("not a tokenizer: {e}"))
-                .file(path)
-                .remedy("fetch the file again")
+            Error::new(ErrorKind::Model, format!("not a tokenizer: {e}")).remedy("fetch the file again")
         })?;
         Ok(Self { inner })
     }

@@ -17,12 +17,12 @@ struct Answer {
 impl Eval {
     pub(super) fn run(self) -> Result<()> {
         let text = self.text()?;
-        let mut model = self.model.load()?;
-        let quantisation = self.rounding.apply(&mut model)?;
+        let (model, quantisation) = self.model.open(&self.rounding)?;
         let tokens = model.tokenizer.encode(&text).map_err(|e| e.file(&self.text))?;
         let windows = Windows { size: self.window, count: self.windows.unwrap_or(usize::MAX) };
-        let perplexity = perplexity(&model.decoder, &tokens, windows).map_err(|e| e.file(&self.text))?;
-        let parameters = model.decoder.config().parameters();
+        let perplexity =
+            perplexity(model.network.as_ref(), &tokens, windows).map_err(|e| e.file(&self.text))?;
+        let parameters = model.network.config().parameters();
         if self.json {
             return say_json(&Answer { perplexity, parameters, quantisation });
         }

@@ -2,7 +2,7 @@
 
 use super::{Generate, Sample};
 use crate::cli::output::{say, say_json};
-use qat_trainer::llm::{Generation, KvCache, LanguageModel, Stop, generate};
+use qat_trainer::llm::{Generation, Sequence, Stop, TextModel, generate};
 use qat_trainer::{Error, Result};
 use serde::Serialize;
 use std::io::{ErrorKind as Io, Write};
@@ -23,26 +23,25 @@ impl Written {
 
 impl Generate {
     pub(super) fn run(self) -> Result<()> {
-        let mut model = self.model.load()?;
-        self.rounding.apply(&mut model)?;
+        let (model, _) = self.model.open(&self.rounding)?;
         let prompt = model.tokenizer.encode(&self.prompt)?;
-        let mut cache = model.decoder.cache(1, prompt.len() + self.sample.tokens())?;
-        let written = write(&model, &mut cache, &prompt, &self.sample, !self.json)?;
+        let mut sequence = model.network.begin(prompt.len() + self.sample.tokens())?;
+        let written = write(&model, sequence.as_mut(), &prompt, &self.sample, !self.json)?;
         if self.json { say_json(&written) } else { say("") }
     }
 }
 
 /// Continues the prompt, on standard output as it comes if `show`.
 pub(super) fn write(
-    model: &LanguageModel,
-    cache: &mut KvCache,
+    model: &TextModel,
+    sequence: &mut dyn Sequence,
     prompt: &[u32],
     sample: &Sample,
     show: bool,
 ) -> Result<Written> {
     let (mut tokens, mut shown) = (Vec::new(), 0);
     let stop = Stop { tokens: sample.tokens(), ends: &model.ends };
-    let end = generate(&model.decoder, cache, prompt, sample.sampling(), stop, |token| {
+    let end = generate(sequence, prompt, sample.sampling(), stop, |token| {
         tokens.push(token);
         if !show {
             return Ok(true);

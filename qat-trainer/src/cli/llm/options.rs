@@ -9,7 +9,8 @@ use std::path::PathBuf;
 /// Which model, and how it computes.
 #[derive(clap::Args)]
 pub(super) struct Model {
-    /// A Hugging Face folder (config.json, safetensors, tokenizer.json) or a GGUF file of the Llama or Qwen2 family.
+    /// A Hugging Face folder (config.json, safetensors, tokenizer.json) or a GGUF file of the Llama or Qwen2 family; for
+    /// eval, generate and chat also a packed file of `qat llm export`, which computes by its codes.
     #[arg(value_name = "MODEL")]
     path: PathBuf,
     /// The numbers to compute with.
@@ -73,9 +74,10 @@ mod apply {
     use super::{Dtype, Model, Rounding, Sample, SchemeName};
     use qat_kernels::config::StepRule;
     use qat_kernels::{Grid, Levels};
-    use qat_trainer::Result;
-    use qat_trainer::llm::{BlockQuant, LanguageModel, Quantisation, Sampling, Scheme, quantise};
+    use qat_trainer::llm::packed::is_packed;
+    use qat_trainer::llm::{BlockQuant, LanguageModel, Quantisation, Sampling, Scheme, TextModel, quantise};
     use qat_trainer::spec::WeightQuant;
+    use qat_trainer::{Error, ErrorKind, Result};
     use tch::{Device, Kind};
 
     impl Model {
@@ -88,7 +90,39 @@ mod apply {
                 Dtype::F32 => Kind::Float,
                 Dtype::Bf16 => Kind::BFloat16,
             };
+            if is_packed(&self.path)? {
+                return Err(Error::new(ErrorKind::Model, "a packed file holds codes, not weights")
+                    .file(&self.path)
+                    .remedy("use the folder that it was made from"));
+            }
             LanguageModel::load(&self.path, kind, Device::Cpu)
+        }
+
+        /// Loads the model to make text, its matrices rounded if that is asked for: also a packed file, which is run as it is.
+        pub(in crate::cli::llm) fn open(
+            &self,
+            rounding: &Rounding,
+        ) -> Result<(TextModel, Option<Quantisation>)> {
+            if !is_packed(&self.path)? {
+                let mut model = self.load()?;
+                let quantisation = rounding.apply(&mut model)?;
+                return Ok((model.into(), quantisation));
+            }
+            if rounding.bits.is_some() || matches!(self.dtype, Dtype::Bf16) {
+                return Err(Error::new(
+                    ErrorKind::Spec,
+                    "a packed file has its bits and computes in its own numbers",
+                )
+                .file(&self.path)
+                .remedy("leave --bits and --dtype out"));
+            }
+            let from_environment = || std::env::var("OMP_NUM_THREADS").ok()?.parse().ok();
+            if let Some(threads) = self.threads.or_else(from_environment) {
+                // An earlier pool would be one of the same process, which opens one model.
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.max(1) as usize);
+                pool.build_global().map_err(|e| Error::new(ErrorKind::Io, format!("no threads: {e}")))?;
+            }
+            Ok((TextModel::load_packed(&self.path)?, None))
         }
     }
 

@@ -54,10 +54,10 @@ fn a_truncated_cache_goes_on_from_there_and_a_full_one_refuses() {
 fn greedy_text_is_that_of_the_network_without_a_cache() {
     let decoder = decoder(&tiny(Architecture::Qwen2));
     let prompt = [3u32, 77, 200];
-    let mut cache = decoder.cache(1, 32).unwrap();
+    let mut sequence = decoder.begin(32).unwrap();
     let mut text = prompt.to_vec();
     let stop = Stop { tokens: 20, ends: &[] };
-    let end = generate(&decoder, &mut cache, &prompt, Sampling::default(), stop, |token| {
+    let end = generate(sequence.as_mut(), &prompt, Sampling::default(), stop, |token| {
         text.push(token);
         Ok(true)
     });
@@ -69,8 +69,8 @@ fn greedy_text_is_that_of_the_network_without_a_cache() {
     }
     // The same text again stops where it is told to.
     let ended = |stop, wanted: &mut dyn FnMut(u32) -> bool| {
-        let mut cache = decoder.cache(1, 8).unwrap();
-        generate(&decoder, &mut cache, &prompt, Sampling::default(), stop, |token| Ok(wanted(token))).unwrap()
+        let mut text = decoder.begin(8).unwrap();
+        generate(text.as_mut(), &prompt, Sampling::default(), stop, |token| Ok(wanted(token))).unwrap()
     };
     assert_eq!(ended(Stop { tokens: 20, ends: &text[4..5] }, &mut |_| true), Generation::End);
     assert_eq!(ended(Stop { tokens: 20, ends: &[] }, &mut |_| true), Generation::Context);
@@ -81,11 +81,11 @@ fn greedy_text_is_that_of_the_network_without_a_cache() {
 fn drawn_text_depends_on_the_seed_alone() {
     let decoder = decoder(&tiny(Architecture::Llama));
     let draw = |seed| {
-        let mut cache = decoder.cache(1, 40).unwrap();
+        let mut sequence = decoder.begin(40).unwrap();
         let sampling = Sampling { temperature: 1.0, top_p: 0.9, seed };
         let mut text = Vec::new();
         let stop = Stop { tokens: 30, ends: &[] };
-        generate(&decoder, &mut cache, &[1], sampling, stop, |token| {
+        generate(sequence.as_mut(), &[1], sampling, stop, |token| {
             text.push(token);
             Ok(true)
         })

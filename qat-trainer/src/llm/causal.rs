@@ -1,0 +1,47 @@
+//! What predicts the next token: the decoder in torch's operators, and the one on packed codes.
+
+use super::config::LlmConfig;
+use crate::error::Result;
+use std::fmt::Debug;
+
+/// A network that predicts each token of a text from those before it.
+pub trait CausalModel: Debug {
+    /// Its shape.
+    fn config(&self) -> &LlmConfig;
+
+    /// An empty text of up to `room` tokens, or of the context if that is shorter.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Train`] if there is no memory for it.
+    fn begin(&self, room: usize) -> Result<Box<dyn Sequence + '_>>;
+
+    /// The mean of −ln p(token), nats, over all tokens of a window but the first one, each predicted from those before it.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Data`] for more tokens than the context, or tokens that the model does not have;
+    /// [`crate::ErrorKind::Train`] if torch refuses.
+    fn loss(&self, window: &[u32]) -> Result<f64>;
+}
+
+/// A text in progress, with what the network remembers of it.
+pub trait Sequence {
+    /// Tokens seen so far.
+    fn len(&self) -> usize;
+
+    /// Whether no token has been seen.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Tokens that there is room for.
+    fn room(&self) -> usize;
+
+    /// Forgets all tokens but the first `len`.
+    fn truncate(&mut self, len: usize);
+
+    /// Takes in one token or more; returns the logits behind the last one.
+    ///
+    /// # Errors
+    /// As [`CausalModel::loss`], and for more tokens than there is room for.
+    fn feed(&mut self, tokens: &[u32]) -> Result<Vec<f32>>;
+}

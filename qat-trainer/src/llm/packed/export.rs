@@ -1,0 +1,83 @@
+//! The packed file of a model that was quantised before.
+
+use super::index::Chat;
+use super::writer::{Parts, pack};
+use crate::autograd::slice;
+use crate::error::{Error, ErrorKind, Result};
+use crate::llm::model::LanguageModel;
+use crate::llm::quantised::{BlockQuant, QuantisedMatrix};
+use std::collections::BTreeMap;
+use tch::{Device, Kind, Tensor};
+
+impl LanguageModel {
+    /// The bytes of a packed file: matrices as `codes` has them, all else as numbers in f32. `tables`: how embedding and head
+    /// are rounded, to the nearest levels, where `codes` has none of them.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Model`] for codes of other matrices than the model's, or of other weights, bit for bit; those of [`pack`].
+    pub fn pack(
+        &self,
+        mut codes: BTreeMap<String, QuantisedMatrix>,
+        tables: Option<BlockQuant>,
+    ) -> Result<Vec<u8>> {
+        let mut tensors = BTreeMap::new();
+        let mut keep = |name: String, tensor: &Tensor| -> Result<()> {
+            let shape = tensor.size().iter().map(|&d| d as usize).collect();
+            tensors.insert(name, (shape, numbers(tensor)?));
+            Ok(())
+        };
+        let mut known = 0;
+        for (name, linear) in self.decoder.linears() {
+            if let Some(bias) = linear.bias() {
+                keep(format!("{name}.bias"), bias)?;
+            }
+            let weight = linear.weight()?;
+            let place = |e: Error| e.place(format!("matrix `{name}`"));
+            if let Some(matrix) = codes.get(&name) {
+                let [rows, columns] = [matrix.rows(), matrix.columns()].map(|n| n as i64);
+                if weight.size() != [rows, columns] || !same(&matrix.dequantise()?, &numbers(&weight)?) {
+                    let problem = "the codes are those of other weights";
+                    return Err(place(
+                        Error::new(ErrorKind::Model, problem).remedy("quantise the model again"),
+                    ));
+                }
+                known += 1;
+            } else if let Some(how) = tables.filter(|_| !name.starts_with("model.layers.")) {
+                let columns = weight.size2()?.1 as usize;
+                let matrix = QuantisedMatrix::fit(how, &numbers(&weight)?, columns, None).map_err(place)?;
+                codes.insert(name, matrix);
+                known += 1;
+            } else {
+                keep(format!("{name}.weight"), &weight)?;
+            }
+        }
+        if known != codes.len() {
+            let problem = format!("codes of {} matrices, of which the model has {known}", codes.len());
+            return Err(Error::new(ErrorKind::Model, problem).remedy("quantise the model again"));
+        }
+        for (name, weight) in self.decoder.norms() {
+            keep(format!("{name}.weight"), weight)?;
+        }
+        let chat = self.chat.as_ref().map(|chat| {
+            let (bos, eos) = chat.ends();
+            Chat { template: chat.source().into(), bos: bos.into(), eos: eos.into() }
+        });
+        pack(&Parts {
+            config: self.decoder.config(),
+            ends: &self.ends,
+            chat,
+            tokenizer: &self.tokenizer.to_json()?,
+            matrices: &codes,
+            tensors: &tensors,
+        })
+    }
+}
+
+fn numbers(tensor: &Tensor) -> Result<Vec<f32>> {
+    let plain = tensor.f_detach()?.f_to_device(Device::Cpu)?.f_to_kind(Kind::Float)?.f_contiguous()?;
+    Ok(slice(&plain)?.to_vec())
+}
+
+fn same(a: &[f32], b: &[f32]) -> bool {
+    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.to_bits() == b.to_bits())
+}
