@@ -1,7 +1,11 @@
-//! Whether a `.piq` file is whole, carries its provenance, and computes what it says it computes.
+//! Whether a `.piq` file is whole, carries its provenance, and computes what it says it computes; and the same of quantised
+//! language models.
 
+mod decoder;
 mod layouts;
 mod reference;
+
+pub use decoder::{verify_folder, verify_packed};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::export::hex;

@@ -56,7 +56,8 @@ enum Command {
     Inspect(inspect::Arguments),
     /// Language models: perplexity, text, conversation.
     Llm(llm::Arguments),
-    /// Check that a .piq file is whole, states its provenance and reproduces its known answers.
+    /// Check that a .piq file is whole, states its provenance and reproduces its known answers; that the weights of a quantised
+    /// language model are those of its codes.
     Verify(verify::Arguments),
     /// Make a pair of keys for signing models.
     Keygen(keygen::Arguments),

@@ -2,17 +2,19 @@
 
 use super::output::{say, say_json};
 use super::read_model;
-use qat_trainer::Result;
 use qat_trainer::keys::read_public;
-use qat_trainer::verify::{Check, first_failure, verify};
+use qat_trainer::llm::packed::is_packed;
+use qat_trainer::verify::{Check, first_failure, verify, verify_folder, verify_packed};
+use qat_trainer::{Error, ErrorKind, Result};
 use serde::Serialize;
 use std::path::PathBuf;
 
 /// Arguments of `qat verify`.
 #[derive(clap::Args)]
 pub(super) struct Arguments {
-    /// The model.
-    #[arg(value_name = "MODEL.piq")]
+    /// The model: a `.piq` file of `qat export` or `qat llm export`, or a folder of `qat llm quantize`, whose weights are compared
+    /// with their codes.
+    #[arg(value_name = "MODEL")]
     model: PathBuf,
     /// The public key of who must have signed the file; without it a signature is not looked at.
     #[arg(long, value_name = "KEY.pub.pem")]
@@ -31,7 +33,19 @@ struct Answer<'a> {
 impl Arguments {
     pub(super) fn run(self) -> Result<()> {
         let signer = self.key.as_deref().map(read_public).transpose()?;
-        let checks = verify(&read_model(&self.model)?, signer.as_ref());
+        let packed = is_packed(&self.model)?;
+        if signer.is_some() && (packed || self.model.is_dir()) {
+            return Err(Error::new(ErrorKind::Spec, "language models carry no signature")
+                .file(&self.model)
+                .remedy("leave --key out"));
+        }
+        let checks = if self.model.is_dir() {
+            verify_folder(&self.model)?
+        } else if packed {
+            verify_packed(read_model(&self.model)?)
+        } else {
+            verify(&read_model(&self.model)?, signer.as_ref())
+        };
         let failure = first_failure(&checks);
         if self.json {
             say_json(&Answer { ok: failure.is_ok(), checks: &checks })?;

@@ -22,9 +22,6 @@ mod network;
 mod numbers;
 mod writer;
 
-#[cfg(test)]
-mod tests;
-
 pub use file::is_packed;
 pub use index::{Chat, Contents, KnownAnswer};
 pub use network::PackedDecoder;

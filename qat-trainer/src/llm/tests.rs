@@ -3,6 +3,7 @@
 mod bad_files;
 mod memory;
 mod network;
+mod packed;
 mod reference;
 
 use super::config::{Architecture, LlmConfig, tiny};

@@ -1,7 +1,8 @@
 //! Every operation of every backend against the arrays of the portable one, or against plain arithmetic.
 
-use super::{GROUP_FACTORS, IntKernel, Ints};
+use super::{GROUP_FACTORS, HALF_SCALE, IntKernel, Ints};
 use crate::arch::Backend;
+use crate::quantizer::F16;
 
 /// Bytes without a pattern.
 fn noise(seed: u32) -> [u8; 64] {
@@ -139,6 +140,44 @@ impl IntKernel for Operations {
             assert_eq!(sums(factors), all, "{name}, log {log}");
             let scaled: Vec<i32> = plain.iter().zip(&all).map(|(a, b)| a * b + a).collect();
             assert_eq!(sums(v.add_scaled(loaded, loaded, factors)), scaled, "{name}");
+        }
+
+        let fours = |products: &[i32]| -> Vec<i32> {
+            products.chunks(4).zip(&plain).map(|(four, &a)| a + four.iter().sum::<i32>()).collect()
+        };
+        assert_eq!(sums(v.dot(loaded, weights, activations)), fours(&expected), "{name}");
+        assert_eq!(sums(v.dot_signed_neighbours(loaded, packed, activations)), fours(&signed), "{name}");
+
+        let numbers = |of: V::Reals| {
+            let mut to = [0; LEN];
+            v.store_reals(of, &mut to);
+            to.as_chunks::<4>().0.iter().map(|&x| f32::from_le_bytes(x)).collect::<Vec<f32>>()
+        };
+        let reals: Vec<f32> = plain.iter().map(|&a| a as f32 * 0.3).collect();
+        let mut stored = [0; LEN];
+        stored.as_chunks_mut::<4>().0.iter_mut().zip(&reals).for_each(|(to, a)| *to = a.to_le_bytes());
+        let loaded_reals = v.reals(&stored);
+        assert_eq!(numbers(loaded_reals), reals, "{name}");
+        // Beyond 24 bits, where it rounds.
+        let wide: Vec<i32> = raw[..LEN].as_chunks::<4>().0.iter().map(|&x| i32::from_le_bytes(x)).collect();
+        let to_reals = numbers(v.to_reals(v.sums(&first(&raw))));
+        assert_eq!(to_reals, wide.iter().map(|&x| x as f32).collect::<Vec<_>>(), "{name}");
+        let b = v.to_reals(v.sums(&first(&raw)));
+        let each = |f: &dyn Fn(f32, f32) -> f32| -> Vec<f32> {
+            reals.iter().zip(&to_reals).map(|(&a, &b)| f(a, b)).collect()
+        };
+        assert_eq!(numbers(v.times(loaded_reals, b)), each(&|a, b| a * b), "{name}");
+        assert_eq!(numbers(v.plus(loaded_reals, b)), each(&|a, b| a + b), "{name}");
+        for log in 0..=4 {
+            let halves = numbers(v.halves(v.half_spread(log), &first(&raw)));
+            let half = |i: usize| {
+                let bits = u16::from_le_bytes([raw[2 * (i >> log)], raw[2 * (i >> log) + 1]]);
+                let expected = f32::from_bits(u32::from(bits) << 13) * HALF_SCALE;
+                let number = F16::from_bits(bits);
+                assert!(!number.is_positive() || number.to_f32() == expected, "{bits:04x}");
+                expected
+            };
+            assert_eq!(halves, (0..LEN / 4).map(half).collect::<Vec<_>>(), "{name}, log {log}");
         }
     }
 }
