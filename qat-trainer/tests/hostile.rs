@@ -5,6 +5,7 @@
 
 mod common;
 
+use common::packed::{reworded, sealed};
 use common::{CSV, Fixture, failure, gzip};
 use std::fs;
 use std::path::Path;
@@ -100,15 +101,13 @@ fn files(sound: &[u8]) -> Vec<Hostile> {
     let wav = Met::Data("format = \"wav\"\ntrain = \"../hostile\"\nsplit = { share = 0.5 }");
     let weights: &[&str] = &["quantize", "hostile.safetensors", "--by-weight"];
     let model: &[&str] = &["inspect", "hostile.piq"];
+    let verify: &[&str] = &["verify", "hostile.piq"];
+    let decoder = std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/packed-v1.piq")).unwrap();
     let all_ones = |at: usize| {
         let mut bytes = sound.to_vec();
         bytes[at..at + 4].fill(0xff);
         // With the right checksum: what lies behind it is to be reached.
-        let (body, checksum) = bytes.split_last_chunk_mut().unwrap();
-        let mut crc = flate2::Crc::new();
-        crc.update(body);
-        *checksum = crc.sum().to_le_bytes();
-        bytes
+        sealed(bytes)
     };
     let description = |text: String| Hostile {
         code: SPEC,
@@ -187,6 +186,34 @@ fn files(sound: &[u8]) -> Vec<Hostile> {
         hostile(".piq: it claims 4 GiB", "hostile.piq", all_ones(8), Met::Command(model)),
         hostile(".piq: a section at 4 GiB", "hostile.piq", all_ones(24), Met::Command(model)),
         hostile(".piq: cut in half", "hostile.piq", sound[..sound.len() / 2].to_vec(), Met::Command(model)),
+        hostile(
+            "packed decoder: cut in half",
+            "hostile.piq",
+            decoder[..decoder.len() / 2].to_vec(),
+            Met::Command(verify),
+        ),
+        hostile(
+            "packed decoder: an index of 4 GiB",
+            "hostile.piq",
+            {
+                let mut bytes = decoder.clone();
+                bytes[12..16].fill(0xff);
+                sealed(bytes)
+            },
+            Met::Command(verify),
+        ),
+        hostile(
+            "packed decoder: a million layers",
+            "hostile.piq",
+            reworded(&decoder, "\"num_hidden_layers\":1", "\"num_hidden_layers\":1000000"),
+            Met::Command(verify),
+        ),
+        hostile(
+            "packed decoder: a matrix of 10^18 rows",
+            "hostile.piq",
+            reworded(&decoder, "\"rows\":20", "\"rows\":1000000000000000000"),
+            Met::Command(verify),
+        ),
         named("TOML: a hundred thousand brackets", description(format!("data = {}", "[".repeat(100_000)))),
         named(
             "TOML: a layer of 2^62 channels",

@@ -234,6 +234,10 @@ fn seed(target: &str, corpus: &Path) -> Result<()> {
                 write(&format!("{}.piq", probe.name), &probe.file)?;
             }
         }
+        "packed_decoder" => {
+            let golden = root().join("qat-trainer/tests/golden/packed-v1.piq");
+            write("packed-v1.piq", &fs::read(&golden).with_context(|| golden.display().to_string())?)?;
+        }
         "cal_parse" => {
             let golden = root().join("qat-kernels/tests/golden");
             for entry in fs::read_dir(&golden).with_context(|| golden.display().to_string())? {

@@ -1,6 +1,7 @@
 //! `cargo xtask llm`: perplexities of SmolLM2-135M-Instruct, as shipped, with its matrices rounded, quantised on a text
 //! and trained with quantisation in the loop, and its continuation of a sentence, into `benches/results/llm.csv`.
 
+mod packed;
 mod ptq;
 mod qat;
 mod reasoning;
@@ -161,6 +162,7 @@ pub(crate) fn run(only: &[String], seeds: usize, yes: bool) -> Result<()> {
             record("llm", &format!("cargo xtask llm {case}"), &figures)?;
         }
     }
+    packed::run(&chosen, &model, &texts[0], &speeches[0])?;
     let case = "smollm2_capital_of_france";
     if chosen(case) {
         let text = output(

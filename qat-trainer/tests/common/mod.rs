@@ -1,6 +1,8 @@
 //! A small data set with a run folder as training leaves it, and the real binary to try on them.
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
+pub(crate) mod packed;
+
 use flate2::{Compression, write::GzEncoder};
 use qat_trainer::checkpoint::Checkpoint;
 use qat_trainer::data::Dataset;

@@ -99,7 +99,8 @@ fn round(x: &[f32], to: &mut [i8; ACTIVATION_BLOCK]) -> f32 {
     }
     for (to, x) in to.iter_mut().zip(x) {
         // Within ±127 but for roundings far below ½.
-        *to = ((x * inverse + MAGIC).to_bits() as u8).cast_signed();
+        let biased = x * inverse + MAGIC;
+        *to = if biased.is_nan() { 0 } else { (biased.to_bits() as u8).cast_signed() };
     }
     largest / 127.0
 }

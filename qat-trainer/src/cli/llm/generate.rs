@@ -6,6 +6,7 @@ use qat_trainer::llm::{Generation, Sequence, Stop, TextModel, generate};
 use qat_trainer::{Error, Result};
 use serde::Serialize;
 use std::io::{ErrorKind as Io, Write};
+use std::time::Instant;
 
 /// What was written.
 #[derive(Serialize)]
@@ -13,6 +14,8 @@ pub(super) struct Written {
     text: String,
     tokens: usize,
     end: Generation,
+    /// From the first token on to the last one; nothing of fewer than two.
+    tokens_per_second: Option<f64>,
 }
 
 impl Written {
@@ -41,7 +44,11 @@ pub(super) fn write(
 ) -> Result<Written> {
     let (mut tokens, mut shown) = (Vec::new(), 0);
     let stop = Stop { tokens: sample.tokens(), ends: &model.ends };
+    let (mut first, mut last) = (None, None);
     let end = generate(sequence, prompt, sample.sampling(), stop, |token| {
+        let now = Instant::now();
+        first.get_or_insert(now);
+        last = Some(now);
         tokens.push(token);
         if !show {
             return Ok(true);
@@ -57,7 +64,10 @@ pub(super) fn write(
     if show {
         print(text.get(shown..).unwrap_or_default())?;
     }
-    Ok(Written { text, tokens: tokens.len(), end })
+    let seconds = first.zip(last).map(|(first, last)| (last - first).as_secs_f64());
+    let tokens_per_second =
+        seconds.filter(|seconds| *seconds > 0.0).map(|seconds| (tokens.len() - 1) as f64 / seconds);
+    Ok(Written { text, tokens: tokens.len(), end, tokens_per_second })
 }
 
 /// Writes without a line's end; whether somebody still reads.

@@ -63,6 +63,7 @@ impl LanguageModel {
             Chat { template: chat.source().into(), bos: bos.into(), eos: eos.into() }
         });
         pack(&Parts {
+            tool: concat!("qat ", env!("CARGO_PKG_VERSION")),
             config: self.decoder.config(),
             ends: &self.ends,
             chat,

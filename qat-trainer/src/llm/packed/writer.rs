@@ -20,6 +20,8 @@ const KNOWN: usize = 16;
 /// What goes into a file.
 #[derive(Debug)]
 pub struct Parts<'a> {
+    /// What writes the file.
+    pub tool: &'a str,
     /// The shape of the decoder.
     pub config: &'a LlmConfig,
     /// Tokens that end a text or a turn.
@@ -56,7 +58,7 @@ pub fn pack(parts: &Parts<'_>) -> Result<Vec<u8>> {
     let unwritable =
         |e: serde_json::Error| Error::new(ErrorKind::Io, format!("the index cannot be written: {e}"));
     let mut index = Index {
-        tool: concat!("qat ", env!("CARGO_PKG_VERSION")).into(),
+        tool: parts.tool.into(),
         config: serde_json::from_str(&parts.config.to_json("float32")?).map_err(unwritable)?,
         ends: parts.ends.to_vec(),
         chat: parts.chat.clone(),
