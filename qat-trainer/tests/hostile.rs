@@ -205,7 +205,7 @@ fn files(sound: &[u8]) -> Vec<Hostile> {
         hostile(
             "packed decoder: a million layers",
             "hostile.piq",
-            reworded(&decoder, "\"num_hidden_layers\":1", "\"num_hidden_layers\":1000000"),
+            reworded(&decoder, "\"num_hidden_layers\":2", "\"num_hidden_layers\":1000000"),
             Met::Command(verify),
         ),
         hostile(
