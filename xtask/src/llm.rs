@@ -162,7 +162,7 @@ pub(crate) fn run(only: &[String], seeds: usize, yes: bool) -> Result<()> {
             record("llm", &format!("cargo xtask llm {case}"), &figures)?;
         }
     }
-    packed::run(&chosen, &model, &texts[0], &speeches[0])?;
+    packed::run(chosen, &model, &texts[0], &speeches[0])?;
     let case = "smollm2_capital_of_france";
     if chosen(case) {
         let text = output(
