@@ -2,6 +2,7 @@
 
 mod anchors;
 mod fuzzing;
+mod language;
 mod presets;
 
 use crate::curves::CURVES;
@@ -113,6 +114,7 @@ pub fn pages() -> Vec<Page> {
         Page::new("qat-kernels/README.md", renew_kernels),
         Page::new("firmware/README.md", |text| between(text, "memory", &memory()?)),
         Page::new("docs/quantisation.md", |text| between(text, "sqnr", &errors()?)),
+        Page::new("docs/language-models.md", |text| between(text, "smollm2", &language::perplexities()?)),
         Page::new("fuzz/RESULTS.md", |text| between(text, "fuzz", &fuzzing::targets()?)),
         Page::new("benches/RESULTS.md", |_| anchors::page()),
     ];

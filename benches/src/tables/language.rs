@@ -1,0 +1,41 @@
+//! Table of a language model quantised in several ways.
+
+use crate::results::value_if_any;
+use anyhow::Result;
+
+/// Rows: the end of the case's name, and what was done.
+const SCHEMES: [(&str, &str); 9] = [
+    ("as_shipped", "as shipped"),
+    ("rtn_g32_3bit", "rounded to nearest, 3 bits, asymmetric groups of 32"),
+    ("ptq_compensated_b32_g16_3bit", "`qat llm quantize`, 3 bits, blocks of 32, k for each 16"),
+    ("qat_adaptive_k_g16_3bit", "trained in 3 bits from rounding, blocks of 64, k for each 16"),
+    ("qat_from_ptq_b32_g16_3bit", "trained in 3 bits from the codes of `qat llm quantize`"),
+    ("rtn_g32_2bit", "rounded to nearest, 2 bits, asymmetric groups of 32"),
+    ("ptq_compensated_b32_g16_2bit", "`qat llm quantize`, 2 bits, blocks of 32, k for each 16"),
+    ("qat_adaptive_k_g16_2bit", "trained in 2 bits from rounding, blocks of 64, k for each 16"),
+    ("qat_from_ptq_b32_g16_2bit", "trained in 2 bits from the codes of `qat llm quantize`"),
+];
+
+/// Texts: as cases name them.
+const TEXTS: [&str; 3] = ["lcet10", "alice29", "sotu"];
+
+/// Perplexities on each text. What has not been measured yet is left out.
+pub(super) fn perplexities() -> Result<String> {
+    let mut table = String::from(
+        "| SmolLM2-135M-Instruct | bits a weight | lcet10 | alice29 | held-out speeches |\n|---|---|---|---|---|\n",
+    );
+    for (scheme, name) in SCHEMES {
+        let figures = |metric: &str| {
+            let of = |text: &&str| value_if_any("llm", &format!("smollm2_{text}_{scheme}"), metric);
+            TEXTS.iter().map(of).collect::<Result<Vec<_>>>()
+        };
+        let perplexities = figures("perplexity")?;
+        if perplexities.iter().all(Option::is_none) {
+            continue;
+        }
+        let bits = figures("bits_per_weight")?.into_iter().flatten().next();
+        let cells = std::iter::once(bits).chain(perplexities).map(|cell| cell.unwrap_or_else(|| "–".into()));
+        table += &format!("| {name} | {} |\n", cells.collect::<Vec<_>>().join(" | "));
+    }
+    Ok(table)
+}
