@@ -29,7 +29,7 @@ const LANES: usize = 8;
 /// # Arithmetic
 ///
 /// The activations of a vector are rounded to int8, each run of [`ACTIVATION_BLOCK`] with the scale `a = max|x|/127` in f32:
-/// `x̂ = round(x·(127/max|x|))`, ties to even, within ±127; 0 where all are 0 (or the quotient is not finite). Then, for each
+/// `x̂ = round(x·(127/max|x|))`, ties to even, within ±127; 0 where the quotient is not finite, all being 0 or next to it. Then, for each
 /// *unit* u of 16 (2 bits), 8 (3 and 4 bits) or 4 neighbouring columns (5 to 8 bits),
 ///
 /// ```text
@@ -194,12 +194,16 @@ impl<'a> BlockMatrix<'a> {
     /// Rounds vectors of [`Self::columns`] numbers, one after the other, into `buffer` of [`Self::loaded_len`] bytes.
     ///
     /// # Errors
-    /// [`Error::NotDivisible`] of [`What::Input`]; [`Error::Length`] of [`What::Arena`].
+    /// [`Error::NotDivisible`] of [`What::Input`]; [`Error::Length`] of [`What::Arena`]; [`Error::NotFinite`] of
+    /// [`What::Input`].
     pub fn load<'b>(&self, x: &[f32], buffer: &'b mut [u8]) -> Result<Activations<'b>> {
         let columns = self.rows.columns;
         whole(What::Input, x.len(), columns)?;
         let vectors = x.len().checked_div(columns).unwrap_or(0);
         check_length(What::Arena, self.loaded_len(vectors), buffer.len())?;
+        if let Some(index) = x.iter().position(|x| !x.is_finite()) {
+            return Err(Error::NotFinite { what: What::Input, index });
+        }
         for (first, lanes) in batches(vectors) {
             let x = x.chunks_exact(columns).skip(first).take(lanes);
             let to = buffer.get_mut(first * self.vector_len()..).unwrap_or_default();

@@ -86,7 +86,7 @@ impl Load<'_> {
     }
 }
 
-/// Rounds activations that share a scale, and returns it.
+/// Rounds activations, which are finite and share a scale, and returns it.
 #[inline(always)]
 fn round(x: &[f32], to: &mut [i8; ACTIVATION_BLOCK]) -> f32 {
     let mut largest = 0f32;
@@ -99,8 +99,7 @@ fn round(x: &[f32], to: &mut [i8; ACTIVATION_BLOCK]) -> f32 {
     }
     for (to, x) in to.iter_mut().zip(x) {
         // Within ±127 but for roundings far below ½.
-        let biased = x * inverse + MAGIC;
-        *to = if biased.is_nan() { 0 } else { (biased.to_bits() as u8).cast_signed() };
+        *to = ((x * inverse + MAGIC).to_bits() as u8).cast_signed();
     }
     largest / 127.0
 }

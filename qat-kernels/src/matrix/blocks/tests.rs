@@ -178,6 +178,12 @@ fn what_does_not_fit_is_refused() {
     assert_eq!(matrix.load(&[0.0; 65], &mut buffer).map(|_| ()), Err(error));
     let error = Error::Length { what: What::Arena, expected: matrix.loaded_len(1), got: buffer.len() };
     assert_eq!(matrix.load(&[0.0; 64], &mut buffer).map(|_| ()), Err(error));
+    for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        let mut x = [0.0; 128];
+        x[70] = bad;
+        let error = Error::NotFinite { what: What::Input, index: 70 };
+        assert_eq!(matrix.load(&x, &mut buffer).map(|_| ()), Err(error));
+    }
     let x = matrix.load(&[0.0; 128], &mut buffer).unwrap();
     let mut y = [0.0; 6];
     let error = Err(Error::Length { what: What::Weights, expected: 3, got: 4 });

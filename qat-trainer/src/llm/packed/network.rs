@@ -154,6 +154,7 @@ impl PackedDecoder {
         for (&token, x) in tokens.iter().zip(x.chunks_mut(hidden)) {
             self.embedding.row(&self.file, token as usize, x)?;
         }
+        memory.prepare(tokens.len());
         for (layer, block) in self.blocks.iter().enumerate() {
             let [q, k, v, o] = &block.attention;
             let normed = norm(&x, &block.norms[0], eps);

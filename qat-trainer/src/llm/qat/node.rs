@@ -1,8 +1,8 @@
 //! The quantiser as an autograd node: `ŵ = Q(w, α)` with the estimator's gradient of w and LSQ's of log α.
 //!
 //! On the CPU qat-kernels computes both passes on the tensors' memory, on a GPU fused kernels do where they can be compiled;
-//! elsewhere torch's operators do. All go through the same order of operations, so that ŵ and the gradient of w are the same bit for bit. Only the sums over a step's weights are added up in
-//! another order. Divisors and steps are tensors and never numbers to torch: some of its devices multiply by the
+//! elsewhere torch's operators do. All go through the same order of operations, so that ŵ and the gradient of w are the same
+//! bit for bit. Only the sums over a step's weights are added up in another order. Divisors and steps are tensors and never numbers to torch: some of its devices multiply by the
 //! reciprocal of a number instead of dividing by it.
 
 use super::MatrixQuant;
