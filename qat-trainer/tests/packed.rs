@@ -168,6 +168,11 @@ fn the_loss_is_that_of_the_logits() {
     assert!((loss - sum / 38.0).abs() < 1e-6, "{loss}, {}", sum / 38.0);
     let e = decoder.loss(&[3; 42]).unwrap_err().to_string();
     assert!(e.contains("41 tokens are more than the 40"), "{e}");
+    for few in [&[][..], &[3]] {
+        let e = decoder.loss(few).unwrap_err().to_string();
+        assert!(e.contains("at least 2 are needed"), "{e}");
+    }
+    assert!(decoder.answer(&[]).unwrap_err().to_string().contains("at least 1"));
     for window in [[1, 20], [20, 1]] {
         let e = decoder.loss(&window).unwrap_err().to_string();
         assert!(e.contains("token 20 is none of the model's"), "{e}");
@@ -180,8 +185,10 @@ fn no_flipped_bit_and_no_truncation_goes_unnoticed() {
     for at in 0..good.len() {
         assert!(Contents::parse(&good[..at]).is_err(), "cut at {at}");
         let mut bad = good.clone();
-        bad[at] ^= 1 << (at % 8);
-        assert!(Contents::parse(&bad).is_err(), "byte {at}");
+        for bit in 0..8 {
+            bad[at] = good[at] ^ (1 << bit);
+            assert!(Contents::parse(&bad).is_err(), "bit {bit} of byte {at}");
+        }
     }
 }
 

@@ -57,7 +57,7 @@ fn quantisers(device: Device) -> Result<Vec<Figure>> {
     // The rows are no multiple of the widths of a GPU.
     let (w, g) = (numbers(1, &[37, 320], 0.3), numbers(2, &[37, 320], 1.0));
     let (w_there, g_there) = (w.f_to_device(device)?, g.f_to_device(device)?);
-    let (mut checked, mut largest) = (0, 0.0f64);
+    let (mut checked, mut unequal, mut largest) = (0, 0, 0.0f64);
     for quant in all()? {
         let ours = NodeQuantised::on(Backend::Kernels, &w, None, quant, None)?;
         let (of_w, of_alpha) = ours.gradients(&g)?;
@@ -66,11 +66,16 @@ fn quantisers(device: Device) -> Result<Vec<Figure>> {
             let (of_w_there, of_alpha_there) = there.gradients(&g_there)?;
             let same =
                 |a: &Tensor, b: &Tensor| -> Result<bool> { Ok(a.f_equal(&b.f_to_device(Device::Cpu)?)?) };
-            ensure!(
-                same(&ours.weight()?.f_detach()?, &there.weight()?.f_detach()?)?,
-                "{backend:?} {quant:?}: ŵ"
-            );
-            ensure!(same(&of_w, &of_w_there)?, "{backend:?} {quant:?}: the gradient of w");
+            let pairs = [
+                ("ŵ", ours.weight()?.f_detach()?, there.weight()?.f_detach()?),
+                ("the gradient of w", of_w.shallow_clone(), of_w_there),
+            ];
+            for (what, here, there) in pairs {
+                if !same(&here, &there)? {
+                    eprintln!("{backend:?} {quant:?}: {what} is another one");
+                    unequal += 1;
+                }
+            }
             let error = distance(&of_alpha, &of_alpha_there)?;
             ensure!(
                 error <= OF_LOG_ALPHA,
@@ -79,13 +84,14 @@ fn quantisers(device: Device) -> Result<Vec<Figure>> {
             (checked, largest) = (checked + 1, largest.max(error));
         }
     }
+    ensure!(unequal == 0, "{unequal} tensors of {checked} quantisers are not those of the CPU");
     println!(
         "{checked} quantisers: weights and their gradients equal, gradients of log α within {largest:.1e}"
     );
     let figure = |metric, value, unit| Figure::new("quantisers".into(), metric, value, unit);
     Ok(vec![
         figure("checked", checked.to_string(), ""),
-        figure("unequal", "0".into(), "").with_goal("0".into()),
+        figure("unequal", unequal.to_string(), "").with_goal("0".into()),
         figure("log_alpha_error", format!("{largest:.1e}"), "").with_goal(format!("{OF_LOG_ALPHA:e}")),
     ])
 }

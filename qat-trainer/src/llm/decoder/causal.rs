@@ -4,7 +4,7 @@ use super::Decoder;
 use crate::autograd::slice;
 use crate::error::Result;
 use crate::llm::cache::KvCache;
-use crate::llm::causal::{CausalModel, Sequence};
+use crate::llm::causal::{CausalModel, Sequence, at_least};
 use crate::llm::config::LlmConfig;
 use tch::{Device, Kind, Reduction, Tensor};
 
@@ -18,8 +18,9 @@ impl CausalModel for Decoder {
     }
 
     fn loss(&self, window: &[u32]) -> Result<f64> {
+        at_least(2, window)?;
         let tokens = ids(self, window)?;
-        let predicted = window.len().saturating_sub(1) as i64;
+        let predicted = window.len() as i64 - 1;
         tch::no_grad(|| {
             let given = tokens.f_narrow(0, 0, predicted)?.f_unsqueeze(0)?;
             let logits = self.logits(&self.hidden(&given)?.f_squeeze_dim(0)?)?.f_to_kind(Kind::Float)?;
@@ -49,6 +50,7 @@ impl Sequence for Text<'_> {
     }
 
     fn feed(&mut self, tokens: &[u32]) -> Result<Vec<f32>> {
+        at_least(1, tokens)?;
         let ids = ids(self.decoder, tokens)?.f_unsqueeze(0)?;
         let hidden = self.decoder.hidden_cached(&ids, &mut self.cache)?;
         let logits = tch::no_grad(|| self.decoder.logits(&hidden.f_narrow(1, ids.numel() as i64 - 1, 1)?))?;

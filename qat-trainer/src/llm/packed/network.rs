@@ -4,7 +4,7 @@ use super::attention::Memory;
 use super::index::{Codes, Contents};
 use super::numbers::{add, dot, gated, norm, rotate, surprise};
 use crate::error::{Error, ErrorKind, Result};
-use crate::llm::causal::{CausalModel, Sequence};
+use crate::llm::causal::{CausalModel, Sequence, at_least};
 use crate::llm::config::LlmConfig;
 use qat_kernels::pack::unpack;
 use qat_kernels::quantizer::{F16, unpack_divisors};
@@ -282,7 +282,8 @@ impl CausalModel for PackedDecoder {
     }
 
     fn loss(&self, window: &[u32]) -> Result<f64> {
-        let Some((_, given)) = window.split_last() else { return Ok(0.0) };
+        at_least(2, window)?;
+        let given = window.split_last().map_or(window, |(_, given)| given);
         let mut memory = Memory::new(&self.contents.config, given.len().min(self.contents.config.context));
         let hidden = self.hidden(&mut memory, given)?;
         let Contents { config: LlmConfig { hidden: width, vocabulary, .. }, .. } = self.contents;
@@ -317,6 +318,7 @@ impl Sequence for Text<'_> {
     }
 
     fn feed(&mut self, tokens: &[u32]) -> Result<Vec<f32>> {
+        at_least(1, tokens)?;
         let hidden = self.model.hidden(&mut self.memory, tokens)?;
         let width = self.model.contents.config.hidden;
         self.model.logits(hidden.get(hidden.len().saturating_sub(width)..).unwrap_or_default())

@@ -67,6 +67,8 @@ fn greedy_text_is_that_of_the_network_without_a_cache() {
         let logits = decoder.forward(&Tensor::from_slice(&ids).unsqueeze(0)).unwrap();
         assert_eq!(logits.get(0).get(-1).argmax(0, false).int64_value(&[]), i64::from(text[i]), "{i}");
     }
+    let nothing = sequence.feed(&[]).unwrap_err().to_string();
+    assert!(nothing.contains("at least 1") && decoder.loss(&prompt[..1]).is_err());
     // The same text again stops where it is told to.
     let ended = |stop, wanted: &mut dyn FnMut(u32) -> bool| {
         let mut text = decoder.begin(8).unwrap();
