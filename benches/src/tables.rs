@@ -114,7 +114,7 @@ pub fn pages() -> Vec<Page> {
         Page::new("qat-kernels/README.md", renew_kernels),
         Page::new("firmware/README.md", |text| between(text, "memory", &memory()?)),
         Page::new("docs/quantisation.md", |text| between(text, "sqnr", &errors()?)),
-        Page::new("docs/language-models.md", |text| between(text, "smollm2", &language::perplexities()?)),
+        Page::new("docs/language-models.md", renew_language),
         Page::new("fuzz/RESULTS.md", |text| between(text, "fuzz", &fuzzing::targets()?)),
         Page::new("benches/RESULTS.md", |_| anchors::page()),
     ];
@@ -153,6 +153,12 @@ fn renew_front(text: &str) -> Result<String> {
 fn renew_kernels(text: &str) -> Result<String> {
     let text = between(text, "sqnr", &errors()?)?;
     between(&text, "speed", &speeds()?)
+}
+
+/// The page on language models with every table made anew.
+fn renew_language(text: &str) -> Result<String> {
+    let text = between(text, "smollm2", &language::perplexities()?)?;
+    between(&text, "packed", &language::packed()?)
 }
 
 /// Instructions per multiply-accumulate of each layer on each core.

@@ -1,6 +1,6 @@
 //! Table of a language model quantised in several ways.
 
-use crate::results::value_if_any;
+use crate::results::{rival, value, value_if_any};
 use anyhow::Result;
 
 /// Rows: the end of the case's name, and what was done.
@@ -36,6 +36,31 @@ pub(super) fn perplexities() -> Result<String> {
         let bits = figures("bits_per_weight")?.into_iter().flatten().next();
         let cells = std::iter::once(bits).chain(perplexities).map(|cell| cell.unwrap_or_else(|| "–".into()));
         table += &format!("| {name} | {} |\n", cells.collect::<Vec<_>>().join(" | "));
+    }
+    Ok(table)
+}
+
+/// Packed files of that model: the end of the case's name, and its bits.
+const PACKED: [(&str, &str); 2] = [("packed_g16_3bit", "3"), ("packed_g16_2bit", "2")];
+
+/// Bytes, perplexity on the engine that runs the codes, and its speed beside torch's on the dequantised model.
+pub(super) fn packed() -> Result<String> {
+    let mut table = String::from(
+        "| bits | file | perplexity, dequantised | on the codes | tokens a second | torch, f32 | torch, bf16 |\n\
+         |---|---|---|---|---|---|---|\n",
+    );
+    for (scheme, bits) in PACKED {
+        let case = format!("smollm2_{scheme}");
+        let cells = [
+            bits.to_owned(),
+            format!("{} B", value("llm", &case, "file_bytes")?),
+            rival("llm", &case, "perplexity")?,
+            value("llm", &case, "perplexity")?,
+            format!("**{}**", value("llm", &case, "tokens_per_second")?),
+            rival("llm", &case, "tokens_per_second")?,
+            rival("llm", &case, "tokens_per_second_over_bf16")?,
+        ];
+        table += &format!("| {} |\n", cells.join(" | "));
     }
     Ok(table)
 }
