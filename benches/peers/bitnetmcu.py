@@ -147,7 +147,7 @@ def main():
     mean = sum(shares) / len(shares)
     print(f"mean {mean:.2f} %, spread {max(shares) - min(shares):.2f} %")
     if options.record:
-        [ours] = [row for row in results.read("presets") if (row["case"], row["metric"]) == (CASE, "accuracy_mean")]
+        [ours] = [row for row in results.read(results.path("presets")) if (row["case"], row["metric"]) == (CASE, "accuracy_mean")]
         rival = f"BitNetMCU's CNN, {size} weight bytes, {options.steps} steps"
         figure = {"case": CASE, "metric": "accuracy_beside_peers", "value": ours["value"], "unit": "%"}
         command = f"python benches/peers/bitnetmcu.py --seeds {options.seeds} --record"

@@ -66,7 +66,7 @@ def main():
         print(f"{name:<28} {ratio:.3f}", flush=True)
         figures.append({"case": CASE, "metric": f"{METRIC}_beside_peers", "rival": name, "rival_value": f"{ratio:.3f}"})
     if options.record:
-        [ours] = [row for row in results.read("training") if (row["case"], row["metric"]) == (CASE, METRIC)]
+        [ours] = [row for row in results.read(results.path("training")) if (row["case"], row["metric"]) == (CASE, METRIC)]
         figures = [figure | {"value": ours["value"]} for figure in figures]
         results.record("training", figures, "python benches/peers/overhead.py --record")
 

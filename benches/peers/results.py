@@ -15,24 +15,26 @@ def path(suite):
     return ROOT / "benches" / "results" / f"{suite}.csv"
 
 
-def read(suite):
-    """The rows of a suite, none if it has no file yet."""
-    if not path(suite).exists():
+def read(file):
+    """The rows of a file of figures, none if there is no such file yet."""
+    if not file.exists():
         return []
-    with path(suite).open(newline="") as file:
-        reader = csv.DictReader(file)
+    with file.open(newline="") as text:
+        reader = csv.DictReader(text)
         if reader.fieldnames != HEADER:
-            sys.exit(f"{path(suite)} has another schema")
+            sys.exit(f"{file} has another schema")
         return list(reader)
 
 
-def record(suite, figures, command):
-    """Puts figures, dicts of columns, in place of the rows of the same case, metric and rival."""
+def record(suite, figures, command, machine=None, file=None):
+    """Puts figures, dicts of columns, in place of the rows of the same case, metric and rival; into the suite's own file, and as
+    measured on this machine, unless told otherwise."""
+    file = pathlib.Path(file) if file else path(suite)
     commit = subprocess.run(["git", "-C", ROOT, "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
     common = dict.fromkeys(HEADER, "") | {
         "suite": suite,
         "command": command,
-        "machine": machine(),
+        "machine": machine or processor(),
         "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
         "commit": commit.stdout.strip(),
     }
@@ -42,17 +44,17 @@ def record(suite, figures, command):
         return tuple(row[column] for column in ("suite", "case", "metric", "rival"))
 
     replaced = {key(row) for row in new}
-    rows = [row for row in read(suite) if key(row) not in replaced] + new
-    scratch = path(suite).with_suffix(".csv.tmp")
+    rows = [row for row in read(file) if key(row) not in replaced] + new
+    scratch = file.with_suffix(".csv.tmp")
     scratch.parent.mkdir(parents=True, exist_ok=True)
-    with scratch.open("w", newline="") as file:
-        writer = csv.DictWriter(file, HEADER, lineterminator="\n")
+    with scratch.open("w", newline="") as text:
+        writer = csv.DictWriter(text, HEADER, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-    scratch.replace(path(suite))
+    scratch.replace(file)
 
 
-def machine():
+def processor():
     """As the other suites write it: processor and number of cores."""
     model = "unknown"
     for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines():
