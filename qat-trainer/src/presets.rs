@@ -31,6 +31,8 @@ presets!(
     "letter",
     "letter-3bit",
     "letter-mixed",
+    "letter-distilled",
+    "letter-teacher",
     "imu",
     "imu-3bit",
     "imu-mixed",

@@ -20,13 +20,16 @@ use tch::{Device, Kind, Tensor};
 /// | the gradient of log α | its sums of up to some thousand f32 are added in another order |
 /// | a decoder's loss in f32 | as above, in every product of matrices |
 /// | a decoder's gradients in f32 | as above; and a weight at the border of two levels may fall to either side |
+/// | a decoder in bf16 | its numbers have 8 bits, and both sides round at other places |
 const OF_LOG_ALPHA: f64 = 1e-5;
 const LOSS: f64 = 1e-4;
 const GRADIENTS: f64 = 2e-2;
+const LOSS_BF16: f64 = 1e-2;
+const GRADIENTS_BF16: f64 = 5e-2;
 
 pub(crate) fn run(device: Device) -> Result<Vec<Figure>> {
     let mut figures = quantisers(device)?;
-    figures.extend(decoder(device)?);
+    figures.extend(decoders(device)?);
     Ok(figures)
 }
 
@@ -96,30 +99,38 @@ fn quantisers(device: Device) -> Result<Vec<Figure>> {
     ])
 }
 
-/// A small decoder in f32, quantised and plain, here and there: its loss and gradients, and its loss after three steps.
-fn decoder(device: Device) -> Result<Vec<Figure>> {
-    let shape = Shape::named("tiny")?;
-    let weights = Weights::generated(&shape.config, 3)?;
+/// Small decoders, quantised and plain, here and there: their loss and gradients, and their loss after a step.
+fn decoders(device: Device) -> Result<Vec<Figure>> {
     let levels = Levels::new(2, Grid::MidRise)?;
     let adaptive = MatrixQuant {
         block: Some(16),
         ..MatrixQuant::new(WeightQuant { levels, step: StepRule::PiAdaptive { group: 8 } })
     };
     let mut figures = Vec::new();
-    for (case, quant) in [("decoder_plain", None), ("decoder_2bit", Some(adaptive))] {
-        let mut here = learning(&weights, &shape, quant, Device::Cpu, Backend::Kernels)?;
+    for (case, shape, kind, quant) in [
+        ("decoder_plain", "tiny", Kind::Float, None),
+        ("decoder_2bit", "tiny", Kind::Float, Some(adaptive)),
+        ("decoder_odd", "odd", Kind::Float, None),
+        ("decoder_bf16", "tiny", Kind::BFloat16, None),
+        ("decoder_odd_bf16", "odd", Kind::BFloat16, None),
+    ] {
+        let shape = Shape::named(shape)?;
+        let weights = Weights::generated(&shape.config, 3)?;
+        let (loss_goal, gradient_goal) =
+            if kind == Kind::Float { (LOSS, GRADIENTS) } else { (LOSS_BF16, GRADIENTS_BF16) };
+        let mut here = learning(&weights, &shape, (kind, quant), Device::Cpu, Backend::Kernels)?;
         let (mut of_loss, mut of_gradients) = (0.0f64, 0.0f64);
         for backend in Backend::all(device) {
-            let mut there = learning(&weights, &shape, quant, device, backend)?;
+            let mut there = learning(&weights, &shape, (kind, quant), device, backend)?;
             let (loss, grads) = gradients(&here, &shape)?;
             let (loss_there, grads_there) = gradients(&there, &shape)?;
             let off = (loss - loss_there).abs() / loss;
-            ensure!(off <= LOSS, "{case}, {backend:?}: the loss is {loss_there}, not {loss}");
+            ensure!(off <= loss_goal, "{case}, {backend:?}: the loss is {loss_there}, not {loss}");
             let mut largest = 0.0f64;
             for (a, b) in grads.iter().zip(&grads_there) {
                 largest = largest.max(distance(a, b)?);
             }
-            ensure!(largest <= GRADIENTS, "{case}, {backend:?}: a gradient is off by {largest:.1e}");
+            ensure!(largest <= gradient_goal, "{case}, {backend:?}: a gradient is off by {largest:.1e}");
             println!("{case}, {backend:?}: loss within {off:.1e}, gradients within {largest:.1e}");
             (of_loss, of_gradients) = (of_loss.max(off), of_gradients.max(largest));
             there.update(&grads_there, &rates(1))?;
@@ -132,8 +143,10 @@ fn decoder(device: Device) -> Result<Vec<Figure>> {
         let figure = |metric, value: f64, goal: f64| {
             Figure::new(case.into(), metric, format!("{value:.1e}"), "").with_goal(format!("{goal:e}"))
         };
-        figures
-            .extend([figure("loss_error", of_loss, LOSS), figure("gradient_error", of_gradients, GRADIENTS)]);
+        figures.extend([
+            figure("loss_error", of_loss, loss_goal),
+            figure("gradient_error", of_gradients, gradient_goal),
+        ]);
     }
     Ok(figures)
 }
@@ -146,11 +159,11 @@ fn rates(step: u32) -> Rates {
 fn learning(
     weights: &Weights,
     shape: &Shape,
-    quant: Option<MatrixQuant>,
+    (kind, quant): (Kind, Option<MatrixQuant>),
     device: Device,
     backend: Backend,
 ) -> Result<Decoder> {
-    let mut decoder = weights.decoder(&shape.config, Kind::Float, device)?;
+    let mut decoder = weights.decoder(&shape.config, kind, device)?;
     if let Some(quant) = quant {
         decoder.replace(|name, linear| {
             if !name.starts_with("model.layers.") {

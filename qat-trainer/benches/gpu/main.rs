@@ -22,7 +22,7 @@ use tch::Device;
 
 const SUITE: &str = "gpu";
 const USAGE: &str = "\
-usage: gpu [--device cpu|cuda|cuda:N] [--shape tiny|qwen-0.5b] [--rounds N] [--only PART]… [--out FILE.csv]
+usage: gpu [--device cpu|cuda|cuda:N] [--shape tiny|odd|qwen-0.5b] [--rounds N] [--only PART]… [--out FILE.csv]
            [--machine TEXT]
        gpu --compile sm_90    compile the fused kernels, without a GPU, and say what they need";
 

@@ -64,7 +64,18 @@ impl Shape {
                 rank: 4,
                 matrix: [48, 32],
             },
-            _ => bail!("no shape `{name}`; there are tiny and qwen-0.5b"),
+            // No multiple of what a GPU reads at once.
+            "odd" => Self {
+                name: "odd",
+                case: "odd",
+                config: config(2, 18, 3, 1, 35, 301, 16),
+                batch: 2,
+                time: 11,
+                chunk: 7,
+                rank: 2,
+                matrix: [35, 18],
+            },
+            _ => bail!("no shape `{name}`; there are tiny, odd and qwen-0.5b"),
         })
     }
 

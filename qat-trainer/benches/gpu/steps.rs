@@ -137,7 +137,7 @@ impl Trained {
     }
 
     fn step(&mut self, t: u32, tokens: &Tensor, targets: &Tensor) -> Result<f64> {
-        let (value, grads) = {
+        let (loss, grads) = {
             let loss = match &self.teacher {
                 Some(teacher) => {
                     let spans = vec![Span::Plain; targets.numel()];
@@ -150,12 +150,12 @@ impl Trained {
                 }
             };
             let grads = Tensor::f_run_backward(&[&loss], &self.decoder.leaves(), false, false)?;
-            (loss.f_double_value(&[])?, grads)
+            (loss.f_detach()?, grads)
         };
         let adamw = AdamW { lr: self.lr, weight_decay: 0.0, step: t, ..AdamW::default() };
         let rates = Rates { weights: Rule::AdamW(adamw), scales: adamw, factor: 1.0 };
         self.decoder.update(&grads, &rates)?;
-        Ok(value)
+        Ok(loss.f_double_value(&[])?)
     }
 }
 

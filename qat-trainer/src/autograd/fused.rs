@@ -1,5 +1,8 @@
-//! The kernels of `cuda/quantise.cu`: compiled for the GPU that is there at their first use, and launched on torch's stream.
+//! The kernels of `cuda/*.cu`: compiled for the GPU that is there at their first use, and launched on torch's stream. Here those
+//! of quantisers and AdamW, in [`decoder`] those of what lies between a decoder's matrices.
 #![allow(unsafe_code)]
+
+pub(crate) mod decoder;
 
 use super::device::index;
 use super::ffi;
@@ -99,7 +102,7 @@ const THREADS: u32 = 256;
 const BLOCKS: u32 = 16;
 
 /// The kernels, in the order of [`Kernel`].
-const NAMES: [&CStr; 13] = [
+const NAMES: [&CStr; 45] = [
     c"fake_quantise_f32_1",
     c"fake_quantise_f32_4",
     c"fake_quantise_bf16_1",
@@ -113,6 +116,38 @@ const NAMES: [&CStr; 13] = [
     c"adamw_bf16_1",
     c"adamw_bf16_4",
     c"adamw_log",
+    c"norm_f32_1",
+    c"norm_f32_4",
+    c"norm_bf16_1",
+    c"norm_bf16_4",
+    c"norm_gradient_f32_1",
+    c"norm_gradient_f32_4",
+    c"norm_gradient_bf16_1",
+    c"norm_gradient_bf16_4",
+    c"norm_weights_f32_1",
+    c"norm_weights_f32_4",
+    c"norm_weights_bf16_1",
+    c"norm_weights_bf16_4",
+    c"rotate_f32_1",
+    c"rotate_f32_4",
+    c"rotate_bf16_1",
+    c"rotate_bf16_4",
+    c"gated_f32_1",
+    c"gated_f32_4",
+    c"gated_bf16_1",
+    c"gated_bf16_4",
+    c"gated_gradients_f32_1",
+    c"gated_gradients_f32_4",
+    c"gated_gradients_bf16_1",
+    c"gated_gradients_bf16_4",
+    c"cross_entropy_f32_1",
+    c"cross_entropy_f32_4",
+    c"cross_entropy_bf16_1",
+    c"cross_entropy_bf16_4",
+    c"cross_entropy_gradient_f32_1",
+    c"cross_entropy_gradient_f32_4",
+    c"cross_entropy_gradient_bf16_1",
+    c"cross_entropy_gradient_bf16_4",
 ];
 
 /// Index of the first kernel of a kind.
@@ -122,6 +157,14 @@ enum Kernel {
     Gradients = 4,
     AdamW = 8,
     AdamWLog = 12,
+    Norm = 13,
+    NormGradient = 17,
+    NormWeights = 21,
+    Rotate = 25,
+    Gated = 29,
+    GatedGradients = 33,
+    CrossEntropy = 37,
+    CrossEntropyGradient = 41,
 }
 
 type Launch = unsafe extern "C" fn(
@@ -416,6 +459,7 @@ pub(crate) fn gradient_was_not_finite(device: Device) -> Result<bool> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::nvrtc::SOURCE;
     use super::*;
 
     #[test]
@@ -438,7 +482,7 @@ mod tests {
     fn structs_are_laid_out_as_in_the_source() {
         assert_eq!((size_of::<Quantiser>(), align_of::<Quantiser>()), (48, 4));
         assert_eq!((size_of::<Factors>(), align_of::<Factors>()), (36, 4));
-        let source = include_str!("../../cuda/quantise.cu");
+        let source = SOURCE.to_str().unwrap();
         assert!(NAMES.iter().all(|name| source.contains(name.to_str().unwrap())));
         assert!(source.contains(&format!("#define THREADS {THREADS}\n")));
     }

@@ -19,11 +19,13 @@ pub struct Compiled {
 }
 
 /// The fused kernels.
-const SOURCE: &CStr =
-    match CStr::from_bytes_with_nul(concat!(include_str!("../../cuda/quantise.cu"), "\0").as_bytes()) {
+pub(super) const SOURCE: &CStr = {
+    let files = concat!(include_str!("../../cuda/quantise.cu"), include_str!("../../cuda/decoder.cu"), "\0");
+    match CStr::from_bytes_with_nul(files.as_bytes()) {
         Ok(source) => source,
         Err(_) => panic!("the source has a NUL in it"),
-    };
+    }
+};
 
 /// Compiles the fused kernels for GPUs of an architecture such as `sm_90`. No GPU is needed.
 ///
@@ -72,7 +74,7 @@ fn compile(architecture: &str) -> Result<Compiled, String> {
     // SAFETY: both strings are NUL-terminated, there are no headers, and the result goes into a local.
     let rc = unsafe {
         let none = std::ptr::null();
-        create(&mut program, SOURCE.as_ptr(), c"quantise.cu".as_ptr(), 0, none, none)
+        create(&mut program, SOURCE.as_ptr(), c"kernels.cu".as_ptr(), 0, none, none)
     };
     if rc != 0 {
         return Err(format!("NVRTC begins with its error {rc}"));

@@ -3,9 +3,11 @@
 
 use super::decoder::Decoder;
 use crate::autograd::closure_node;
+use crate::autograd::fused::decoder as fused;
 use crate::distill::DistillationLoss;
 use crate::error::{Error, ErrorKind, Result};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 use tch::{Kind, Reduction, Tensor};
 
 /// Targets of this value are not predicted.
@@ -28,8 +30,30 @@ pub fn chunked_cross_entropy(
     let count = predicted(targets)?;
     in_chunks(decoder, hidden, chunk, &|logits, start, len| {
         let targets = targets.f_narrow(0, start, len)?;
-        let sum = logits.f_cross_entropy_loss(&targets, None::<Tensor>, Reduction::Sum, IGNORED, 0.0)?;
-        Ok(sum.f_div_scalar(count)?)
+        Ok(cross_entropy(logits, &targets)?.f_div_scalar(count)?)
+    })
+}
+
+/// The sum of −ln p(target). On a GPU the gradient takes the place of the logits: they must be of no other use, and there is one
+/// backward pass.
+fn cross_entropy(logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
+    if !fused::takes(logits.device(), logits.f_kind()?) {
+        let logits = logits.f_to_kind(Kind::Float)?;
+        return Ok(logits.f_cross_entropy_loss(targets, None::<Tensor>, Reduction::Sum, IGNORED, 0.0)?);
+    }
+    let (logits, targets) = (logits.f_contiguous()?, targets.f_contiguous()?);
+    let [losses, log_sums] = tch::no_grad(|| fused::cross_entropy(&logits, &targets))?;
+    let sum = losses.f_sum(Kind::Float)?;
+    let overwritten = AtomicBool::new(false);
+    closure_node(sum, &[&logits], &[&logits, &targets, &log_sums], move |grad, saved| {
+        let [logits, targets, log_sums] = saved else {
+            return Err(Error::new(ErrorKind::Train, "the logits are lost"));
+        };
+        if overwritten.swap(true, Ordering::Relaxed) {
+            return Err(Error::new(ErrorKind::Train, "a second backward pass through a cross-entropy"));
+        }
+        fused::cross_entropy_gradients(logits, targets, log_sums, &grad.f_contiguous()?)?;
+        Ok(vec![Some(logits.f_detach()?)])
     })
 }
 
@@ -50,7 +74,7 @@ pub fn chunked_divergence(
     let positions = ours.size2()?.0 as f64;
     in_chunks(student, ours, chunk, &|logits, start, len| {
         let answer = tch::no_grad(|| teacher.logits(&theirs.f_narrow(0, start, len)?))?;
-        let each = loss.each(logits, &answer.f_to_kind(Kind::Float)?, 0.0)?;
+        let each = loss.each(&logits.f_to_kind(Kind::Float)?, &answer.f_to_kind(Kind::Float)?, 0.0)?;
         Ok(each.f_sum(Kind::Float)?.f_div_scalar(positions)?)
     })
 }
@@ -63,8 +87,8 @@ pub(super) fn predicted(targets: &Tensor) -> Result<f64> {
     }
 }
 
-/// The sum of `piece` over chunks of positions: it gets the logits of a chunk in f32, `[len, vocabulary]`, with where it starts
-/// and its length, and returns a number. Gradients are made on the way, as [`chunked_cross_entropy`] says.
+/// The sum of `piece` over chunks of positions: it gets the logits of a chunk, `[len, vocabulary]` in the head's kind, with where it
+/// starts and its length, and returns a number. Gradients are made on the way, as [`chunked_cross_entropy`] says.
 pub(super) fn in_chunks(
     decoder: &Decoder,
     hidden: &Tensor,
@@ -75,7 +99,7 @@ pub(super) fn in_chunks(
         return Err(Error::new(ErrorKind::Spec, "chunks of 0 positions").remedy("use at least 1"));
     }
     let head = decoder.head();
-    let piece = |x: &Tensor, start, len| piece(&head.forward(x)?.f_to_kind(Kind::Float)?, start, len);
+    let piece = |x: &Tensor, start, len| piece(&head.forward(x)?, start, len);
     let leaves = head.leaves();
     // What is computed inside `no_grad` has no history, whatever it is computed from. (A mere view would claim its base's.)
     let mut learning = false;

@@ -167,7 +167,7 @@ impl DecoderTeacher {
             .f_add(&Tensor::f_from_slice(&reasoning)?.f_to_device(targets.device())?.f_mul_scalar(reason)?)?;
         let confidence = self.confidence(&theirs, targets, count, chunk)?;
         let mut total = in_chunks(student, &ours, chunk, &|logits, start, len| {
-            let targets = targets.f_narrow(0, start, len)?;
+            let (logits, targets) = (&logits.f_to_kind(Kind::Float)?, targets.f_narrow(0, start, len)?);
             let ce = logits.f_cross_entropy_loss(&targets, None::<Tensor>, Reduction::Sum, IGNORED, 0.0)?;
             let answer = tch::no_grad(|| self.decoder.logits(&theirs.f_narrow(0, start, len)?))?;
             let each = self.loss.each(logits, &answer, confidence)?;
@@ -207,7 +207,7 @@ impl DecoderTeacher {
         let sum = tch::no_grad(|| {
             in_chunks(&self.decoder, hidden, chunk, &|logits, start, len| {
                 let targets = targets.f_narrow(0, start, len)?;
-                let of_any = confidence(logits, &targets.f_clamp_min(0)?)?;
+                let of_any = confidence(&logits.f_to_kind(Kind::Float)?, &targets.f_clamp_min(0)?)?;
                 Ok(of_any.f_mul(&targets.f_ne(IGNORED)?)?.f_sum(Kind::Float)?)
             })
         })?;

@@ -2,7 +2,9 @@
 //! of a head is rotated together with number i of the second half.
 
 use super::config::LlmConfig;
-use crate::error::Result;
+use crate::autograd::closure_node;
+use crate::autograd::fused::decoder as fused;
+use crate::error::{Error, ErrorKind, Result};
 use tch::{Device, Kind, Tensor};
 
 /// Cosines and sines of all angles, `[context, head_dim]`, f32.
@@ -30,11 +32,30 @@ impl Rope {
 
     /// Rotates heads `[batch, heads, time, head_dim]` of tokens from position `start` on.
     pub(super) fn rotate(&self, x: &Tensor, start: i64) -> Result<Tensor> {
-        let (time, kind) = (x.size()[2], x.f_kind()?);
+        let (time, kind) = (x.size4()?.2, x.f_kind()?);
+        if fused::takes(x.device(), kind) {
+            return self.fused(x, start, time);
+        }
         let part = |table: &Tensor| table.f_narrow(0, start, time)?.f_to_kind(kind);
         let (first, second) = (x.f_narrow(-1, 0, self.half)?, x.f_narrow(-1, self.half, self.half)?);
         let turned = Tensor::f_cat(&[&second.f_neg()?, &first], -1)?;
         Ok(x.f_mul(&part(&self.cos)?)?.f_add(&turned.f_mul(&part(&self.sin)?)?)?)
+    }
+
+    /// The same in one pass, with the angles of bf16 in f32.
+    fn fused(&self, x: &Tensor, start: i64, time: i64) -> Result<Tensor> {
+        let [cos, sin] = [&self.cos, &self.sin].map(|table| table.f_narrow(0, start, time));
+        let (cos, sin) = (cos?, sin?);
+        // In the order in which a projection leaves them: nothing is copied.
+        let heads = x.f_transpose(1, 2)?.f_contiguous()?;
+        let turned = tch::no_grad(|| fused::rotate(&heads, [&cos, &sin], false))?;
+        let turned = closure_node(turned, &[&heads], &[&cos, &sin], |grad, saved| {
+            let [cos, sin] = saved else {
+                return Err(Error::new(ErrorKind::Train, "the angles are lost"));
+            };
+            Ok(vec![Some(fused::rotate(&grad.f_contiguous()?, [cos, sin], true)?)])
+        })?;
+        Ok(turned.f_transpose(1, 2)?)
     }
 
     /// Handles on the same tables.

@@ -266,13 +266,14 @@ impl<'a> LlmTrainer<'a> {
             let examples = indices(spec.seed, self.learned.len(), spec.batch, number);
             let batch = batch(examples.into_iter().map(|i| &self.learned[i]))?;
             let loss = self.loss(&model.decoder, &batch)?;
+            let new = Tensor::f_run_backward(&[&loss], &model.decoder.leaves(), false, false)?;
+            // Asked for as late as possible: a GPU is waited for here.
             let value = loss.f_double_value(&[])?;
             if !value.is_finite() {
                 return Err(Error::new(ErrorKind::Train, format!("the loss is {value}"))
                     .remedy("lower the learning rate or clip the gradients"));
             }
             total += value;
-            let new = Tensor::f_run_backward(&[&loss], &model.decoder.leaves(), false, false)?;
             if grads.is_empty() {
                 grads = new;
             } else {

@@ -1,7 +1,9 @@
 //! One block: `x ← x + attention(norm(x))`, then `x ← x + mlp(norm(x))`.
 
 use super::{Norm, prefix};
-use crate::error::Result;
+use crate::autograd::closure_node;
+use crate::autograd::fused::decoder as fused;
+use crate::error::{Error, ErrorKind, Result};
 use crate::llm::attention::{Attention, Heads};
 use crate::llm::cache::KvCache;
 use crate::llm::config::LlmConfig;
@@ -28,9 +30,24 @@ struct Mlp {
 
 impl Mlp {
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let gate = self.gate_proj.forward(x)?.f_silu()?;
-        self.down_proj.forward(&gate.f_mul(&self.up_proj.forward(x)?)?)
+        let (gate, up) = (self.gate_proj.forward(x)?, self.up_proj.forward(x)?);
+        self.down_proj.forward(&gated(&gate, &up)?)
     }
+}
+
+/// `silu(gate) ⊙ up`.
+fn gated(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
+    if !fused::takes(gate.device(), gate.f_kind()?) {
+        return Ok(gate.f_silu()?.f_mul(up)?);
+    }
+    let (gate, up) = (gate.f_contiguous()?, up.f_contiguous()?);
+    let product = tch::no_grad(|| fused::gated(&gate, &up))?;
+    closure_node(product, &[&gate, &up], &[&gate, &up], |grad, saved| {
+        let [gate, up] = saved else {
+            return Err(Error::new(ErrorKind::Train, "the gate is lost"));
+        };
+        Ok(fused::gated_gradients(gate, up, &grad.f_contiguous()?)?.map(Some).into())
+    })
 }
 
 impl Block {

@@ -1,7 +1,9 @@
 //! Root mean square norms.
 
+use crate::autograd::closure_node;
+use crate::autograd::fused::decoder as fused;
 use crate::checkpoint::Checkpoint;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::llm::learned::Weight as Learned;
 use crate::nn::Rates;
 use tch::{Kind, Tensor};
@@ -34,11 +36,28 @@ impl Norm {
 
     pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let kind = x.f_kind()?;
+        if fused::takes(x.device(), kind) {
+            return self.fused(x);
+        }
         // f64 stays f64: tests compare in it.
         let wide = if kind == Kind::BFloat16 { x.f_to_kind(Kind::Float)? } else { x.shallow_clone() };
         let mean = wide.f_square()?.f_mean_dim([-1i64].as_slice(), true, None::<Kind>)?;
         let normed = wide.f_mul(&mean.f_add_scalar(self.eps)?.f_rsqrt()?)?;
         Ok(normed.f_to_kind(kind)?.f_mul(&self.weight().f_to_kind(kind)?)?)
+    }
+
+    /// The same in one pass over x, and one or two over its gradient.
+    fn fused(&self, x: &Tensor) -> Result<Tensor> {
+        let (x, w) = (x.f_contiguous()?, self.weight().f_to_kind(Kind::Float)?);
+        let learns = w.requires_grad();
+        let (y, scales) = tch::no_grad(|| fused::norm(&x, &w, self.eps))?;
+        closure_node(y, &[&x, &w], &[&x, &w, &scales], move |grad, saved| {
+            let [x, w, scales] = saved else {
+                return Err(Error::new(ErrorKind::Train, "the norm's operands are lost"));
+            };
+            let (of_x, of_w) = fused::norm_gradients([x, w, scales], &grad.f_contiguous()?, learns)?;
+            Ok(vec![Some(of_x), of_w])
+        })
     }
 
     pub(super) fn share(&self) -> Self {
