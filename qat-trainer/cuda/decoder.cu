@@ -4,14 +4,6 @@
 // Follows quantise.cu in one source: its types and rules hold here as well. T is float or bf16; all is computed in float,
 // and rounded to T where a result is stored. No atomic operation is used.
 
-QAT_FUNCTION float exponential(float x) {
-#ifdef QAT_HOST
-  return __builtin_expf(x);
-#else
-  return expf(x);
-#endif
-}
-
 // x as T holds it.
 template <typename T>
 QAT_FUNCTION float rounded(float x) {

@@ -1,12 +1,23 @@
-// Runs the arithmetic of quantise.cu on a CPU, for the test that compares it with qat-kernels. Reads one job from the
-// standard input and writes the results to the standard output, as 32-bit numbers (16-bit for bf16) of this machine.
+// Runs the arithmetic of the kernels on a CPU, for the test that compares it with qat-kernels and with formulas. Reads one
+// job from the standard input and writes the results to the standard output, as 32-bit numbers (16-bit for bf16) of this
+// machine. `scales` are α's moments beside it: m, v.
 //
-//   0, Quantiser, groups; w, alpha, k, gradients  ->  ŵ; ŵ in bf16; gradients of w; the same from bf16 gradients;
-//                                                     gradients of log α
-//   1, AdamW, count; w, m, v, gradients           ->  w, m, v
+//   0, Quantiser, groups; w, alpha, k, gradients        ->  ŵ; ŵ in bf16; gradients of w; the same from bf16 gradients;
+//                                                           gradients of log α
+//   1, AdamW, count; w, m, v, gradients                 ->  w, m, v
+//   2, Quantiser, groups, AdamW; w, alpha, k, gradients,
+//      m, v, scales' m, v                               ->  w, alpha, m, v, scales' m, v, ŵ
+//   3, rows, width, ε; x, w, gradients                  ->  a norm's y; gradients of x
+//   4, tokens, heads, half; x, cosines, sines           ->  heads turned; and turned back
+//   5, count; gate, up, gradients                       ->  the gate's y; gradients of gate, up
+//   6, rows, width, factor; logits, targets             ->  ln Σ exp of the rows; gradients of the logits
 
 #define QAT_HOST
 #include "quantise.cu"
+#include "learn.cu"
+#include "decoder.cu"
+
+#include <cmath>
 
 #include <cstdio>
 #include <cstdlib>
@@ -62,23 +73,136 @@ static void quantiser(const Quantiser& q, int groups) {
   write(of_alpha);
 }
 
-int main() {
-  if (read<int>(1)[0] == 0) {
-    auto q = read<Quantiser>(1)[0];
-    int groups = read<int>(1)[0];
-    bool whole = q.length % 4 == 0 && q.group % 4 == 0;
-    if (whole) {
-      quantiser<4>(q, groups);
-    } else {
-      quantiser<1>(q, groups);
-    }
-  } else {
+template <int V>
+static void learn(const Quantiser& q, int groups, const AdamW& a) {
+  size_t count = (size_t)q.length * q.blocks;
+  auto w = read<float>(count), alpha = read<float>(q.blocks), divisors = read<float>(groups);
+  auto grad = read<float>(count), m = read<float>(count), v = read<float>(count);
+  auto alpha_m = read<float>(q.blocks), alpha_v = read<float>(q.blocks);
+  std::vector<float> w_hat(count);
+  int flag = 0;
+  for (int b = 0; b < q.blocks; b++) {
+    std::vector<float> parts(q.lanes);
+    for (int l = 0; l < q.lanes; l++)
+      parts[l] = learn_lane<float, V>(q, a, w.data(), alpha.data(), divisors.data(), grad.data(), m.data(), v.data(),
+                                      &flag, b, l);
+    learn_alpha(q, a, alpha.data(), alpha_m.data(), alpha_v.data(), sum(parts), &flag, b);
+    for (int l = 0; l < q.lanes; l++)
+      fake_quantise_lane<float, V>(q, w.data(), alpha.data(), divisors.data(), w_hat.data(), b, l);
+  }
+  if (flag) exit(4);
+  for (auto* x : {&w, &alpha, &m, &v, &alpha_m, &alpha_v, &w_hat}) write(*x);
+}
+
+static void quantisers(bool learns) {
+  auto q = read<Quantiser>(1)[0];
+  int groups = read<int>(1)[0];
+  bool whole = q.length % 4 == 0 && q.group % 4 == 0;
+  if (learns) {
     auto a = read<AdamW>(1)[0];
-    int count = read<int>(1)[0];
-    auto w = read<float>(count), m = read<float>(count), v = read<float>(count), grad = read<float>(count);
-    for (int i = 0; i < count; i++) adamw_update(a, w[i], grad[i] * a.factor, m[i], v[i]);
-    write(w);
-    write(m);
-    write(v);
+    whole ? learn<4>(q, groups, a) : learn<1>(q, groups, a);
+  } else {
+    whole ? quantiser<4>(q, groups) : quantiser<1>(q, groups);
+  }
+}
+
+static void adamw() {
+  auto a = read<AdamW>(1)[0];
+  int count = read<int>(1)[0];
+  auto w = read<float>(count), m = read<float>(count), v = read<float>(count), grad = read<float>(count);
+  for (int i = 0; i < count; i++) adamw_update(a, w[i], grad[i] * a.factor, m[i], v[i]);
+  write(w);
+  write(m);
+  write(v);
+}
+
+template <int V>
+static void norm(int rows, int width, float eps) {
+  size_t count = (size_t)rows * width;
+  auto x = read<float>(count), w = read<float>(width), grad = read<float>(count);
+  std::vector<float> y(count), of_x(count);
+  for (size_t start = 0; start < count; start += width) {
+    std::vector<float> squares(32), dots(32);
+    for (int l = 0; l < 32; l++) {
+      squares[l] = squares_lane<float, V>(&x[start], width, l);
+      dots[l] = norm_dot_lane<float, V>(&x[start], w.data(), &grad[start], width, l);
+    }
+    float scale = norm_scale(sum(squares), width, eps), dot = sum(dots);
+    for (int l = 0; l < 32; l++) {
+      norm_lane<float, V>(&x[start], w.data(), scale, &y[start], width, l);
+      norm_gradient_lane<float, V>(&x[start], w.data(), scale, dot, &grad[start], &of_x[start], width, l);
+    }
+  }
+  write(y);
+  write(of_x);
+}
+
+template <int V>
+static void rotate(int tokens, int heads, int half) {
+  size_t width = 2 * half, count = tokens * heads * width;
+  auto x = read<float>(count), cosines = read<float>(tokens * width), sines = read<float>(tokens * width);
+  std::vector<float> turned(count), back(count);
+  for (float sign : {1.0f, -1.0f})
+    for (size_t head = 0; head < (size_t)tokens * heads; head++)
+      for (int i = 0; i < half; i += V) {
+        size_t at = head * width + i, angle = head / heads * width + i;
+        rotate_pairs<float, V>(&(sign > 0 ? x : turned)[at], &cosines[angle], &sines[angle], sign,
+                               &(sign > 0 ? turned : back)[at], half);
+      }
+  write(turned);
+  write(back);
+}
+
+static void gates(int count) {
+  auto gate = read<float>(count), up = read<float>(count), grad = read<float>(count);
+  std::vector<float> y, of_gate, of_up;
+  for (int i = 0; i < count; i++) {
+    GatedGradients both = gated_gradients(gate[i], up[i], grad[i]);
+    y.push_back(gated(gate[i], up[i]));
+    of_gate.push_back(both.of_gate);
+    of_up.push_back(both.of_up);
+  }
+  write(y);
+  write(of_gate);
+  write(of_up);
+}
+
+template <int V>
+static void cross_entropy(int rows, int width, float factor) {
+  const int lanes = 256;
+  auto logits = read<float>((size_t)rows * width);
+  auto targets = read<int>(rows);
+  std::vector<float> log_sums;
+  for (int row = 0; row < rows; row++) {
+    float* own = &logits[(size_t)row * width];
+    Peak all = peak_lane<float, V>(own, width, 0, lanes);
+    for (int l = 1; l < lanes; l++) all = joined(all, peak_lane<float, V>(own, width, l, lanes));
+    log_sums.push_back(all.largest + std::log(all.sum));
+    for (int l = 0; l < lanes; l++)
+      cross_entropy_gradient_lane<float, V>(own, targets[row], log_sums[row], factor, width, l, lanes);
+  }
+  write(log_sums);
+  write(logits);
+}
+
+int main() {
+  int job = read<int>(1)[0];
+  if (job == 0 || job == 2) {
+    quantisers(job == 2);
+  } else if (job == 1) {
+    adamw();
+  } else if (job == 3) {
+    int rows = read<int>(1)[0], width = read<int>(1)[0];
+    float eps = read<float>(1)[0];
+    width % 4 == 0 ? norm<4>(rows, width, eps) : norm<1>(rows, width, eps);
+  } else if (job == 4) {
+    int tokens = read<int>(1)[0], heads = read<int>(1)[0], half = read<int>(1)[0];
+    half % 4 == 0 ? rotate<4>(tokens, heads, half) : rotate<1>(tokens, heads, half);
+  } else if (job == 5) {
+    gates(read<int>(1)[0]);
+  } else {
+    int rows = read<int>(1)[0], width = read<int>(1)[0];
+    float factor = read<float>(1)[0];
+    width % 4 == 0 ? cross_entropy<4>(rows, width, factor) : cross_entropy<1>(rows, width, factor);
   }
 }

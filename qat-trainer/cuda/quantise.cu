@@ -82,6 +82,14 @@ QAT_FUNCTION float quotient(float a, float b) {
 #endif
 }
 
+QAT_FUNCTION float exponential(float x) {
+#ifdef QAT_HOST
+  return __builtin_expf(x);
+#else
+  return expf(x);
+#endif
+}
+
 QAT_FUNCTION float absolute(float x) { return of_bits(bits_of(x) & 0x7fffffffu); }
 
 QAT_FUNCTION bool finite(float x) { return (bits_of(x) & 0x7f800000u) != 0x7f800000u; }
@@ -156,6 +164,15 @@ QAT_FUNCTION void adamw_update(const AdamW& a, float& w, float g, float& m, floa
   m = normal(a.beta1 * m + a.rest1 * g);
   v = normal(a.beta2 * v + (a.rest2 * g) * g);
   w = w * a.decay - quotient(a.rate * m, root(v) * a.scale + a.eps);
+}
+
+// One update of a positive number with its moments, given the gradient of its logarithm: α ← α·exp(δ).
+QAT_FUNCTION void adamw_log_update(const AdamW& a, float& alpha, float g, float& m, float& v) {
+  float change = 0.0f;
+  adamw_update(a, change, g, m, v);
+  alpha = alpha * exponential(change);
+  alpha = alpha > 1e-20f ? alpha : 1e-20f;
+  alpha = alpha < 1e20f ? alpha : 1e20f;
 }
 
 // V numbers that are read or written at once.
@@ -297,13 +314,10 @@ __global__ void __launch_bounds__(THREADS)
   for (long long i = (long long)blockIdx.x * THREADS + threadIdx.x; i < count;
        i += (long long)gridDim.x * THREADS) {
     float g = grad[i] * a.factor;
-    if (finite(g)) {
-      float change = 0.0f;
-      adamw_update(a, change, g, m[i], v[i]);
-      alpha[i] = fminf(fmaxf(alpha[i] * expf(change), 1e-20f), 1e20f);
-    } else {
+    if (finite(g))
+      adamw_log_update(a, alpha[i], g, m[i], v[i]);
+    else
       *flag = 1;
-    }
   }
 }
 }

@@ -7,7 +7,7 @@ use qat_kernels::config::StepRule;
 use qat_kernels::ste_simd::AdamW;
 use qat_kernels::{Grid, Levels, SteVariant};
 use qat_trainer::llm::{
-    Backend, Decoder, Linear, MatrixQuant, NodeQuantised, Rates, Rule, chunked_cross_entropy,
+    Backend, Decoder, DeviceQuantised, Linear, MatrixQuant, NodeQuantised, Rates, Rule, chunked_cross_entropy,
 };
 use qat_trainer::spec::WeightQuant;
 use tch::{Device, Kind, Tensor};
@@ -29,6 +29,9 @@ const GRADIENTS_BF16: f64 = 5e-2;
 
 pub(crate) fn run(device: Device) -> Result<Vec<Figure>> {
     let mut figures = quantisers(device)?;
+    if Backend::on(device) == Backend::Fused {
+        figures.push(updates(device)?);
+    }
     figures.extend(decoders(device)?);
     Ok(figures)
 }
@@ -97,6 +100,34 @@ fn quantisers(device: Device) -> Result<Vec<Figure>> {
         figure("unequal", unequal.to_string(), "").with_goal("0".into()),
         figure("log_alpha_error", format!("{largest:.1e}"), "").with_goal(format!("{OF_LOG_ALPHA:e}")),
     ])
+}
+
+/// The kernel that makes a whole update at once, against those that make its parts: three updates, and what the network computes
+/// with behind each.
+fn updates(device: Device) -> Result<Figure> {
+    let mut checked = 0;
+    // Rows for a warp, and rows for a block of threads.
+    for (rows, row) in [(37, 320), (5, 1344)] {
+        for kind in [Kind::Float, Kind::BFloat16] {
+            let w = numbers(1, &[rows, row], 0.3).f_to_device(device)?.f_to_kind(kind)?;
+            for quant in all()? {
+                let mut parts = NodeQuantised::on(Backend::Fused, &w, None, quant, None)?;
+                let mut whole = DeviceQuantised::new(&w, None, quant, None)?;
+                for t in 1..=3 {
+                    let g =
+                        numbers(1 + i64::from(t), &[rows, row], 1.0).f_to_device(device)?.f_to_kind(kind)?;
+                    let (of_w, of_alpha) = parts.gradients(&g)?;
+                    parts.update(&[of_w, of_alpha], &rates(t))?;
+                    whole.update(&[g], &rates(t))?;
+                    let same = parts.weight()?.f_equal(&whole.weight()?)?;
+                    ensure!(same, "{quant:?} in {kind:?}, update {t}: the whole is not the sum of its parts");
+                    checked += 1;
+                }
+            }
+        }
+    }
+    println!("{checked} updates at once: what their parts make");
+    Ok(Figure::new("updates".into(), "equal", checked.to_string(), ""))
 }
 
 /// Small decoders, quantised and plain, here and there: their loss and gradients, and their loss after a step.

@@ -1,8 +1,10 @@
 //! The kernels of `cuda/*.cu`: compiled for the GPU that is there at their first use, and launched on torch's stream. Here those
-//! of quantisers and AdamW, in [`decoder`] those of what lies between a decoder's matrices.
+//! of quantisers and AdamW, in [`decoder`] those of what lies between a decoder's matrices, in [`learn`]
+//! a whole update of a quantised matrix.
 #![allow(unsafe_code)]
 
 pub(crate) mod decoder;
+pub(crate) mod learn;
 
 use super::device::index;
 use super::ffi;
@@ -102,7 +104,7 @@ const THREADS: u32 = 256;
 const BLOCKS: u32 = 16;
 
 /// The kernels, in the order of [`Kernel`].
-const NAMES: [&CStr; 45] = [
+const NAMES: [&CStr; 49] = [
     c"fake_quantise_f32_1",
     c"fake_quantise_f32_4",
     c"fake_quantise_bf16_1",
@@ -148,6 +150,10 @@ const NAMES: [&CStr; 45] = [
     c"cross_entropy_gradient_f32_4",
     c"cross_entropy_gradient_bf16_1",
     c"cross_entropy_gradient_bf16_4",
+    c"learn_f32_1",
+    c"learn_f32_4",
+    c"learn_bf16_1",
+    c"learn_bf16_4",
 ];
 
 /// Index of the first kernel of a kind.
@@ -165,6 +171,7 @@ enum Kernel {
     GatedGradients = 33,
     CrossEntropy = 37,
     CrossEntropyGradient = 41,
+    Learn = 45,
 }
 
 type Launch = unsafe extern "C" fn(

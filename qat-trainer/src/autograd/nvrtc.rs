@@ -20,7 +20,12 @@ pub struct Compiled {
 
 /// The fused kernels.
 pub(super) const SOURCE: &CStr = {
-    let files = concat!(include_str!("../../cuda/quantise.cu"), include_str!("../../cuda/decoder.cu"), "\0");
+    let files = concat!(
+        include_str!("../../cuda/quantise.cu"),
+        include_str!("../../cuda/learn.cu"),
+        include_str!("../../cuda/decoder.cu"),
+        "\0"
+    );
     match CStr::from_bytes_with_nul(files.as_bytes()) {
         Ok(source) => source,
         Err(_) => panic!("the source has a NUL in it"),

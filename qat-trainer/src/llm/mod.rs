@@ -106,7 +106,7 @@ pub use {
     optimiser::MomentBits,
     perplexity::{Perplexity, Windows, perplexity},
     ptq::{Compensation, Quantisation, Scheme, quantise, quantise_compensated},
-    qat::{Backend, DecoderQuant, FakeQuantised, MatrixQuant, NodeQuantised},
+    qat::{Backend, DecoderQuant, DeviceQuantised, FakeQuantised, MatrixQuant, NodeQuantised},
     reason::{ChainOfThoughtLoss, DecoderTeacher, Lesson},
     source::{GgufSource, HfFolder, TensorSource},
     text::{characters, read_text},

@@ -5,9 +5,11 @@
 //! | `blocks` | α of blocks of a row, k of groups, and the steps they make: the start of the training |
 //! | `leaves` | [`FakeQuantised`]: ŵ is a leaf, w stays outside of torch; f32 on the CPU |
 //! | `node` | the quantiser as an autograd node, by qat-kernels on the CPU and by torch's operators elsewhere |
+//! | `device` | [`DeviceQuantised`]: the same with w on a GPU, where one kernel makes an update |
 //! | `parameters` | [`NodeQuantised`]: w and α are leaves of torch, on any device |
 
 mod blocks;
+mod device;
 pub(super) mod leaves;
 pub(super) mod node;
 pub(super) mod parameters;
@@ -15,6 +17,7 @@ pub(super) mod parameters;
 mod tests;
 
 pub(super) use blocks::Blocks;
+pub use device::DeviceQuantised;
 pub use leaves::FakeQuantised;
 pub use node::Backend;
 pub use parameters::NodeQuantised;
@@ -28,7 +31,7 @@ use crate::spec::WeightQuant;
 use qat_kernels::SteVariant;
 use qat_kernels::quantizer::StepInit;
 use std::collections::{BTreeMap, BTreeSet};
-use tch::{Device, Kind};
+use tch::Kind;
 
 /// How a matrix is quantised while it is trained.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -81,7 +84,8 @@ pub struct DecoderQuant {
 }
 
 impl Decoder {
-    /// Puts fake-quantised matrices in the place of dense ones: [`FakeQuantised`] on the CPU, [`NodeQuantised`] on other devices.
+    /// Puts fake-quantised matrices in the place of dense ones: [`FakeQuantised`] on the CPU, [`DeviceQuantised`] where the fused
+    /// kernels compute, [`NodeQuantised`] elsewhere.
     /// What they learn begins at the matrices as they are, their steps at a fit. Returns the mean bits of a quantised weight.
     /// Everything else stays frozen, unless [`Self::learn`] is called.
     ///
@@ -103,7 +107,7 @@ impl Decoder {
         start: &BTreeMap<String, QuantisedMatrix>,
     ) -> Result<f64> {
         self.check_names(start)?;
-        let device = self.device();
+        let backend = Backend::on(self.device());
         self.replace(|name, linear| {
             let in_block = name.starts_with("model.layers.");
             let given = start.get(name);
@@ -111,13 +115,19 @@ impl Decoder {
             let quant = if in_block { Some(how.blocks) } else { how.tables.or(given.map(|_| how.blocks)) };
             let Some(quant) = quant else { return Ok(None) };
             let (matrix, bias) = (linear.weight()?.f_detach()?, linear.bias());
-            Ok(Some(match (given, device) {
-                (Some(start), Device::Cpu) => {
+            Ok(Some(match (given, backend) {
+                (Some(start), Backend::Kernels) => {
                     Box::new(FakeQuantised::from_quantised(&matrix, bias, quant, start)?) as Box<dyn Linear>
                 }
-                (None, Device::Cpu) => Box::new(FakeQuantised::new(&matrix, bias, quant, None)?),
-                (Some(start), _) => Box::new(NodeQuantised::from_quantised(&matrix, bias, quant, start)?),
-                (None, _) => Box::new(NodeQuantised::new(&matrix, bias, quant, None)?),
+                (None, Backend::Kernels) => Box::new(FakeQuantised::new(&matrix, bias, quant, None)?),
+                (Some(start), Backend::Fused) => {
+                    Box::new(DeviceQuantised::from_quantised(&matrix, bias, quant, start)?)
+                }
+                (None, Backend::Fused) => Box::new(DeviceQuantised::new(&matrix, bias, quant, None)?),
+                (Some(start), Backend::Operators) => {
+                    Box::new(NodeQuantised::from_quantised(&matrix, bias, quant, start)?)
+                }
+                (None, Backend::Operators) => Box::new(NodeQuantised::new(&matrix, bias, quant, None)?),
             }))
         })?;
         self.bits_per_weight()

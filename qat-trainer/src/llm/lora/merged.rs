@@ -91,7 +91,7 @@ impl Linear for Merged {
         self.adapter.update([down, up], rates)?;
         self.quantiser.update(alpha, rates)?;
         let merged = tch::no_grad(|| self.merged())?;
-        self.quantiser.choose(rates.scales.step, &merged)
+        self.quantiser.choose(rates.scales.step, &merged).map(|_| ())
     }
 
     fn save_state(&self, name: &str, to: &mut Checkpoint) -> Result<()> {

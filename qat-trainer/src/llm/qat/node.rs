@@ -64,7 +64,7 @@ pub(in crate::llm) fn fake_quantise(
     wanted: Kind,
 ) -> Result<Tensor> {
     let &Operands { w, alpha, divisors } = operands;
-    let w_hat = tch::no_grad(|| forward(quant, backend, operands, wanted))?;
+    let w_hat = tch::no_grad(|| quantised(quant, backend, operands, wanted))?;
     let numbers = [w, alpha, divisors].map(Tensor::f_detach);
     let [numbers, steps, divisors] = numbers;
     closure_node(w_hat, &[w, alpha], &[&numbers?, &steps?, &divisors?], move |grad, saved| {
@@ -76,8 +76,41 @@ pub(in crate::llm) fn fake_quantise(
     })
 }
 
-/// ŵ, `[out, in]`.
-fn forward(quant: MatrixQuant, backend: Backend, operands: &Operands<'_>, wanted: Kind) -> Result<Tensor> {
+impl<'a> Operands<'a> {
+    /// As the fused kernels take them.
+    pub(super) const fn weights(&self) -> fused::Weights<'a> {
+        let Self { w, alpha, divisors } = *self;
+        fused::Weights { w, alpha, divisors }
+    }
+
+    /// The quantiser of these weights, as the fused kernels take it.
+    pub(super) fn fused(&self, quant: MatrixQuant) -> Result<fused::Quantiser> {
+        let (levels, blocks) = (quant.quant.levels, self.alpha.numel());
+        let length = self.w.numel() / blocks.max(1);
+        let plain = fused::Quantiser::new(levels.lo(), levels.hi(), levels.grid().offset(), length, blocks)?;
+        let (estimator, parameter) = match quant.ste {
+            SteVariant::Standard => (0, 0.0),
+            SteVariant::Clipped { clip_val } => (1, clip_val),
+            SteVariant::LearnedStepSize => (2, 0.0),
+            SteVariant::Ewgs { lambda } => (3, lambda),
+        };
+        let (rule, k, group) = match quant.quant.step {
+            StepRule::Uniform => (0, 1.0, plain.group),
+            StepRule::Pi { k } => (1, f32::from(k), plain.group),
+            StepRule::PiAdaptive { group } => (2, 1.0, group as i32),
+        };
+        let scale = lsq_scale(quant, self);
+        Ok(fused::Quantiser { estimator, parameter, rule, k, group, scale, ..plain })
+    }
+}
+
+/// ŵ, `[out, in]`, without a history.
+pub(super) fn quantised(
+    quant: MatrixQuant,
+    backend: Backend,
+    operands: &Operands<'_>,
+    wanted: Kind,
+) -> Result<Tensor> {
     let levels = quant.quant.levels;
     let w = operands.w.f_detach()?.f_contiguous()?;
     match backend {
@@ -95,7 +128,7 @@ fn forward(quant: MatrixQuant, backend: Backend, operands: &Operands<'_>, wanted
             let kind = if wanted == Kind::BFloat16 { wanted } else { Kind::Float };
             let Operands { alpha, divisors, .. } = operands;
             let weights = fused::Weights { w: &w, alpha, divisors };
-            fused::fake_quantise(&fused_quantiser(quant, operands)?, weights, kind)
+            fused::fake_quantise(&operands.fused(quant)?, weights, kind)
         }
     }
 }
@@ -114,29 +147,9 @@ pub(in crate::llm) fn gradients(
             let (w, grad) = (operands.w.f_contiguous()?, of_w_hat.f_contiguous()?);
             let Operands { alpha, divisors, .. } = operands;
             let weights = fused::Weights { w: &w, alpha, divisors };
-            fused::gradients(&fused_quantiser(quant, operands)?, weights, &grad)
+            fused::gradients(&operands.fused(quant)?, weights, &grad)
         }
     }
-}
-
-/// What the fused kernels are told.
-fn fused_quantiser(quant: MatrixQuant, operands: &Operands<'_>) -> Result<fused::Quantiser> {
-    let (levels, blocks) = (quant.quant.levels, operands.alpha.numel());
-    let length = operands.w.numel() / blocks.max(1);
-    let plain = fused::Quantiser::new(levels.lo(), levels.hi(), levels.grid().offset(), length, blocks)?;
-    let (estimator, parameter) = match quant.ste {
-        SteVariant::Standard => (0, 0.0),
-        SteVariant::Clipped { clip_val } => (1, clip_val),
-        SteVariant::LearnedStepSize => (2, 0.0),
-        SteVariant::Ewgs { lambda } => (3, lambda),
-    };
-    let (rule, k, group) = match quant.quant.step {
-        StepRule::Uniform => (0, 1.0, plain.group),
-        StepRule::Pi { k } => (1, f32::from(k), plain.group),
-        StepRule::PiAdaptive { group } => (2, 1.0, group as i32),
-    };
-    let scale = lsq_scale(quant, operands);
-    Ok(fused::Quantiser { estimator, parameter, rule, k, group, scale, ..plain })
 }
 
 /// LSQ's scale of the gradient of a step.

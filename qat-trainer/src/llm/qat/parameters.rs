@@ -49,7 +49,7 @@ impl Quantiser {
         fake_quantise(self.quant, self.backend, &self.operands(w), self.quant.compute.unwrap_or(kind))
     }
 
-    fn operands<'a>(&'a self, w: &'a Tensor) -> Operands<'a> {
+    pub(super) fn operands<'a>(&'a self, w: &'a Tensor) -> Operands<'a> {
         Operands { w, alpha: &self.alpha.leaf, divisors: &self.divisors }
     }
 
@@ -57,14 +57,24 @@ impl Quantiser {
         Self { alpha: self.alpha.share(), divisors: self.divisors.shallow_clone(), ..*self }
     }
 
+    /// Whether the estimator has a gradient of α.
+    const fn learns(&self) -> bool {
+        matches!(self.quant.ste, SteVariant::LearnedStepSize | SteVariant::Ewgs { .. })
+    }
+
     /// One step of α given the gradient of its logarithm, if the estimator has one.
     pub(in crate::llm) fn update(&mut self, grad: &Tensor, rates: &Rates) -> Result<()> {
-        match self.quant.ste {
-            SteVariant::LearnedStepSize | SteVariant::Ewgs { .. } => {
-                self.alpha.step_scale(grad, rates.factor, &rates.scales)
-            }
-            SteVariant::Standard | SteVariant::Clipped { .. } => Ok(()),
-        }
+        if self.learns() { self.alpha.step_scale(grad, rates.factor, &rates.scales) } else { Ok(()) }
+    }
+
+    /// What the fused kernels are told of α's update, if the estimator has a gradient of it.
+    pub(super) fn factors(&self, rates: &Rates) -> Result<Option<fused::Factors>> {
+        self.learns().then(|| factors(&rates.scales, rates.factor)).transpose()
+    }
+
+    /// AdamW's moments of log α.
+    pub(super) const fn moments(&self) -> [&Tensor; 2] {
+        self.alpha.moments()
     }
 
     /// The steps for rows of `row`, on the CPU.
@@ -80,18 +90,18 @@ impl Quantiser {
         self.blocks(row)?.quantised(slice(&w)?, row)
     }
 
-    /// Chooses k of every group anew for w, after the updates that it is to be done after; on the CPU.
-    pub(in crate::llm) fn choose(&mut self, update: u32, w: &Tensor) -> Result<()> {
+    /// Chooses k of every group anew for w, after the updates that it is to be done after; on the CPU. Returns whether it did.
+    pub(in crate::llm) fn choose(&mut self, update: u32, w: &Tensor) -> Result<bool> {
         let every = self.quant.choose_every;
         if self.divisors.numel() == 0 || every == 0 || !update.is_multiple_of(every) {
-            return Ok(());
+            return Ok(false);
         }
         let w = on_cpu(w)?;
         let mut blocks = self.blocks(w.size2()?.1 as usize)?;
         blocks.choose(slice(&w)?)?;
         let k: Vec<f32> = blocks.divisors.iter().map(|&k| k.into()).collect();
         self.divisors = Tensor::from_slice(&k).f_to_device(self.divisors.device())?;
-        Ok(())
+        Ok(true)
     }
 
     pub(in crate::llm) fn save(&self, name: &str, to: &mut Checkpoint) -> Result<()> {
@@ -107,7 +117,7 @@ impl Quantiser {
 }
 
 /// The same numbers in the memory of the CPU, one after the other.
-fn on_cpu(t: &Tensor) -> Result<Tensor> {
+pub(super) fn on_cpu(t: &Tensor) -> Result<Tensor> {
     Ok(t.f_detach()?.f_to_device(Device::Cpu)?.f_contiguous()?)
 }
 
@@ -233,7 +243,7 @@ impl Linear for NodeQuantised {
         };
         self.weight.step(of_weight, rates.factor, &adamw(rates)?)?;
         self.quantiser.update(of_alpha, rates)?;
-        self.quantiser.choose(rates.scales.step, &self.weight.leaf)
+        self.quantiser.choose(rates.scales.step, &self.weight.leaf).map(|_| ())
     }
 
     fn save_state(&self, name: &str, to: &mut Checkpoint) -> Result<()> {
@@ -275,6 +285,11 @@ impl Parameter {
             v: self.v.shallow_clone(),
             fused: self.fused,
         }
+    }
+
+    /// AdamW's moments.
+    pub(super) const fn moments(&self) -> [&Tensor; 2] {
+        [&self.m, &self.v]
     }
 
     /// What to subtract, without the decay.
@@ -343,7 +358,7 @@ pub(in crate::llm) fn not_finite() -> Error {
 }
 
 /// What the fused kernels are told of an update.
-fn factors(adamw: &AdamW, factor: f32) -> Result<fused::Factors> {
+pub(super) fn factors(adamw: &AdamW, factor: f32) -> Result<fused::Factors> {
     adamw.validate().map_err(|e| crate::nn::weights::diverged(&e))?;
     Ok(Update::new(adamw).fused(factor))
 }

@@ -10,7 +10,7 @@ use crate::random::normal;
 use qat_kernels::config::StepRule;
 use qat_kernels::ste_simd::AdamW;
 use qat_kernels::{Grid, Levels};
-use tch::Tensor;
+use tch::{Device, Tensor};
 
 fn quant(bits: u8, grid: Grid, step: StepRule) -> MatrixQuant {
     MatrixQuant::new(WeightQuant { levels: Levels::new(bits, grid).unwrap(), step })
