@@ -39,7 +39,8 @@ fn check(u: &mut Unstructured<'_>) -> Result<()> {
         if !matches!(ste, SteVariant::Ewgs { lambda } if lambda >= 2.0) {
             let runs = w.chunks(per_step).zip(g.chunks(per_step)).zip(gradients.chunks(per_step)).zip(&steps);
             for (((w, g), gradients), &step) in runs {
-                assert_eq!(invariants::gradient_flow(ste, levels, mask, step, w, g, gradients), Ok(()));
+                let flow = invariants::gradient_flow(ste, levels, mask, step, w, g, gradients);
+                assert_eq!(flow, Ok(()), "{ste:?} {levels:?} {mask:?}, Δ = {step:?}: {w:?} {g:?} {gradients:?}");
             }
         }
         (results, bits(&values), codes, bits(&gradients), bits(&of_steps))

@@ -31,8 +31,6 @@ presets!(
     "letter",
     "letter-3bit",
     "letter-mixed",
-    "letter-distilled",
-    "letter-teacher",
     "imu",
     "imu-3bit",
     "imu-mixed",

@@ -27,7 +27,7 @@ const FAMILIES: [&str; 3] = ["digits", "letter", "imu"];
 
 /// Presets that learn from another preset's floating-point network, trained with seed 1, and that preset. Their
 /// descriptions name its run folder.
-const TEACHERS: [(&str, &str); 2] = [("digits-small", "digits-teacher"), ("letter-distilled", "letter-teacher")];
+const TEACHERS: [(&str, &str); 1] = [("digits-small", "digits-teacher")];
 
 /// What the seeds of one preset came to.
 struct Outcome {

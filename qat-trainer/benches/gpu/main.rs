@@ -22,8 +22,8 @@ use tch::Device;
 
 const SUITE: &str = "gpu";
 const USAGE: &str = "\
-usage: gpu [--device cpu|cuda|cuda:N] [--shape tiny|odd|qwen-0.5b] [--rounds N] [--only PART]… [--out FILE.csv]
-           [--machine TEXT]
+usage: gpu [--device cpu|cuda|cuda:N] [--shape tiny|odd|qwen-0.5b] [--rounds N] [--only PART]… [--parts]
+           [--out FILE.csv] [--machine TEXT]
        gpu --compile sm_90    compile the fused kernels, without a GPU, and say what they need";
 
 struct Options {
@@ -31,6 +31,8 @@ struct Options {
     shape: Shape,
     rounds: usize,
     only: Vec<String>,
+    /// Whether to print where the time of a step goes.
+    parts: bool,
     out: Option<PathBuf>,
     machine: String,
     compile: Option<String>,
@@ -60,7 +62,8 @@ fn main() -> Result<()> {
     if options.chosen("scale_grad") {
         figures.extend(layer::run(&options.shape, device, options.rounds)?);
     }
-    figures.extend(steps::run(&options.shape, device, options.rounds, &|case| options.chosen(case))?);
+    let chosen = |case: &str| options.chosen(case);
+    figures.extend(steps::run(&options.shape, device, options.rounds, &chosen, options.parts)?);
     ensure!(!figures.is_empty(), "no part's name contains any of {:?}", options.only);
     if let Some(out) = &options.out {
         let command =
@@ -78,6 +81,7 @@ fn arguments() -> Result<Options> {
         shape: Shape::named("qwen-0.5b")?,
         rounds: 10,
         only: Vec::new(),
+        parts: false,
         out: None,
         machine: machine(),
         compile: None,
@@ -90,6 +94,7 @@ fn arguments() -> Result<Options> {
             "--shape" => options.shape = Shape::named(&value()?)?,
             "--rounds" => options.rounds = value()?.parse().context("--rounds")?,
             "--only" => options.only.push(value()?),
+            "--parts" => options.parts = true,
             "--out" => options.out = Some(value()?.into()),
             "--compile" => options.compile = Some(value()?),
             "--machine" => options.machine = value()?,

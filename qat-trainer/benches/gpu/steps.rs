@@ -9,13 +9,15 @@ use qat_kernels::config::StepRule;
 use qat_kernels::quantizer::StepInit;
 use qat_kernels::ste_simd::AdamW;
 use qat_kernels::{Grid, Levels, QatLossWeights};
-use qat_trainer::autograd::{GpuMemory, empty_cache, gpu_memory, reset_peak};
+use qat_trainer::autograd::{GpuMemory, empty_cache, gpu_memory, reset_peak, synchronise};
 use qat_trainer::distill::{DistillationLoss, Divergence};
 use qat_trainer::llm::{
     ChainOfThoughtLoss, Decoder, DecoderQuant, DecoderTeacher, Lesson, LoraMode, LoraSettings, MatrixQuant,
     Rates, Rule, Span, chunked_cross_entropy,
 };
 use qat_trainer::spec::WeightQuant;
+use std::collections::BTreeMap;
+use std::time::Instant;
 use tch::{Device, Kind, Tensor};
 
 /// Steps before the first that is timed.
@@ -49,6 +51,7 @@ pub(crate) fn run(
     device: Device,
     rounds: usize,
     chosen: &dyn Fn(&str) -> bool,
+    parts: bool,
 ) -> Result<Vec<Figure>> {
     let case = |name: &str| format!("{}_{name}", shape.case);
     let trainings: Vec<_> = TRAININGS.iter().filter(|(name, ..)| chosen(&case(name))).collect();
@@ -75,6 +78,9 @@ pub(crate) fn run(
             memory = format!(", {} GB of tensors at most, {} reserved", gb(peak), gb(reserved));
         }
         println!("{:<24} {ms:9.2} ms a step{memory}; loss {first:.3} to {last:.3}", case(name));
+        if parts {
+            trained.parts(shape, device, rounds)?;
+        }
         drop(trained);
         empty_cache(device)?;
     }
@@ -124,7 +130,7 @@ impl Trained {
         for t in 1..=WARM_UP + rounds {
             let mut loss = f64::NAN;
             let seconds = timed(device, || {
-                loss = self.step(t as u32, &tokens, &targets)?;
+                loss = self.step(t as u32, &tokens, &targets, &mut |_| Ok(()))?;
                 Ok(())
             })?;
             ensure!(loss.is_finite(), "step {t}: the loss is {loss}");
@@ -136,7 +142,37 @@ impl Trained {
         Ok((losses[0], losses[losses.len() - 1], times))
     }
 
-    fn step(&mut self, t: u32, tokens: &Tensor, targets: &Tensor) -> Result<f64> {
+    /// Prints where the time of a step goes: of each part, milliseconds until the device has been told what to do, and until it
+    /// has done it. Where the first come close to the second, the device waits for the processor.
+    fn parts(&mut self, shape: &Shape, device: Device, rounds: usize) -> Result<()> {
+        let (tokens, targets) = shape.tokens(device)?;
+        let mut parts: BTreeMap<&str, [Vec<f64>; 2]> = BTreeMap::new();
+        for t in 1..=rounds {
+            synchronise(device)?;
+            let mut began = Instant::now();
+            self.step((WARM_UP + rounds + t) as u32, &tokens, &targets, &mut |part| {
+                let told = began.elapsed().as_secs_f64();
+                synchronise(device)?;
+                let [all_told, all_done] = parts.entry(part).or_default();
+                all_told.push(1e3 * told);
+                all_done.push(1e3 * began.elapsed().as_secs_f64());
+                began = Instant::now();
+                Ok(())
+            })?;
+        }
+        for (part, [told, done]) in parts {
+            println!("    {part:<9} told in {:7.2} ms, done in {:7.2} ms", median(told), median(done));
+        }
+        Ok(())
+    }
+
+    fn step(
+        &mut self,
+        t: u32,
+        tokens: &Tensor,
+        targets: &Tensor,
+        mark: &mut dyn FnMut(&'static str) -> Result<()>,
+    ) -> Result<f64> {
         let (loss, grads) = {
             let loss = match &self.teacher {
                 Some(teacher) => {
@@ -146,15 +182,19 @@ impl Trained {
                 }
                 None => {
                     let hidden = self.decoder.hidden(tokens)?.f_flatten(0, 1)?;
+                    mark("blocks")?;
                     chunked_cross_entropy(&self.decoder, &hidden, targets, self.chunk)?
                 }
             };
+            mark("loss")?;
             let grads = Tensor::f_run_backward(&[&loss], &self.decoder.leaves(), false, false)?;
             (loss.f_detach()?, grads)
         };
+        mark("backward")?;
         let adamw = AdamW { lr: self.lr, weight_decay: 0.0, step: t, ..AdamW::default() };
         let rates = Rates { weights: Rule::AdamW(adamw), scales: adamw, factor: 1.0 };
         self.decoder.update(&grads, &rates)?;
+        mark("update")?;
         Ok(loss.f_double_value(&[])?)
     }
 }

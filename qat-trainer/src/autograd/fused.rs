@@ -71,8 +71,8 @@ impl Quantiser {
         };
         let (length, blocks) = (int(length)?, int(blocks)?);
         let [lo, hi] = [lo, hi].map(|code| code as f32);
-        // A short block is a warp's work; a long one is that of all threads of a block.
-        let lanes = if length >= 1024 { THREADS as c_int } else { 32 };
+        // A short block is a warp's work; a long one is that of all threads of a block, four weights or more for half of them.
+        let lanes = if length >= 512 { THREADS as c_int } else { 32 };
         let [estimator, rule] = [0; 2];
         let group = length;
         Ok(Self {

@@ -139,7 +139,7 @@ impl Case {
         let mut job = Job::default();
         job.int(0).float(levels.lo() as f32).float(levels.hi() as f32).float(levels.grid().offset());
         job.int(estimator).float(parameter).float(scale).int(rule).float(divisor);
-        job.int(length).int(blocks).int(group).int(if length >= 1024 { 256 } else { 32 }).int(k.len());
+        job.int(length).int(blocks).int(group).int(if length >= 512 { 256 } else { 32 }).int(k.len());
         let k: Vec<f32> = k.iter().map(|&k| k.into()).collect();
         job.floats(&w).floats(&alpha).floats(&k).floats(&g);
         let mut answer = job.run(program)?;
