@@ -45,9 +45,10 @@ int guarded(F&& f) noexcept {
 }  // namespace
 
 extern "C" {
-// Reads `saved` and `grad_out`, writes owned tensors or null to `grad_in` (preset to null).
-using qat_backward_fn = int (*)(void* closure, Tensor* const* saved, size_t n_saved, Tensor* grad_out,
-                                Tensor** grad_in, size_t n_in);
+// Reads `saved` and `grads_out` (null for an output that nothing depended on), writes owned tensors or null to `grad_in`
+// (preset to null).
+using qat_backward_fn = int (*)(void* closure, Tensor* const* saved, size_t n_saved, Tensor* const* grads_out,
+                                size_t n_out, Tensor** grad_in, size_t n_in);
 using qat_drop_fn = void (*)(void* closure);
 }
 
@@ -73,8 +74,14 @@ struct ClosureNode : torch::autograd::Node {
 
   variable_list apply(variable_list&& grads) override {
     TORCH_CHECK(!released, "the graph was freed by an earlier backward; keep it to go through it twice");
-    // Nothing downstream depended on the output: no gradient is a zero gradient.
-    if (!grads.at(0).defined()) return variable_list(n_in);
+    // Nothing downstream depended on any output: no gradient is a zero gradient.
+    std::vector<Tensor*> of_outputs;
+    bool any = false;
+    for (auto& grad : grads) {
+      any |= grad.defined();
+      of_outputs.push_back(grad.defined() ? &grad : nullptr);
+    }
+    if (!any) return variable_list(n_in);
     std::vector<Tensor> unpacked;
     unpacked.reserve(saved.size());
     for (auto& s : saved) unpacked.push_back(s.unpack());
@@ -84,7 +91,8 @@ struct ClosureNode : torch::autograd::Node {
     int rc;
     {
       at::AutoGradMode no_grad(false);
-      rc = closure->backward(closure->data, pointers.data(), pointers.size(), &grads[0], raw.data(), n_in);
+      rc = closure->backward(closure->data, pointers.data(), pointers.size(), of_outputs.data(), of_outputs.size(),
+                             raw.data(), n_in);
     }
     variable_list out(n_in);
     for (size_t i = 0; i < n_in; i++) {
@@ -114,9 +122,9 @@ void qat_set_callback_error(const char* text, size_t len) {
   guarded([&] { callback_error.assign(text, len); });
 }
 
-// Makes `output` depend on `inputs` through the closure. Takes the closure on every path.
-int qat_attach(Tensor* output, Tensor* const* inputs, size_t n_in, Tensor* const* saved, size_t n_saved,
-               void* data, qat_backward_fn backward, qat_drop_fn drop) {
+// Makes all `outputs` depend on `inputs` through the closure. Takes the closure on every path.
+int qat_attach(Tensor* const* outputs, size_t n_out, Tensor* const* inputs, size_t n_in, Tensor* const* saved,
+               size_t n_saved, void* data, qat_backward_fn backward, qat_drop_fn drop) {
   std::unique_ptr<Closure> closure;
   try {
     closure = std::make_unique<Closure>(data, backward, drop);
@@ -128,12 +136,14 @@ int qat_attach(Tensor* output, Tensor* const* inputs, size_t n_in, Tensor* const
   return guarded([&] {
     bool any = false;
     for (size_t i = 0; i < n_in; i++) any |= inputs[i]->requires_grad();
-    TORCH_CHECK(!output->requires_grad(), "the output of a closure node already has a history");
+    for (size_t o = 0; o < n_out; o++)
+      TORCH_CHECK(!outputs[o]->requires_grad(), "the output of a closure node already has a history");
     if (!any || !at::GradMode::is_enabled()) return;
     torch::autograd::edge_list edges;
     for (size_t i = 0; i < n_in; i++) {
       // An output that is an input would make the node its own predecessor, and could never be freed.
-      TORCH_CHECK(!inputs[i]->is_same(*output), "the output of a closure node is its input ", i);
+      for (size_t o = 0; o < n_out; o++)
+        TORCH_CHECK(!inputs[i]->is_same(*outputs[o]), "the output of a closure node is its input ", i);
       edges.push_back(torch::autograd::impl::gradient_edge(*inputs[i]));
     }
     auto node = std::shared_ptr<ClosureNode>(new ClosureNode(), torch::autograd::deleteNode);
@@ -141,11 +151,14 @@ int qat_attach(Tensor* output, Tensor* const* inputs, size_t n_in, Tensor* const
     node->n_in = n_in;
     node->set_next_edges(std::move(edges));
     for (size_t i = 0; i < n_saved; i++) {
-      TORCH_CHECK(!saved[i]->is_same(*output), "a closure node cannot save its own output");
+      for (size_t o = 0; o < n_out; o++)
+        TORCH_CHECK(!saved[i]->is_same(*outputs[o]), "a closure node cannot save its own output");
       node->saved.emplace_back(*saved[i], /*is_output=*/false);
     }
-    auto nr = node->add_input_metadata(*output);
-    torch::autograd::impl::set_gradient_edge(*output, torch::autograd::Edge(node, nr));
+    for (size_t o = 0; o < n_out; o++) {
+      auto nr = node->add_input_metadata(*outputs[o]);
+      torch::autograd::impl::set_gradient_edge(*outputs[o], torch::autograd::Edge(node, nr));
+    }
   });
 }
 

@@ -9,7 +9,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use tch::Tensor;
 use torch_sys::C_tensor;
 
-type Backward = Box<dyn Fn(&Tensor, &[Tensor]) -> Result<Vec<Option<Tensor>>> + Send + Sync>;
+type Backward = Box<dyn Fn(&[Option<Tensor>], &[Tensor]) -> Result<Vec<Option<Tensor>>> + Send + Sync>;
 
 /// Makes `output` a function of `inputs` whose gradients `backward` computes.
 ///
@@ -38,24 +38,42 @@ type Backward = Box<dyn Fn(&Tensor, &[Tensor]) -> Result<Vec<Option<Tensor>>> + 
 /// # Ok(())
 /// # }
 /// ```
-pub fn closure_node<F>(
-    mut output: Tensor,
+pub fn closure_node<F>(output: Tensor, inputs: &[&Tensor], saved: &[&Tensor], backward: F) -> Result<Tensor>
+where
+    F: Fn(&Tensor, &[Tensor]) -> Result<Vec<Option<Tensor>>> + Send + Sync + 'static,
+{
+    let count = inputs.len();
+    let [output] = closure_nodes([output], inputs, saved, move |grads, saved| match grads {
+        [Some(grad)] => backward(grad, saved),
+        _ => Ok((0..count).map(|_| None).collect()),
+    })?;
+    Ok(output)
+}
+
+/// As [`closure_node`], with several outputs: `backward` gets a gradient for each, `None` for one that the loss does not depend on.
+///
+/// # Errors
+/// The same.
+pub fn closure_nodes<const N: usize, F>(
+    mut outputs: [Tensor; N],
     inputs: &[&Tensor],
     saved: &[&Tensor],
     backward: F,
-) -> Result<Tensor>
+) -> Result<[Tensor; N]>
 where
-    F: Fn(&Tensor, &[Tensor]) -> Result<Vec<Option<Tensor>>> + Send + Sync + 'static,
+    F: Fn(&[Option<Tensor>], &[Tensor]) -> Result<Vec<Option<Tensor>>> + Send + Sync + 'static,
 {
     let raw = |tensors: &[&Tensor]| tensors.iter().map(|t| t.as_ptr().cast_mut()).collect::<Vec<_>>();
     let (inputs, saved) = (raw(inputs), raw(saved));
     let data = Box::into_raw(Box::new(Box::new(backward) as Backward));
+    let of_outputs: Vec<_> = outputs.iter_mut().map(Tensor::as_mut_ptr).collect();
     // SAFETY: the tensor pointers are those of live handles, which the bridge copies and does not change, but for the
-    // history of `output`, a handle that this function owns. The closure goes to the bridge on every path; it is read by
+    // history of the outputs, handles that this function owns. The closure goes to the bridge on every path; it is read by
     // `call` and freed by `free`, once.
     let rc = unsafe {
         ffi::qat_attach(
-            output.as_mut_ptr(),
+            of_outputs.as_ptr(),
+            N,
             inputs.as_ptr(),
             inputs.len(),
             saved.as_ptr(),
@@ -66,7 +84,7 @@ where
         )
     };
     ffi::check(rc)?;
-    Ok(output)
+    Ok(outputs)
 }
 
 /// The bridge's way to the closure. Returns 0, or −1 after leaving a message.
@@ -74,7 +92,8 @@ unsafe extern "C" fn call(
     closure: *mut c_void,
     saved: *const *mut C_tensor,
     n_saved: usize,
-    grad_out: *mut C_tensor,
+    grads_out: *const *mut C_tensor,
+    n_out: usize,
     grad_in: *mut *mut C_tensor,
     n_in: usize,
 ) -> c_int {
@@ -86,9 +105,16 @@ unsafe extern "C" fn call(
             // SAFETY: the bridge passes `n_saved` pointers to tensors that live during the call.
             tensors.push(unsafe { Tensor::clone_from_ptr(*saved.add(i)) });
         }
-        // SAFETY: as above, one tensor.
-        let grad = unsafe { Tensor::clone_from_ptr(grad_out) };
-        let grads = closure(&grad, &tensors)?;
+        let mut of_outputs = Vec::with_capacity(n_out);
+        for i in 0..n_out {
+            // SAFETY: as above, `n_out` pointers to tensors or null.
+            let grad = unsafe {
+                let grad = *grads_out.add(i);
+                if grad.is_null() { None } else { Some(Tensor::clone_from_ptr(grad)) }
+            };
+            of_outputs.push(grad);
+        }
+        let grads = closure(&of_outputs, &tensors)?;
         if grads.len() != n_in {
             return Err(Error::new(
                 ErrorKind::Train,

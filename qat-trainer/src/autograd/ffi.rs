@@ -9,7 +9,8 @@ pub(super) type BackwardFn = unsafe extern "C" fn(
     closure: *mut c_void,
     saved: *const *mut C_tensor,
     n_saved: usize,
-    grad_out: *mut C_tensor,
+    grads_out: *const *mut C_tensor,
+    n_out: usize,
     grad_in: *mut *mut C_tensor,
     n_in: usize,
 ) -> c_int;
@@ -19,7 +20,8 @@ unsafe extern "C" {
     fn qat_last_error() -> *const c_char;
     pub(super) fn qat_set_callback_error(text: *const c_char, len: usize);
     pub(super) fn qat_attach(
-        output: *mut C_tensor,
+        outputs: *const *mut C_tensor,
+        n_out: usize,
         inputs: *const *mut C_tensor,
         n_in: usize,
         saved: *const *mut C_tensor,

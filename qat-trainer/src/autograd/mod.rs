@@ -1,7 +1,7 @@
 //! The one bridge to torch: what `tch` does not offer, and the only place of the crate with `unsafe`.
 //!
 //! * `slice`, `slice_mut`: the memory of a CPU tensor as a slice, without a copy, so that qat-kernels works on it;
-//! * [`closure_node`]: an autograd node whose backward is a Rust closure;
+//! * [`closure_node`], [`closure_nodes`]: an autograd node whose backward is a Rust closure;
 //! * [`fused_kernels`]: the quantisers and AdamW on a GPU, compiled by [`compile_kernels`] when a program runs;
 //! * [`device`]: a device by its name, and what torch's allocator says of a GPU.
 //!
@@ -15,7 +15,7 @@ mod loader;
 mod nvrtc;
 mod slices;
 
-pub use closure::closure_node;
+pub use closure::{closure_node, closure_nodes};
 pub use device::{GpuMemory, device, empty_cache, gpu_memory, reset_peak, synchronise};
 pub use fused::fused_kernels;
 pub use nvrtc::{Compiled, compile_kernels};

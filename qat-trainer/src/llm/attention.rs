@@ -20,9 +20,9 @@ pub(super) struct Attention {
 /// How many heads of what width.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Heads {
-    query: i64,
-    key_value: i64,
-    dim: i64,
+    pub(super) query: i64,
+    pub(super) key_value: i64,
+    pub(super) dim: i64,
 }
 
 impl Heads {
@@ -53,8 +53,7 @@ impl Attention {
         // Torch's own causal mask takes the first query to stand beside the first key. One query sees all keys.
         let mask = if start > 0 && time > 1 { Some(mask(&q, start, time)?) } else { None };
         let causal = start == 0 && time > 1;
-        let shared = query != key_value;
-        let y = Tensor::f_scaled_dot_product_attention(&q, &k, &v, mask, 0.0, causal, None, shared)?;
+        let y = attend([&q, &k, &v], self.shape, mask, causal)?;
         self.o_proj.forward(&y.f_transpose(1, 2)?.f_reshape([batch, time, query * dim])?)
     }
 
@@ -67,6 +66,17 @@ impl Attention {
             shape: self.shape,
         }
     }
+}
+
+/// `softmax(q·kᵀ/√head_dim)·v` of heads, `[batch, heads, time, head_dim]`, with fewer of k and v where they are shared.
+pub(super) fn attend(
+    [q, k, v]: [&Tensor; 3],
+    heads: Heads,
+    mask: Option<Tensor>,
+    causal: bool,
+) -> Result<Tensor> {
+    let shared = heads.query != heads.key_value;
+    Ok(Tensor::f_scaled_dot_product_attention(q, k, v, mask, 0.0, causal, None, shared)?)
 }
 
 /// Whether query i, at position start + i, sees key j: `[time, start + time]`.

@@ -3,7 +3,9 @@
 mod block;
 mod causal;
 mod learning;
+mod nodes;
 mod norm;
+mod pieces;
 mod recompute;
 
 use super::cache::KvCache;

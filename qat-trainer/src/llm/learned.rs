@@ -1,6 +1,6 @@
 //! What is trained as it is. The numbers that learn are f32, whatever the decoder's kind.
 
-use super::linear::{Linear, affine};
+use super::linear::{Linear, Plain, affine};
 use super::qat::parameters::{Parameter, adamw};
 use crate::autograd::slice;
 use crate::checkpoint::Checkpoint;
@@ -105,6 +105,10 @@ impl Linear for Learned {
 
     fn bias(&self) -> Option<&Tensor> {
         self.bias.as_ref().map(Weight::leaf)
+    }
+
+    fn plain(&self, kind: Kind) -> Result<Option<Plain>> {
+        Plain::new(self.weight.leaf(), self.bias(), kind).map(Some)
     }
 
     fn leaves(&self) -> Vec<&Tensor> {

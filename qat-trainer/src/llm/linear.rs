@@ -5,7 +5,24 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::llm::quantised::QuantisedMatrix;
 use crate::nn::Rates;
 use std::fmt::Debug;
-use tch::Tensor;
+use tch::{Kind, Tensor};
+
+/// A matrix, `[out, in]`, and perhaps a bias, `[out]`, in the kind that products are computed in; with their histories.
+#[derive(Debug)]
+pub struct Plain {
+    /// W.
+    pub weight: Tensor,
+    /// b.
+    pub bias: Option<Tensor>,
+}
+
+impl Plain {
+    /// Both in `kind`.
+    pub(super) fn new(weight: &Tensor, bias: Option<&Tensor>, kind: Kind) -> Result<Self> {
+        let bias = bias.map(|bias| bias.f_to_kind(kind)).transpose()?;
+        Ok(Self { weight: weight.f_to_kind(kind)?, bias })
+    }
+}
 
 /// An affine map `y = x·Wᵀ + b`, with W of shape `[out, in]`, as the decoder uses it. Dense matrices, fake-quantised ones and
 /// those with adapters beside them are its implementations; [`super::Decoder::replace`] puts one in another's place.
@@ -26,6 +43,15 @@ pub trait Linear: Debug + Send {
 
     /// b, `[out]`.
     fn bias(&self) -> Option<&Tensor>;
+
+    /// W and b in `kind`, if [`Self::forward`] is no more than their product with an x of that kind: what computes a whole block at
+    /// once can then do the product itself.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Train`] if torch refuses.
+    fn plain(&self, _kind: Kind) -> Result<Option<Plain>> {
+        Ok(None)
+    }
 
     /// The quantised matrix that [`Self::forward`] computes with, α rounded to binary16 as files have it; adapters that stay in
     /// floating point beside it are left out. Nothing if there is none.
@@ -98,6 +124,10 @@ impl Linear for Dense {
 
     fn bias(&self) -> Option<&Tensor> {
         self.bias.as_ref()
+    }
+
+    fn plain(&self, kind: Kind) -> Result<Option<Plain>> {
+        Plain::new(&self.weight, self.bias(), kind).map(Some)
     }
 
     fn leaves(&self) -> Vec<&Tensor> {

@@ -42,10 +42,14 @@ impl Rope {
         Ok(x.f_mul(&part(&self.cos)?)?.f_add(&turned.f_mul(&part(&self.sin)?)?)?)
     }
 
+    /// Cosines and sines for `time` positions from `start` on, f32 `[time, head_dim]`.
+    pub(super) fn angles(&self, start: i64, time: i64) -> Result<[Tensor; 2]> {
+        Ok([self.cos.f_narrow(0, start, time)?, self.sin.f_narrow(0, start, time)?])
+    }
+
     /// The same in one pass, with the angles of bf16 in f32.
     fn fused(&self, x: &Tensor, start: i64, time: i64) -> Result<Tensor> {
-        let [cos, sin] = [&self.cos, &self.sin].map(|table| table.f_narrow(0, start, time));
-        let (cos, sin) = (cos?, sin?);
+        let [cos, sin] = self.angles(start, time)?;
         // In the order in which a projection leaves them: nothing is copied.
         let heads = x.f_transpose(1, 2)?.f_contiguous()?;
         let turned = tch::no_grad(|| fused::rotate(&heads, [&cos, &sin], false))?;

@@ -18,7 +18,7 @@ const CPU: Device = Device::Cpu;
 const BOTH: [Architecture; 2] = [Architecture::Llama, Architecture::Qwen2];
 
 /// Generated tensors for every name: norms near 1, everything else spread about 0.
-struct Generated;
+pub(super) struct Generated;
 
 impl TensorSource for Generated {
     fn names(&self) -> Vec<String> {

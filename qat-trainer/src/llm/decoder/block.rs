@@ -1,13 +1,13 @@
 //! One block: `x ← x + attention(norm(x))`, then `x ← x + mlp(norm(x))`.
 
-use super::{Norm, prefix};
+use super::{Norm, nodes, prefix};
 use crate::autograd::closure_node;
 use crate::autograd::fused::decoder as fused;
 use crate::error::{Error, ErrorKind, Result};
-use crate::llm::attention::{Attention, Heads};
+use crate::llm::attention::{Attention, Heads, attend};
 use crate::llm::cache::KvCache;
 use crate::llm::config::LlmConfig;
-use crate::llm::linear::{Dense, Linear};
+use crate::llm::linear::{Dense, Linear, Plain};
 use crate::llm::rope::Rope;
 use tch::Tensor;
 
@@ -94,8 +94,32 @@ impl Block {
         rope: &Rope,
         cache: Option<(&mut KvCache, usize)>,
     ) -> Result<Tensor> {
+        if cache.is_none()
+            && x.device().is_cuda()
+            && let Some(y) = self.as_nodes(x, rope)?
+        {
+            return Ok(y);
+        }
         let x = x.f_add(&self.attention.forward(&self.input_layernorm.forward(x)?, rope, cache)?)?;
         Ok(x.f_add(&self.mlp.forward(&self.post_attention_layernorm.forward(&x)?)?)?)
+    }
+
+    /// The same as two nodes, if its matrices are no more than matrices.
+    pub(super) fn as_nodes(&self, x: &Tensor, rope: &Rope) -> Result<Option<Tensor>> {
+        let mut matrices = Vec::new();
+        for (_, linear) in self.linears() {
+            let Some(matrix) = linear.plain(x.f_kind()?)? else { return Ok(None) };
+            matrices.push(matrix);
+        }
+        let Ok([q, k, v, out, gate, up, down]) = <[Plain; 7]>::try_from(matrices) else { return Ok(None) };
+        let (batch, time, _) = x.size3()?;
+        let (heads, angles) = (self.attention.shape, rope.angles(0, time)?);
+        let heads_of = nodes::before_attention(x, &self.input_layernorm, &[q, k, v], heads, &angles)?;
+        let [q, k, v] = heads_of.each_ref().map(|t| t.f_transpose(1, 2));
+        let y = attend([&q?, &k?, &v?], heads, None, time > 1)?;
+        let y = y.f_transpose(1, 2)?.f_reshape([batch * time, heads.query * heads.dim])?;
+        let matrices = [out, gate, up, down];
+        nodes::behind_attention(x, &y, &self.post_attention_layernorm, &matrices).map(Some)
     }
 
     /// The matrices with their names within the block.

@@ -12,7 +12,7 @@ use tch::{Kind, Tensor};
 #[derive(Debug)]
 pub(super) struct Norm {
     weight: Weight,
-    eps: f64,
+    pub(super) eps: f64,
 }
 
 /// w: as it was loaded, or a parameter.

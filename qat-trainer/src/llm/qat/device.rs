@@ -11,7 +11,7 @@ use crate::autograd::fused::learn::{Moments, learn};
 use crate::autograd::slice;
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, ErrorKind, Result};
-use crate::llm::linear::Linear;
+use crate::llm::linear::{Linear, Plain};
 use crate::llm::quantised::QuantisedMatrix;
 use crate::nn::Rates;
 use tch::{Kind, Tensor};
@@ -98,6 +98,13 @@ impl Linear for DeviceQuantised {
 
     fn bias(&self) -> Option<&Tensor> {
         self.bias.as_ref()
+    }
+
+    fn plain(&self, kind: Kind) -> Result<Option<Plain>> {
+        if self.quantiser.quant().compute.is_some_and(|compute| compute != kind) {
+            return Ok(None);
+        }
+        Plain::new(&self.w_hat, self.bias(), kind).map(Some)
     }
 
     fn quantised(&self) -> Result<Option<QuantisedMatrix>> {

@@ -6,7 +6,7 @@ use super::{Blocks, MatrixQuant};
 use crate::autograd::{fused, fused_kernels, slice};
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, ErrorKind, Result};
-use crate::llm::linear::Linear;
+use crate::llm::linear::{Linear, Plain};
 use crate::llm::quantised::QuantisedMatrix;
 use crate::nn::{Rates, Rule, Update, state};
 use qat_kernels::SteVariant;
@@ -222,6 +222,13 @@ impl Linear for NodeQuantised {
 
     fn bias(&self) -> Option<&Tensor> {
         self.bias.as_ref()
+    }
+
+    fn plain(&self, kind: Kind) -> Result<Option<Plain>> {
+        if self.quantiser.quant.compute.is_some_and(|compute| compute != kind) {
+            return Ok(None);
+        }
+        Plain::new(&self.quantiser.of(&self.weight.leaf, kind)?, self.bias(), kind).map(Some)
     }
 
     fn quantised(&self) -> Result<Option<QuantisedMatrix>> {
