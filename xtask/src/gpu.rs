@@ -2,6 +2,7 @@
 //! no Rust; and what it measured there, brought home.
 
 pub(crate) mod arithmetic;
+mod pieces;
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -50,7 +50,7 @@ pub(crate) fn check() -> Result<u64> {
         adamw(&program, &AdamW { lr: 3e-3, weight_decay: 0.1, step, ..AdamW::default() })?;
         checked += 1;
     }
-    Ok(checked)
+    Ok(checked + super::pieces::check(&program)?)
 }
 
 fn build() -> Result<PathBuf> {
@@ -215,7 +215,7 @@ fn to_bf16(x: f32) -> f32 {
     f32::from_bits(((bits + 0x7fff + (bits >> 16 & 1)) as u32) & 0xffff_0000)
 }
 
-fn same(what: &str, got: &[f32], expected: &[f32]) -> Result<()> {
+pub(super) fn same(what: &str, got: &[f32], expected: &[f32]) -> Result<()> {
     let differ = |(_, (a, b)): &(usize, (&f32, &f32))| a.to_bits() != b.to_bits();
     match got.iter().zip(expected).enumerate().find(differ) {
         Some((i, (a, b))) => bail!("{what}: number {i} is {a:e}, not {b:e}"),
@@ -225,27 +225,27 @@ fn same(what: &str, got: &[f32], expected: &[f32]) -> Result<()> {
 
 /// What the program reads.
 #[derive(Default)]
-struct Job(Vec<u8>);
+pub(super) struct Job(Vec<u8>);
 
 impl Job {
-    fn int(&mut self, x: usize) -> &mut Self {
+    pub(super) fn int(&mut self, x: usize) -> &mut Self {
         self.0.extend((x as u32).to_ne_bytes());
         self
     }
 
-    fn float(&mut self, x: f32) -> &mut Self {
+    pub(super) fn float(&mut self, x: f32) -> &mut Self {
         self.0.extend(x.to_ne_bytes());
         self
     }
 
-    fn floats(&mut self, x: &[f32]) -> &mut Self {
+    pub(super) fn floats(&mut self, x: &[f32]) -> &mut Self {
         x.iter().for_each(|&x| {
             self.float(x);
         });
         self
     }
 
-    fn run(&self, program: &Path) -> Result<Answer> {
+    pub(super) fn run(&self, program: &Path) -> Result<Answer> {
         let mut child = Command::new(program)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -260,7 +260,7 @@ impl Job {
 }
 
 /// What it writes.
-struct Answer {
+pub(super) struct Answer {
     bytes: Vec<u8>,
     at: usize,
 }
@@ -272,16 +272,16 @@ impl Answer {
         Ok(taken.as_chunks::<N>().0.iter().copied())
     }
 
-    fn floats(&mut self, count: usize) -> Result<Vec<f32>> {
+    pub(super) fn floats(&mut self, count: usize) -> Result<Vec<f32>> {
         Ok(self.take(count)?.map(f32::from_ne_bytes).collect())
     }
 
-    fn halves(&mut self, count: usize) -> Result<Vec<f32>> {
+    pub(super) fn halves(&mut self, count: usize) -> Result<Vec<f32>> {
         let wide = |half| f32::from_bits(u32::from(u16::from_ne_bytes(half)) << 16);
         Ok(self.take(count)?.map(wide).collect())
     }
 
-    fn finish(self) -> Result<()> {
+    pub(super) fn finish(self) -> Result<()> {
         ensure!(self.at == self.bytes.len(), "the answer is too long");
         Ok(())
     }
