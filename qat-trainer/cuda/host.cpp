@@ -11,16 +11,19 @@
 //   4, tokens, heads, half; x, cosines, sines           ->  heads turned; and turned back
 //   5, count; gate, up, gradients                       ->  the gate's y; gradients of gate, up
 //   6, rows, width, factor; logits, targets             ->  ln Σ exp of the rows; gradients of the logits
+//   7, Quantiser, groups, bits, row; alpha, k, codes    ->  weights of packed codes; weights in bf16
 
 #define QAT_HOST
 #include "quantise.cu"
 #include "learn.cu"
+#include "packed.cu"
 #include "decoder.cu"
 
 #include <cmath>
 
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <vector>
 
 template <typename T>
@@ -185,6 +188,34 @@ static void cross_entropy(int rows, int width, float factor) {
   write(logits);
 }
 
+template <typename T>
+static std::vector<T> dequantised(const Quantiser& q, int bits, int row, const std::vector<unsigned char>& codes,
+                                  const std::vector<float>& alpha, const std::vector<float>& divisors) {
+  unsigned count = (unsigned)q.length * q.blocks;
+  // Room in whole 16 bytes, as the GPU's allocator gives it.
+  std::vector<Pack<T, 16 / sizeof(T)>> room(count * sizeof(T) / 16 + 1);
+  T* out = room[0].x;
+  for (unsigned i = 0; i < count; i++)
+    dequantise_one(q, bits, row, codes.data(), alpha.data(), divisors.data(), out, i);
+  std::vector<T> one(out, out + count);
+  if (row % 8 != 0 || q.length % 8 != 0 || q.group % 8 != 0) return one;
+  for (unsigned i = 0; i < count / 8; i++)
+    dequantise_eight(q, bits, codes.data(), alpha.data(), divisors.data(), out, i);
+  std::vector<T> eights(out, out + count);
+  if (memcmp(eights.data(), one.data(), count * sizeof(T)) != 0) exit(5);
+  return eights;
+}
+
+static void packed() {
+  auto q = read<Quantiser>(1)[0];
+  int groups = read<int>(1)[0], bits = read<int>(1)[0], row = read<int>(1)[0];
+  auto alpha = read<float>(q.blocks), divisors = read<float>(groups);
+  size_t rows = (size_t)q.length * q.blocks / row;
+  auto codes = read<unsigned char>(rows * (((size_t)row * bits + 7) / 8));
+  write(dequantised<float>(q, bits, row, codes, alpha, divisors));
+  write(dequantised<bf16>(q, bits, row, codes, alpha, divisors));
+}
+
 int main() {
   int job = read<int>(1)[0];
   if (job == 0 || job == 2) {
@@ -200,6 +231,8 @@ int main() {
     half % 4 == 0 ? rotate<4>(tokens, heads, half) : rotate<1>(tokens, heads, half);
   } else if (job == 5) {
     gates(read<int>(1)[0]);
+  } else if (job == 7) {
+    packed();
   } else {
     int rows = read<int>(1)[0], width = read<int>(1)[0];
     float factor = read<float>(1)[0];

@@ -7,7 +7,8 @@ use qat_kernels::config::StepRule;
 use qat_kernels::ste_simd::AdamW;
 use qat_kernels::{Grid, Levels, SteVariant};
 use qat_trainer::llm::{
-    Backend, Decoder, DeviceQuantised, Linear, MatrixQuant, NodeQuantised, Rates, Rule, chunked_cross_entropy,
+    Backend, Decoder, DeviceQuantised, Linear, MatrixQuant, NodeQuantised, PackedMatrix, Rates, Rule,
+    chunked_cross_entropy,
 };
 use qat_trainer::spec::WeightQuant;
 use tch::{Device, Kind, Tensor};
@@ -29,6 +30,7 @@ const GRADIENTS_BF16: f64 = 5e-2;
 
 pub(crate) fn run(device: Device) -> Result<Vec<Figure>> {
     let mut figures = quantisers(device)?;
+    figures.extend(packed(device)?);
     if Backend::on(device) == Backend::Fused {
         figures.push(updates(device)?);
     }
@@ -100,6 +102,37 @@ fn quantisers(device: Device) -> Result<Vec<Figure>> {
         figure("unequal", unequal.to_string(), "").with_goal("0".into()),
         figure("log_alpha_error", format!("{largest:.1e}"), "").with_goal(format!("{OF_LOG_ALPHA:e}")),
     ])
+}
+
+/// Packed matrices of every grid, width and kind of steps, unpacked there to what they are here.
+fn packed(device: Device) -> Result<Vec<Figure>> {
+    let (mut checked, mut unequal) = (0, 0);
+    // The second one's rows are no whole eights, so that they end within a byte.
+    for (columns, block) in [(320, Some(64)), (77, None)] {
+        let w = numbers(3, &[37, columns], 0.3);
+        let w_there = w.f_to_device(device)?;
+        let fits = |quant: &MatrixQuant| {
+            let whole = !matches!(quant.quant.step, StepRule::PiAdaptive { .. });
+            quant.ste == SteVariant::Standard && quant.block == block && (columns % 16 == 0 || whole)
+        };
+        for quant in all()?.into_iter().filter(fits) {
+            let ours = PackedMatrix::fitted(&w, quant)?;
+            for backend in Backend::all(device) {
+                let there = PackedMatrix::fitted(&w_there, quant)?.on(backend);
+                for kind in [Kind::Float, Kind::BFloat16] {
+                    checked += 1;
+                    if !ours.weights(kind)?.f_equal(&there.weights(kind)?.f_to_device(Device::Cpu)?)? {
+                        eprintln!("{backend:?} {quant:?}: the {kind:?} of packed codes are others");
+                        unequal += 1;
+                    }
+                }
+            }
+        }
+    }
+    ensure!(unequal == 0, "{unequal} of {checked} packed matrices are not those of the CPU");
+    println!("{checked} packed matrices: weights equal");
+    let figure = |metric, value: i32| Figure::new("packed".into(), metric, value.to_string(), "");
+    Ok(vec![figure("checked", checked), figure("unequal", unequal).with_goal("0".into())])
 }
 
 /// The kernel that makes a whole update at once, against those that make its parts: three updates, and what the network computes

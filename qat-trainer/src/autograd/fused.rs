@@ -1,10 +1,11 @@
 //! The kernels of `cuda/*.cu`: compiled for the GPU that is there at their first use, and launched on torch's stream. Here those
 //! of quantisers and AdamW, in [`decoder`] those of what lies between a decoder's matrices, in [`learn`]
-//! a whole update of a quantised matrix.
+//! a whole update of a quantised matrix, in [`packed`] the weights of packed codes.
 #![allow(unsafe_code)]
 
 pub(crate) mod decoder;
 pub(crate) mod learn;
+pub(crate) mod packed;
 
 use super::device::index;
 use super::ffi;
@@ -104,7 +105,7 @@ const THREADS: u32 = 256;
 const BLOCKS: u32 = 16;
 
 /// The kernels, in the order of [`Kernel`].
-const NAMES: [&CStr; 49] = [
+const NAMES: [&CStr; 53] = [
     c"fake_quantise_f32_1",
     c"fake_quantise_f32_4",
     c"fake_quantise_bf16_1",
@@ -154,6 +155,10 @@ const NAMES: [&CStr; 49] = [
     c"learn_f32_4",
     c"learn_bf16_1",
     c"learn_bf16_4",
+    c"dequantise_f32_1",
+    c"dequantise_f32_8",
+    c"dequantise_bf16_1",
+    c"dequantise_bf16_8",
 ];
 
 /// Index of the first kernel of a kind.
@@ -172,6 +177,7 @@ enum Kernel {
     CrossEntropy = 37,
     CrossEntropyGradient = 41,
     Learn = 45,
+    Dequantise = 49,
 }
 
 type Launch = unsafe extern "C" fn(
@@ -356,13 +362,17 @@ fn pointer<T>(value: &mut T) -> *mut c_void {
 /// The addresses of a quantiser's operands, after checks.
 fn addresses(q: &Quantiser, weights: Weights<'_>) -> Result<[*mut c_void; 3]> {
     let Weights { w, alpha, divisors } = weights;
-    let device = w.device();
+    check(w, Kind::Float, w.device(), q.length as usize * q.blocks as usize)?;
+    check_steps(q, [alpha, divisors], w.device())?;
+    Ok([w, alpha, divisors].map(Tensor::data_ptr))
+}
+
+/// Checks α and k of a quantiser.
+fn check_steps(q: &Quantiser, [alpha, divisors]: [&Tensor; 2], device: Device) -> Result<()> {
     let (length, blocks) = (q.length as usize, q.blocks as usize);
-    check(w, Kind::Float, device, length * blocks)?;
     check(alpha, Kind::Float, device, blocks)?;
     let groups = if q.rule == 2 { blocks * (length / q.group.max(1) as usize) } else { divisors.numel() };
-    check(divisors, Kind::Float, device, groups)?;
-    Ok([w, alpha, divisors].map(Tensor::data_ptr))
+    check(divisors, Kind::Float, device, groups)
 }
 
 /// ŵ of w in f32 or bf16.

@@ -23,6 +23,7 @@ pub(super) const SOURCE: &CStr = {
     let files = concat!(
         include_str!("../../cuda/quantise.cu"),
         include_str!("../../cuda/learn.cu"),
+        include_str!("../../cuda/packed.cu"),
         include_str!("../../cuda/decoder.cu"),
         "\0"
     );

@@ -8,6 +8,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context as _, Result, bail, ensure};
 use qat_benches::numbers::SplitMix64;
 use qat_kernels::config::StepRule;
+use qat_kernels::pack::{pack, packed_len};
 use qat_kernels::ste::{lsq_gradient_scale, lsq_step_gradient};
 use qat_kernels::ste_simd::{self, AdamW};
 use qat_kernels::{Grid, Levels, LsqMask, SteVariant, pi_step};
@@ -20,37 +21,48 @@ const SHAPES: [(usize, usize, Option<usize>); 5] =
 /// Largest error of a sum, relative to the sum of its terms' magnitudes.
 const SUM_ERROR: f64 = 1e-6;
 
-/// Returns how many quantisers and updates were compared.
+/// Returns how many quantisers, packed matrices and updates were compared.
 pub(crate) fn check() -> Result<u64> {
     let program = build()?;
     let mut checked = 0;
-    for (blocks, length, group) in SHAPES {
-        for bits in [2, 3, 4, 8] {
-            for grid in [Grid::MidTread, Grid::MidRise] {
-                let levels = Levels::new(bits, grid)?;
-                let adaptive = group.map(|group| StepRule::PiAdaptive { group });
-                for rule in
-                    [Some(StepRule::Uniform), Some(StepRule::Pi { k: 3 }), adaptive].into_iter().flatten()
-                {
-                    for ste in [
-                        SteVariant::Standard,
-                        SteVariant::Clipped { clip_val: 0.4 },
-                        SteVariant::LearnedStepSize,
-                        SteVariant::Ewgs { lambda: 0.2 },
-                    ] {
-                        let case = Case { blocks, length, levels, rule, ste };
-                        case.check(&program).with_context(|| format!("{case:?}"))?;
-                        checked += 1;
-                    }
-                }
-            }
+    for case in cases(&[2, 3, 4, 8])? {
+        for ste in [
+            SteVariant::Standard,
+            SteVariant::Clipped { clip_val: 0.4 },
+            SteVariant::LearnedStepSize,
+            SteVariant::Ewgs { lambda: 0.2 },
+        ] {
+            let case = Case { ste, ..case };
+            case.check(&program).with_context(|| format!("{case:?}"))?;
+            checked += 1;
         }
+    }
+    for case in cases(&[2, 3, 4, 5, 6, 7, 8])? {
+        case.check_packed(&program).with_context(|| format!("packed codes of {case:?}"))?;
+        checked += 1;
     }
     for step in [1, 2, 1000] {
         adamw(&program, &AdamW { lr: 3e-3, weight_decay: 0.1, step, ..AdamW::default() })?;
         checked += 1;
     }
     Ok(checked + super::pieces::check(&program)?)
+}
+
+/// Blocks of every shape, with every grid of so many bits and every rule of steps.
+fn cases(bits: &[u8]) -> Result<Vec<Case>> {
+    let mut cases = Vec::new();
+    for (blocks, length, group) in SHAPES {
+        for &bits in bits {
+            for grid in [Grid::MidTread, Grid::MidRise] {
+                let levels = Levels::new(bits, grid)?;
+                let adaptive = group.map(|group| StepRule::PiAdaptive { group });
+                let rules = [StepRule::Uniform, StepRule::Pi { k: 3 }].into_iter().chain(adaptive);
+                let ste = SteVariant::Standard;
+                cases.extend(rules.map(|rule| Case { blocks, length, levels, rule, ste }));
+            }
+        }
+    }
+    Ok(cases)
 }
 
 fn build() -> Result<PathBuf> {
@@ -74,7 +86,7 @@ fn build() -> Result<PathBuf> {
     Ok(program)
 }
 
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 struct Case {
     blocks: usize,
     length: usize,
@@ -85,28 +97,9 @@ struct Case {
 
 impl Case {
     fn check(&self, program: &Path) -> Result<()> {
-        let &Self { blocks, length, levels, rule, ste } = self;
-        let mut random = SplitMix64(self.levels.bits().into());
-        let mut normal = move || {
-            let uniform = |bits: u64| (bits >> 40) as f32 / (1 << 24) as f32;
-            (0..6).map(|_| uniform(random.bits()) - 0.5).sum::<f32>()
-        };
-        let group = if let StepRule::PiAdaptive { group } = rule { group } else { length };
-        let mut alpha: Vec<f32> = (0..blocks).map(|_| 0.1 + normal().abs()).collect();
-        // Its multiples by powers of 2 lie in the middle between two numbers of bf16.
-        alpha[0] = 1.0 + 1.0 / 256.0;
-        let k: Vec<u8> = match rule {
-            StepRule::PiAdaptive { .. } => (0..blocks * length / group).map(|i| 2 + (i % 4) as u8).collect(),
-            _ => Vec::new(),
-        };
-        let steps: Vec<f32> = match rule {
-            StepRule::Uniform => alpha.clone(),
-            StepRule::Pi { k } => alpha.iter().map(|&a| pi_step(a, k)).collect::<Result<_, _>>()?,
-            StepRule::PiAdaptive { .. } => {
-                let of = |(i, &k): (usize, &u8)| pi_step(alpha[i * group / length], k);
-                k.iter().enumerate().map(of).collect::<Result<_, _>>()?
-            }
-        };
+        let &Self { blocks, length, levels, ste, .. } = self;
+        let mut normal = self.numbers();
+        let Steps { alpha, k, steps } = self.steps(&mut normal)?;
         let per_step = blocks * length / steps.len();
         // Multiples of a quarter of the step are borders, levels and ties.
         let w: Vec<f32> = (0..blocks * length)
@@ -130,17 +123,9 @@ impl Case {
             SteVariant::LearnedStepSize => (2, 0.0),
             SteVariant::Ewgs { lambda } => (3, lambda),
         };
-        let (rule, divisor) = match rule {
-            StepRule::Uniform => (0, 1.0),
-            StepRule::Pi { k } => (1, f32::from(k)),
-            StepRule::PiAdaptive { .. } => (2, 1.0),
-        };
         let scale = lsq_gradient_scale(length, levels);
         let mut job = Job::default();
-        job.int(0).float(levels.lo() as f32).float(levels.hi() as f32).float(levels.grid().offset());
-        job.int(estimator).float(parameter).float(scale).int(rule).float(divisor);
-        job.int(length).int(blocks).int(group).int(if length >= 512 { 256 } else { 32 }).int(k.len());
-        let k: Vec<f32> = k.iter().map(|&k| k.into()).collect();
+        self.describe(job.int(0), estimator, parameter, scale).int(k.len());
         job.floats(&w).floats(&alpha).floats(&k).floats(&g);
         let mut answer = job.run(program)?;
 
@@ -165,6 +150,89 @@ impl Case {
         }
         answer.finish()
     }
+
+    /// Weights of packed codes.
+    fn check_packed(&self, program: &Path) -> Result<()> {
+        let &Self { blocks, length, levels, .. } = self;
+        let mut normal = self.numbers();
+        let Steps { alpha, k, steps } = self.steps(&mut normal)?;
+        let row = if blocks % 3 == 0 { 3 * length } else { length };
+        let span = levels.hi() - levels.lo() + 1;
+        // All of them, in an order that does not repeat with the rows.
+        let codes: Vec<i8> =
+            (0..(blocks * length) as i32).map(|i| (levels.lo() + (i + i / 7) % span) as i8).collect();
+        let mut packed = vec![0; packed_len(row, levels.bits()) * codes.len() / row];
+        for (codes, packed) in codes.chunks(row).zip(packed.chunks_mut(packed_len(row, levels.bits()))) {
+            pack(levels.bits(), codes, packed)?;
+        }
+        let mut weights = vec![0.0; codes.len()];
+        ste_simd::dequantize(levels, &steps, &codes, &mut weights)?;
+
+        let mut job = Job::default();
+        self.describe(job.int(7), 0, 0.0, 1.0).int(k.len()).int(levels.bits().into()).int(row);
+        job.floats(&alpha).floats(&k).bytes(&packed);
+        let mut answer = job.run(program)?;
+        same("the weights", &answer.floats(codes.len())?, &weights)?;
+        let halves: Vec<f32> = weights.iter().map(|&x| to_bf16(x)).collect();
+        same("the weights in bf16", &answer.halves(codes.len())?, &halves)?;
+        answer.finish()
+    }
+
+    /// Numbers with the variance of a half, the same ones for all quantisers of as many bits.
+    fn numbers(&self) -> impl FnMut() -> f32 + use<> {
+        let mut random = SplitMix64(self.levels.bits().into());
+        move || {
+            let uniform = |bits: u64| (bits >> 40) as f32 / (1 << 24) as f32;
+            (0..6).map(|_| uniform(random.bits()) - 0.5).sum::<f32>()
+        }
+    }
+
+    /// Weights that share a step.
+    fn group(&self) -> usize {
+        if let StepRule::PiAdaptive { group } = self.rule { group } else { self.length }
+    }
+
+    fn steps(&self, normal: &mut impl FnMut() -> f32) -> Result<Steps> {
+        let &Self { blocks, length, rule, .. } = self;
+        let group = self.group();
+        let mut alpha: Vec<f32> = (0..blocks).map(|_| 0.1 + normal().abs()).collect();
+        // Its multiples by powers of 2 lie in the middle between two numbers of bf16.
+        alpha[0] = 1.0 + 1.0 / 256.0;
+        let k: Vec<u8> = match rule {
+            StepRule::PiAdaptive { .. } => (0..blocks * length / group).map(|i| 2 + (i % 4) as u8).collect(),
+            _ => Vec::new(),
+        };
+        let steps: Vec<f32> = match rule {
+            StepRule::Uniform => alpha.clone(),
+            StepRule::Pi { k } => alpha.iter().map(|&a| pi_step(a, k)).collect::<Result<_, _>>()?,
+            StepRule::PiAdaptive { .. } => {
+                let of = |(i, &k): (usize, &u8)| pi_step(alpha[i * group / length], k);
+                k.iter().enumerate().map(of).collect::<Result<_, _>>()?
+            }
+        };
+        let k = k.iter().map(|&k| k.into()).collect();
+        Ok(Steps { alpha, k, steps })
+    }
+
+    /// Adds the source's `Quantiser` to a job.
+    fn describe<'a>(&self, job: &'a mut Job, estimator: usize, parameter: f32, scale: f32) -> &'a mut Job {
+        let &Self { blocks, length, levels, rule, .. } = self;
+        let (rule, divisor) = match rule {
+            StepRule::Uniform => (0, 1.0),
+            StepRule::Pi { k } => (1, f32::from(k)),
+            StepRule::PiAdaptive { .. } => (2, 1.0),
+        };
+        job.float(levels.lo() as f32).float(levels.hi() as f32).float(levels.grid().offset());
+        job.int(estimator).float(parameter).float(scale).int(rule).float(divisor);
+        job.int(length).int(blocks).int(self.group()).int(if length >= 512 { 256 } else { 32 })
+    }
+}
+
+/// α of each block, k of each group, and the steps they make.
+struct Steps {
+    alpha: Vec<f32>,
+    k: Vec<f32>,
+    steps: Vec<f32>,
 }
 
 fn adamw(program: &Path, adamw: &AdamW) -> Result<()> {
@@ -243,6 +311,10 @@ impl Job {
             self.float(x);
         });
         self
+    }
+
+    fn bytes(&mut self, x: &[u8]) {
+        self.0.extend(x);
     }
 
     pub(super) fn run(&self, program: &Path) -> Result<Answer> {

@@ -16,8 +16,31 @@ pub(super) struct Adapter {
     down: Parameter,
     /// U, `[out, r]`: PEFT's `lora_B`.
     up: Parameter,
-    /// s.
-    scale: f64,
+    pub(super) scale: Scale,
+}
+
+/// s, and where it is multiplied.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Scale {
+    s: f64,
+    /// To thin matrices, and not to wide ones as on the CPU. That spares a GPU passes over memory, of which it does little else
+    /// here. With an s that is a power of two, as the usual ones are, what is multiplied becomes the same numbers.
+    pub(super) thin: bool,
+}
+
+/// What a forward pass leaves for the backward pass: `D·x`, multiplied by s where that is done to thin matrices, and D and U in
+/// the kind of x: to make them again would take two more kernels of hardly any work.
+pub(super) struct Kept {
+    thin: Tensor,
+    down: Tensor,
+    up: Tensor,
+}
+
+impl Kept {
+    /// In the order of [`Scale::gradients`].
+    pub(super) fn tensors(&self) -> [&Tensor; 3] {
+        [&self.thin, &self.down, &self.up]
+    }
 }
 
 impl Adapter {
@@ -50,23 +73,32 @@ impl Adapter {
         Ok(Self {
             down: Parameter::new(&tensor(&down, [r as i64, inputs])?)?,
             up: Parameter::new(&tensor(&up, [out, r as i64])?)?,
-            scale: f64::from(settings.alpha) / r as f64,
+            scale: Scale { s: f64::from(settings.alpha) / r as f64, thin: device != Device::Cpu },
         })
     }
 
     /// `s·U·D`, `[out, in]`.
     pub(super) fn matrix(&self) -> Result<Tensor> {
-        Ok(self.up.leaf.f_matmul(&self.down.leaf)?.f_mul_scalar(self.scale)?)
+        Ok(self.up.leaf.f_matmul(&self.down.leaf)?.f_mul_scalar(self.scale.s)?)
     }
 
-    /// `s·U·D·x` over the last dimension, in the kind of x.
-    pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
+    /// Adds `s·U·D·x` over the last dimension to y, in the kind of both, and returns what [`Scale::gradients`] needs besides x. Without
+    /// a history.
+    pub(super) fn add_to(&self, y: &mut Tensor, x: &Tensor) -> Result<Kept> {
         let kind = x.kind();
-        let [down, up] = [&self.down.leaf, &self.up.leaf].map(|t| t.f_to_kind(kind));
-        let thin = x.f_linear(&down?, None::<&Tensor>)?;
-        Ok(thin.f_linear(&up?, None::<&Tensor>)?.f_mul_scalar(self.scale)?)
+        let (down, up) = (self.down.leaf.f_to_kind(kind)?, self.up.leaf.f_to_kind(kind)?);
+        let mut thin = x.f_linear(&down, None::<&Tensor>)?;
+        if self.scale.thin {
+            thin = thin.f_mul_scalar(self.scale.s)?;
+            let _ = y.f_view([-1, up.size()[0]])?.f_addmm_(&flat(&thin)?, &up.f_tr()?)?;
+        } else {
+            // Not in place: torch rounds a number to bf16 before it multiplies by it there.
+            let _ = y.f_add_(&thin.f_linear(&up, None::<&Tensor>)?.f_mul_scalar(self.scale.s)?)?;
+        }
+        Ok(Kept { thin, down, up })
     }
 
+    /// D and U.
     pub(super) fn leaves(&self) -> [&Tensor; 2] {
         [&self.down.leaf, &self.up.leaf]
     }
@@ -90,6 +122,52 @@ impl Adapter {
         self.down.load(&format!("{name}.lora_A.weight"), from)?;
         self.up.load(&format!("{name}.lora_B.weight"), from)
     }
+}
+
+impl Scale {
+    /// The gradients of x, D and U given that of what [`Adapter::add_to`] adds, of x and what it kept.
+    pub(super) fn gradients(self, grad: &Tensor, [x, thin, down, up]: [&Tensor; 4]) -> Result<[Tensor; 3]> {
+        let Self { s, thin: early } = self;
+        let grad = if early { grad.shallow_clone() } else { grad.f_mul_scalar(s)? };
+        let mut of_thin = grad.f_matmul(up)?;
+        if early {
+            of_thin = of_thin.f_mul_scalar(s)?;
+        }
+        let of_up = flat(&grad)?.f_tr()?.f_matmul(&flat(thin)?)?.f_to_kind(Kind::Float)?;
+        let of_down = flat(&of_thin)?.f_tr()?.f_matmul(&flat(x)?)?.f_to_kind(Kind::Float)?;
+        Ok([of_thin.f_matmul(down)?, of_down, of_up])
+    }
+
+    /// `W + s·U·D`, f32 `[out, in]`, of W in f32 or bf16, D and U; without a history.
+    ///
+    /// The product is one of f32 also where the decoder computes in bf16: with r columns it costs little more than writing it, and
+    /// rounded to bf16 it would move W in jumps, and weights between two levels to another side than elsewhere.
+    pub(super) fn sum(self, base: &Tensor, [down, up]: [&Tensor; 2]) -> Result<Tensor> {
+        let mut sum = if self.thin {
+            up.f_matmul(&down.f_mul_scalar(self.s)?)?
+        } else {
+            up.f_matmul(down)?.f_mul_scalar_(self.s)?
+        };
+        Ok(sum.f_add_(base)?)
+    }
+
+    /// The gradients of D and U given that of [`Self::sum`], which is used up.
+    pub(super) fn gradients_of_sum(self, mut grad: Tensor, [down, up]: [&Tensor; 2]) -> Result<[Tensor; 2]> {
+        if !self.thin {
+            grad = grad.f_mul_scalar_(self.s)?;
+        }
+        let (of_down, of_up) = (up.f_tr()?.f_matmul(&grad)?, grad.f_matmul(&down.f_tr()?)?);
+        Ok(if self.thin {
+            [of_down.f_mul_scalar(self.s)?, of_up.f_mul_scalar(self.s)?]
+        } else {
+            [of_down, of_up]
+        })
+    }
+}
+
+/// `[…, n]` as a matrix.
+pub(super) fn flat(t: &Tensor) -> Result<Tensor> {
+    Ok(t.f_reshape([-1, *t.size().last().unwrap_or(&1)])?)
 }
 
 /// A tensor on the CPU, in f32, of consecutive numbers.

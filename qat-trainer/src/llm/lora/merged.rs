@@ -16,10 +16,10 @@ use tch::{Kind, Tensor};
 /// A frozen matrix with adapters, quantised as one.
 #[derive(Debug)]
 pub(super) struct Merged {
-    /// W, f32.
-    base: Tensor,
-    adapter: Adapter,
-    quantiser: Quantiser,
+    /// W, f32 or bf16: as the decoder had it, since f32 would hold the same numbers in twice the memory.
+    pub(super) base: Tensor,
+    pub(super) adapter: Adapter,
+    pub(super) quantiser: Quantiser,
     bias: Option<Tensor>,
     kind: Kind,
 }
@@ -32,8 +32,11 @@ impl Merged {
         adapter: Adapter,
     ) -> Result<Self> {
         let row = weight.size2()?.1 as usize;
-        let base = weight.f_to_kind(Kind::Float)?;
-        let start = tch::no_grad(|| base.f_add(&adapter.matrix()?).map_err(Error::from))?;
+        let base = match weight.kind() {
+            Kind::BFloat16 => weight.shallow_clone(),
+            _ => weight.f_to_kind(Kind::Float)?,
+        };
+        let start = tch::no_grad(|| adapter.scale.sum(&base, adapter.leaves()))?;
         let blocks = Blocks::fitted(quant, slice(&plain(&start)?)?, row, None)?;
         let device = weight.device();
         Ok(Self {
@@ -45,24 +48,42 @@ impl Merged {
         })
     }
 
+    /// `W + s·U·D`, f32, without a history.
     fn merged(&self) -> Result<Tensor> {
-        Ok(self.base.f_add(&self.adapter.matrix()?)?)
+        tch::no_grad(|| self.adapter.scale.sum(&self.base, self.adapter.leaves()))
+    }
+
+    /// `Q(W + s·U·D)`. What is quantised is gone when it is: in f32, and kept for the backward pass, it would be the largest of
+    /// all that a training keeps.
+    fn rounded(&self) -> Result<Tensor> {
+        let ([down, up], scale) = (self.adapter.leaves(), self.adapter.scale);
+        let lost = || Error::new(ErrorKind::Train, "the adapter is lost");
+        let make = move |parts: &[Tensor]| match parts {
+            [base, down, up] => scale.sum(base, [down, up]),
+            _ => Err(lost()),
+        };
+        let split = move |of_sum: Tensor, parts: &[Tensor]| match parts {
+            [_, down, up] => {
+                let [of_down, of_up] = scale.gradients_of_sum(of_sum, [down, up])?;
+                Ok(vec![None, Some(of_down), Some(of_up)])
+            }
+            _ => Err(lost()),
+        };
+        self.quantiser.of_made(&[&self.base, down, up], make, split, self.kind)
     }
 }
 
 impl Linear for Merged {
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let w_hat = self.quantiser.of(&self.merged()?, self.kind)?;
-        product(x, &w_hat, self.bias.as_ref(), self.quantiser.quant().compute)
+        product(x, &self.rounded()?, self.bias.as_ref(), self.quantiser.quant().compute)
     }
 
     fn weight(&self) -> Result<Tensor> {
-        Ok(self.quantiser.of(&self.merged()?, self.kind)?.f_to_kind(self.kind)?)
+        Ok(self.rounded()?.f_to_kind(self.kind)?)
     }
 
     fn quantised(&self) -> Result<Option<QuantisedMatrix>> {
-        let merged = tch::no_grad(|| self.merged())?;
-        self.quantiser.quantised(&merged).map(Some)
+        self.quantiser.quantised(&self.merged()?).map(Some)
     }
 
     fn bias(&self) -> Option<&Tensor> {
@@ -90,7 +111,10 @@ impl Linear for Merged {
         };
         self.adapter.update([down, up], rates)?;
         self.quantiser.update(alpha, rates)?;
-        let merged = tch::no_grad(|| self.merged())?;
+        if !self.quantiser.chooses_after(rates.scales.step) {
+            return Ok(());
+        }
+        let merged = self.merged()?;
         self.quantiser.choose(rates.scales.step, &merged).map(|_| ())
     }
 

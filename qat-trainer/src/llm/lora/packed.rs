@@ -1,11 +1,12 @@
 //! Matrices that exist as packed codes, with adapters beside them or scales that learn.
 
-use super::adapter::{Adapter, plain};
+use super::adapter::{Adapter, Kept, flat, plain};
+use crate::autograd::fused::packed::{Packed as Codes, dequantise};
 use crate::autograd::{closure_node, slice, slice_mut};
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, ErrorKind, Result};
 use crate::llm::linear::Linear;
-use crate::llm::qat::node::{Backend, steps_of};
+use crate::llm::qat::node::{Backend, fused_steps, steps_of};
 use crate::llm::qat::parameters::{Parameter, put};
 use crate::llm::qat::{Blocks, MatrixQuant};
 use crate::llm::quantised::QuantisedMatrix;
@@ -22,7 +23,7 @@ use tch::{Device, Kind, Tensor};
 #[derive(Debug)]
 pub struct PackedMatrix {
     quant: MatrixQuant,
-    pub(super) backend: Backend,
+    backend: Backend,
     shape: [i64; 2],
     /// `[out, bytes of a row]`.
     codes: Tensor,
@@ -94,6 +95,20 @@ impl PackedMatrix {
         })
     }
 
+    /// The same, unpacked by a backend to compare with others.
+    #[must_use]
+    pub fn on(self, backend: Backend) -> Self {
+        Self { backend, ..self }
+    }
+
+    /// The weights, `level·Δ`, `[out, in]`: f32, rounded to `kind`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Train`] if torch refuses, as for a backend that does not compute on the matrix's device.
+    pub fn weights(&self, kind: Kind) -> Result<Tensor> {
+        self.dequantised(&self.alpha, kind)
+    }
+
     /// Bytes of the codes, of α (4 each) and k (2 bits each).
     #[must_use]
     pub fn bytes(&self) -> usize {
@@ -115,12 +130,23 @@ impl PackedMatrix {
         QuantisedMatrix::new(self.quant.blocks(), row, unpacked, scales, divisors)
     }
 
-    /// `level·Δ`, f32 `[out, in]`, with these α.
-    pub(super) fn dequantised(&self, alpha: &Tensor) -> Result<Tensor> {
-        tch::no_grad(|| match self.backend {
+    /// As [`Self::weights`], with these α.
+    pub(super) fn dequantised(&self, alpha: &Tensor, kind: Kind) -> Result<Tensor> {
+        let weights = tch::no_grad(|| match self.backend {
             Backend::Kernels => self.by_kernels(alpha),
-            Backend::Operators | Backend::Fused => self.by_operators(alpha),
-        })
+            Backend::Operators => self.by_operators(alpha),
+            Backend::Fused => self.by_fused_kernels(alpha, kind),
+        })?;
+        Ok(weights.f_to_kind(kind)?)
+    }
+
+    /// In one pass, to bf16 or f32.
+    fn by_fused_kernels(&self, alpha: &Tensor, kind: Kind) -> Result<Tensor> {
+        let (row, blocks) = (self.shape[1] as usize, alpha.numel());
+        let how = fused_steps(self.quant, self.shape[0] as usize * row / blocks.max(1), blocks)?;
+        let (bits, Self { codes, divisors, .. }) = (self.quant.quant.levels.bits(), self);
+        let kind = if kind == Kind::BFloat16 { kind } else { Kind::Float };
+        dequantise(&how, Codes { bits, row, codes, alpha, divisors }, kind)
     }
 
     fn by_kernels(&self, alpha: &Tensor) -> Result<Tensor> {
@@ -209,8 +235,19 @@ impl Packed {
         self.scales.as_ref().map_or(&self.alpha, |scales| &scales.leaf)
     }
 
-    fn dequantised(&self) -> Result<Tensor> {
-        locked(&self.matrix)?.dequantised(&self.alpha().f_detach()?)
+    fn dequantised(&self, kind: Kind) -> Result<Tensor> {
+        locked(&self.matrix)?.dequantised(&self.alpha().f_detach()?, kind)
+    }
+
+    /// y of x, and of the same in the kind that products are computed in; and what the adapter keeps. Without a history; what
+    /// is added is added in place, since y of a wide layer is the largest tensor here.
+    fn output(&self, x: &Tensor, wide: &Tensor) -> Result<(Tensor, Option<Kept>)> {
+        let mut y = wide.f_linear(&self.dequantised(wide.kind())?, None::<&Tensor>)?.f_to_kind(x.kind())?;
+        let kept = self.adapter.as_ref().map(|adapter| adapter.add_to(&mut y, x)).transpose()?;
+        if let Some(bias) = &self.bias {
+            y = y.f_add_(bias)?;
+        }
+        Ok((y, kept))
     }
 }
 
@@ -226,44 +263,44 @@ fn of_log_alpha(of_matrix: &Tensor, matrix: &Tensor, blocks: i64) -> Result<Tens
 
 impl Linear for Packed {
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let kind = x.kind();
-        let compute = self.compute.unwrap_or(kind);
+        let compute = self.compute.unwrap_or(x.kind());
         let wide = x.f_to_kind(compute)?;
-        let product = tch::no_grad(|| -> Result<Tensor> {
-            Ok(wide.f_linear(&self.dequantised()?.f_to_kind(compute)?, None::<&Tensor>)?)
-        })?;
-        let (matrix, blocks) = (self.matrix.clone(), self.blocks);
-        let alpha = self.alpha();
-        let learns = self.scales.is_some();
-        // The node keeps its input (for the scales' sake) and the codes, and never the matrix.
-        let kept = wide.f_detach()?;
-        let saved = [Some(&kept).filter(|_| learns), Some(alpha)];
-        let saved: Vec<&Tensor> = saved.into_iter().flatten().collect();
-        let y = closure_node(product, &[&wide, alpha], &saved, move |grad, saved| {
-            let alpha = saved.last().ok_or_else(|| Error::new(ErrorKind::Train, "the scales are lost"))?;
-            let w_hat = locked(&matrix)?.dequantised(&alpha.f_detach()?)?;
-            let of_x = grad.f_matmul(&w_hat.f_to_kind(compute)?)?;
-            let of_alpha = match saved {
-                [x, _] => {
-                    let flat = |t: &Tensor| t.f_reshape([-1, *t.size().last().unwrap_or(&1)]);
-                    Some(of_log_alpha(&flat(grad)?.f_tr()?.f_matmul(&flat(x)?)?, &w_hat, blocks)?)
-                }
+        let (y, kept) = tch::no_grad(|| self.output(x, &wide))?;
+        let (matrix, blocks, alpha) = (self.matrix.clone(), self.blocks, self.alpha());
+        let (learns, needed) = (self.scales.is_some(), x.requires_grad());
+        let scale = self.adapter.as_ref().map(|adapter| adapter.scale);
+        // The node keeps its input, for what learns here, and the codes, and never the matrix.
+        let (input, wide_input) = (x.f_detach()?, wide.f_detach()?);
+        let (mut inputs, mut saved) = (vec![&wide, alpha], vec![alpha]);
+        saved.extend(Some(&wide_input).filter(|_| learns));
+        if let (Some(adapter), Some(kept)) = (&self.adapter, &kept) {
+            let [down, up] = adapter.leaves();
+            inputs.splice(..0, [x, down, up]);
+            saved.push(&input);
+            saved.extend(kept.tensors());
+        }
+        closure_node(y, &inputs, &saved, move |grad, saved| {
+            let lost = || Error::new(ErrorKind::Train, "what the layer kept is lost");
+            let (alpha, rest) = saved.split_first().ok_or_else(lost)?;
+            let (wide, rest) = rest.split_at_checked(usize::from(learns)).ok_or_else(lost)?;
+            let mut grads = Vec::new();
+            if let (Some(scale), [x, thin, down, up]) = (scale, rest) {
+                grads.extend(scale.gradients(grad, [x, thin, down, up])?.map(Some));
+            }
+            let grad = grad.f_to_kind(compute)?;
+            let kind = if learns { Kind::Float } else { compute };
+            let w_hat = locked(&matrix)?.dequantised(&alpha.f_detach()?, kind)?;
+            grads.push(if needed { Some(grad.f_matmul(&w_hat.f_to_kind(compute)?)?) } else { None });
+            grads.push(match wide {
+                [x] => Some(of_log_alpha(&flat(&grad)?.f_tr()?.f_matmul(&flat(x)?)?, &w_hat, blocks)?),
                 _ => None,
-            };
-            Ok(vec![Some(of_x), of_alpha])
-        })?;
-        let mut y = y.f_to_kind(kind)?;
-        if let Some(adapter) = &self.adapter {
-            y = y.f_add(&adapter.forward(x)?)?;
-        }
-        match &self.bias {
-            Some(bias) => Ok(y.f_add(bias)?),
-            None => Ok(y),
-        }
+            });
+            Ok(grads)
+        })
     }
 
     fn weight(&self) -> Result<Tensor> {
-        let mut w = self.dequantised()?;
+        let mut w = self.dequantised(Kind::Float)?;
         if let Some(scales) = &self.scales {
             let (kept, blocks) = (w.shallow_clone(), self.blocks);
             w = closure_node(w.copy(), &[&scales.leaf], &[&kept], move |grad, saved| {

@@ -3,7 +3,7 @@
 use super::*;
 use crate::llm::config::{Architecture, tiny};
 use crate::llm::qat::leaves::product;
-use crate::llm::{DecoderQuant, Rates, Rule};
+use crate::llm::{Backend, DecoderQuant, Rates, Rule};
 use crate::random::normal;
 use crate::spec::WeightQuant;
 use qat_kernels::config::StepRule;
@@ -65,10 +65,12 @@ fn unpacking_by_operators_is_unpacking_by_the_kernels_and_rounding() {
         for (step, row) in [(StepRule::Uniform, 48), (StepRule::Pi { k: 3 }, 80), (ADAPTIVE, 48)] {
             let quant = quant(bits, step);
             let w = normal(u64::from(bits), &[5, row]);
-            let mut matrix = PackedMatrix::fitted(&w, quant).unwrap();
-            let ours = matrix.dequantised(&matrix.alpha).unwrap();
-            matrix.backend = crate::llm::qat::node::Backend::Operators;
-            assert!(matrix.dequantised(&matrix.alpha).unwrap().equal(&ours), "{bits} {step:?}");
+            let matrix = PackedMatrix::fitted(&w, quant).unwrap();
+            let [ours, halves] = [Kind::Float, Kind::BFloat16].map(|kind| matrix.weights(kind).unwrap());
+            assert!(halves.equal(&ours.to_kind(Kind::BFloat16)));
+            let matrix = matrix.on(Backend::Operators);
+            assert!(matrix.weights(Kind::Float).unwrap().equal(&ours), "{bits} {step:?}");
+            assert!(matrix.weights(Kind::BFloat16).unwrap().equal(&halves), "{bits} {step:?}");
             let rounded = crate::llm::FakeQuantised::new(&w, None, quant, None).unwrap();
             assert!(rounded.weight().unwrap().equal(&ours));
             let groups = if step == ADAPTIVE { 5 * row as usize / 8 } else { 0 };
@@ -81,10 +83,12 @@ fn unpacking_by_operators_is_unpacking_by_the_kernels_and_rounding() {
     }
     // Rows that do not end on a byte.
     let odd = MatrixQuant { block: None, ..quant(3, StepRule::Uniform) };
-    let mut matrix = PackedMatrix::fitted(&normal(1, &[4, 13]), odd).unwrap();
-    let ours = matrix.dequantised(&matrix.alpha).unwrap();
-    matrix.backend = crate::llm::qat::node::Backend::Operators;
-    assert!(matrix.dequantised(&matrix.alpha).unwrap().equal(&ours));
+    let matrix = PackedMatrix::fitted(&normal(1, &[4, 13]), odd).unwrap();
+    let ours = matrix.weights(Kind::Float).unwrap();
+    let matrix = matrix.on(Backend::Operators);
+    assert!(matrix.weights(Kind::Float).unwrap().equal(&ours));
+    let e = matrix.on(Backend::Fused).weights(Kind::Float).unwrap_err().to_string();
+    assert!(e.contains("no fused kernels"), "{e}");
     assert!(PackedMatrix::new(odd, [4, 13], &[0; 51], vec![1.0; 4], vec![], Device::Cpu).is_err());
     assert!(PackedMatrix::new(odd, [1, 2], &[0, 9], vec![1.0], vec![], Device::Cpu).is_err());
 }
@@ -104,11 +108,18 @@ fn adapters_begin_as_the_rounded_model() {
 #[test]
 fn gradients_through_packed_codes_are_those_of_the_dequantised_matrix() {
     let (w, x, g) = (normal(1, &[6, 32]), normal(2, &[3, 5, 32]), normal(3, &[3, 5, 6]));
-    for (rank, learns_scales) in [(Some(2), false), (None, true), (Some(2), true)] {
+    // As on the CPU, and as on other devices.
+    for (rank, learns_scales, thin) in
+        [(Some(2), false, false), (Some(2), false, true), (None, true, false), (Some(2), true, true)]
+    {
         let settings = LoraSettings { rank: rank.unwrap_or(1), ..settings(LoraMode::Packed) };
         let bias = normal(4, &[6]);
         let packed = || {
-            let adapter = rank.map(|_| Adapter::new("w", (6, 32), Device::Cpu, &settings, None, 1).unwrap());
+            let adapter = rank.map(|_| {
+                let mut adapter = Adapter::new("w", (6, 32), Device::Cpu, &settings, None, 1).unwrap();
+                adapter.scale.thin = thin;
+                adapter
+            });
             let matrix = PackedMatrix::fitted(&w, settings.quant).unwrap();
             Packed::new(matrix, Some(&bias), Kind::Float, adapter, learns_scales).unwrap()
         };
@@ -129,6 +140,36 @@ fn gradients_through_packed_codes_are_those_of_the_dequantised_matrix() {
         for (a, b) in a.iter().zip(&b) {
             assert!(a.allclose(b, 1e-4, 1e-5, false) && a.abs().max().double_value(&[]) > 1e-3);
         }
+    }
+}
+
+/// The gradients of a merged matrix against those of torch's graph of the sum, which keeps the sum.
+#[test]
+fn a_sum_that_is_made_again_has_the_gradients_of_one_that_is_kept() {
+    let (w, x, g) = (normal(1, &[6, 32]), normal(2, &[5, 32]), normal(3, &[5, 6]));
+    for (kind, thin) in [(Kind::Float, false), (Kind::Float, true), (Kind::BFloat16, false)] {
+        // An s that is no power of two.
+        let settings = LoraSettings { rank: 3, alpha: 5.0, ..settings(LoraMode::Merged) };
+        let (w, x, g) = (w.to_kind(kind), x.to_kind(kind), g.to_kind(kind));
+        let mut adapter = Adapter::new("w", (6, 32), Device::Cpu, &settings, None, 1).unwrap();
+        adapter.scale.thin = thin;
+        adapter.update([&normal(4, &[3, 32]), &normal(5, &[6, 3])], &rates(1)).unwrap();
+        let merged = Merged::new(&w, None, settings.quant, adapter).unwrap();
+        let run = |y: Tensor| {
+            let loss = (&y * &g).sum(Kind::Float);
+            let grads = Tensor::f_run_backward(&[&loss], &merged.leaves(), false, false).unwrap();
+            (y.detach(), grads)
+        };
+        let (ours, a) = run(merged.forward(&x).unwrap());
+        let kept = w.to_kind(Kind::Float) + merged.adapter.matrix().unwrap();
+        let w_hat = merged.quantiser.of(&kept, kind).unwrap();
+        let (theirs, b) = run(product(&x, &w_hat, None, None).unwrap());
+        let same = |a: &Tensor, b: &Tensor| a.equal(b) || thin && a.allclose(b, 1e-4, 1e-5, false);
+        assert!(same(&ours, &theirs), "{kind:?} {thin}");
+        for (a, b) in a.iter().zip(&b) {
+            assert!(same(a, b) && a.abs().max().double_value(&[]) > 1e-3, "{kind:?} {thin}");
+        }
+        assert_eq!(merged.base.kind(), kind);
     }
 }
 
@@ -153,7 +194,7 @@ fn the_gradient_of_scales_is_a_difference_quotient() {
 }
 
 fn locked_matrix(packed: &Packed, alpha: &Tensor) -> Tensor {
-    packed::locked(&packed.matrix).unwrap().dequantised(alpha).unwrap()
+    packed::locked(&packed.matrix).unwrap().dequantised(alpha, Kind::Float).unwrap()
 }
 
 #[test]

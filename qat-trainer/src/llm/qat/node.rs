@@ -64,15 +64,55 @@ pub(in crate::llm) fn fake_quantise(
     wanted: Kind,
 ) -> Result<Tensor> {
     let &Operands { w, alpha, divisors } = operands;
-    let w_hat = tch::no_grad(|| quantised(quant, backend, operands, wanted))?;
-    let numbers = [w, alpha, divisors].map(Tensor::f_detach);
-    let [numbers, steps, divisors] = numbers;
-    closure_node(w_hat, &[w, alpha], &[&numbers?, &steps?, &divisors?], move |grad, saved| {
-        let [w, alpha, divisors] = saved else {
+    let itself = |parts: &[Tensor]| Ok(parts[0].shallow_clone());
+    let of_itself = |of_w: Tensor, _: &[Tensor]| Ok(vec![Some(of_w)]);
+    let made = Made { parts: &[w], make: itself, split: of_itself, alpha, divisors };
+    fake_quantise_made(quant, backend, made, wanted)
+}
+
+/// Weights that are made of others in every pass, and the steps of their quantiser.
+pub(in crate::llm) struct Made<'a, M, S> {
+    pub(in crate::llm) parts: &'a [&'a Tensor],
+    /// Makes w, f32 `[out, in]`, of the parts.
+    pub(in crate::llm) make: M,
+    /// Makes the gradients of the parts of that of w and the parts.
+    pub(in crate::llm) split: S,
+    pub(in crate::llm) alpha: &'a Tensor,
+    pub(in crate::llm) divisors: &'a Tensor,
+}
+
+/// As [`fake_quantise`], of a w that is gone when the pass is over: what the history keeps are its parts, of which the backward
+/// pass makes it again.
+pub(in crate::llm) fn fake_quantise_made<M, S>(
+    quant: MatrixQuant,
+    backend: Backend,
+    made: Made<'_, M, S>,
+    wanted: Kind,
+) -> Result<Tensor>
+where
+    M: Fn(&[Tensor]) -> Result<Tensor> + Send + Sync + 'static,
+    S: Fn(Tensor, &[Tensor]) -> Result<Vec<Option<Tensor>>> + Send + Sync + 'static,
+{
+    let Made { parts, make, split, alpha, divisors } = made;
+    let inputs: Vec<&Tensor> = parts.iter().copied().chain([alpha]).collect();
+    let saved = inputs.iter().copied().chain([divisors]);
+    let saved = saved.map(|t| Ok(t.f_detach()?)).collect::<Result<Vec<_>>>()?;
+    let w_hat = tch::no_grad(|| {
+        let w = make(&saved[..parts.len()])?;
+        quantised(quant, backend, &Operands { w: &w, alpha, divisors }, wanted)
+    })?;
+    let saved: Vec<&Tensor> = saved.iter().collect();
+    closure_node(w_hat, &inputs, &saved, move |grad, saved| {
+        let [parts @ .., alpha, divisors] = saved else {
             return Err(Error::new(ErrorKind::Train, "the quantiser's operands are lost"));
         };
-        let (of_w, of_alpha) = gradients(quant, backend, &Operands { w, alpha, divisors }, grad)?;
-        Ok(vec![Some(of_w), Some(of_alpha)])
+        let (of_w, of_alpha) = {
+            let w = make(parts)?;
+            gradients(quant, backend, &Operands { w: &w, alpha, divisors }, grad)?
+        };
+        let mut all = split(of_w, parts)?;
+        all.push(Some(of_alpha));
+        Ok(all)
     })
 }
 
@@ -85,23 +125,32 @@ impl<'a> Operands<'a> {
 
     /// The quantiser of these weights, as the fused kernels take it.
     pub(super) fn fused(&self, quant: MatrixQuant) -> Result<fused::Quantiser> {
-        let (levels, blocks) = (quant.quant.levels, self.alpha.numel());
-        let length = self.w.numel() / blocks.max(1);
-        let plain = fused::Quantiser::new(levels.lo(), levels.hi(), levels.grid().offset(), length, blocks)?;
+        let blocks = self.alpha.numel();
+        let plain = fused_steps(quant, self.w.numel() / blocks.max(1), blocks)?;
         let (estimator, parameter) = match quant.ste {
             SteVariant::Standard => (0, 0.0),
             SteVariant::Clipped { clip_val } => (1, clip_val),
             SteVariant::LearnedStepSize => (2, 0.0),
             SteVariant::Ewgs { lambda } => (3, lambda),
         };
-        let (rule, k, group) = match quant.quant.step {
-            StepRule::Uniform => (0, 1.0, plain.group),
-            StepRule::Pi { k } => (1, f32::from(k), plain.group),
-            StepRule::PiAdaptive { group } => (2, 1.0, group as i32),
-        };
-        let scale = lsq_scale(quant, self);
-        Ok(fused::Quantiser { estimator, parameter, rule, k, group, scale, ..plain })
+        Ok(fused::Quantiser { estimator, parameter, scale: lsq_scale(quant, self), ..plain })
     }
+}
+
+/// Levels and steps for `blocks` blocks of `length` weights, as the fused kernels take them.
+pub(in crate::llm) fn fused_steps(
+    quant: MatrixQuant,
+    length: usize,
+    blocks: usize,
+) -> Result<fused::Quantiser> {
+    let levels = quant.quant.levels;
+    let plain = fused::Quantiser::new(levels.lo(), levels.hi(), levels.grid().offset(), length, blocks)?;
+    let (rule, k, group) = match quant.quant.step {
+        StepRule::Uniform => (0, 1.0, plain.group),
+        StepRule::Pi { k } => (1, f32::from(k), plain.group),
+        StepRule::PiAdaptive { group } => (2, 1.0, group as i32),
+    };
+    Ok(fused::Quantiser { rule, k, group, ..plain })
 }
 
 /// ŵ, `[out, in]`, without a history.

@@ -1,7 +1,7 @@
 //! Fake-quantised matrices whose weights and scales are parameters of torch, on any device.
 
 use super::leaves::product;
-use super::node::{Backend, Operands, fake_quantise, gradients};
+use super::node::{Backend, Made, Operands, fake_quantise, fake_quantise_made, gradients};
 use super::{Blocks, MatrixQuant};
 use crate::autograd::{fused, fused_kernels, slice};
 use crate::checkpoint::Checkpoint;
@@ -49,6 +49,23 @@ impl Quantiser {
         fake_quantise(self.quant, self.backend, &self.operands(w), self.quant.compute.unwrap_or(kind))
     }
 
+    /// As [`Self::of`], of a w that is made of `parts` in every pass and forgotten again: `make` makes it in f32, `split` makes
+    /// the gradients of the parts of its gradient.
+    pub(in crate::llm) fn of_made<M, S>(
+        &self,
+        parts: &[&Tensor],
+        make: M,
+        split: S,
+        kind: Kind,
+    ) -> Result<Tensor>
+    where
+        M: Fn(&[Tensor]) -> Result<Tensor> + Send + Sync + 'static,
+        S: Fn(Tensor, &[Tensor]) -> Result<Vec<Option<Tensor>>> + Send + Sync + 'static,
+    {
+        let made = Made { parts, make, split, alpha: &self.alpha.leaf, divisors: &self.divisors };
+        fake_quantise_made(self.quant, self.backend, made, self.quant.compute.unwrap_or(kind))
+    }
+
     pub(super) fn operands<'a>(&'a self, w: &'a Tensor) -> Operands<'a> {
         Operands { w, alpha: &self.alpha.leaf, divisors: &self.divisors }
     }
@@ -90,10 +107,15 @@ impl Quantiser {
         self.blocks(row)?.quantised(slice(&w)?, row)
     }
 
+    /// Whether k of every group is to be chosen anew after the update of this number.
+    pub(in crate::llm) fn chooses_after(&self, update: u32) -> bool {
+        let every = self.quant.choose_every;
+        self.divisors.numel() > 0 && every > 0 && update.is_multiple_of(every)
+    }
+
     /// Chooses k of every group anew for w, after the updates that it is to be done after; on the CPU. Returns whether it did.
     pub(in crate::llm) fn choose(&mut self, update: u32, w: &Tensor) -> Result<bool> {
-        let every = self.quant.choose_every;
-        if self.divisors.numel() == 0 || every == 0 || !update.is_multiple_of(every) {
+        if !self.chooses_after(update) {
             return Ok(false);
         }
         let w = on_cpu(w)?;
