@@ -90,7 +90,7 @@ impl Adapter {
         let mut thin = x.f_linear(&down, None::<&Tensor>)?;
         if self.scale.thin {
             thin = thin.f_mul_scalar(self.scale.s)?;
-            let _ = y.f_view([-1, up.size()[0]])?.f_addmm_(&flat(&thin)?, &up.f_tr()?)?;
+            add_product(y, &thin, &up.f_tr()?)?;
         } else {
             // Not in place: torch rounds a number to bf16 before it multiplies by it there.
             let _ = y.f_add_(&thin.f_linear(&up, None::<&Tensor>)?.f_mul_scalar(self.scale.s)?)?;
@@ -125,8 +125,8 @@ impl Adapter {
 }
 
 impl Scale {
-    /// The gradients of x, D and U given that of what [`Adapter::add_to`] adds, of x and what it kept.
-    pub(super) fn gradients(self, grad: &Tensor, [x, thin, down, up]: [&Tensor; 4]) -> Result<[Tensor; 3]> {
+    /// The gradients of `D·x`, D and U given that of what [`Adapter::add_to`] adds, of x and what it kept.
+    pub(super) fn gradients(self, grad: &Tensor, [x, thin, up]: [&Tensor; 3]) -> Result<[Tensor; 3]> {
         let Self { s, thin: early } = self;
         let grad = if early { grad.shallow_clone() } else { grad.f_mul_scalar(s)? };
         let mut of_thin = grad.f_matmul(up)?;
@@ -135,7 +135,7 @@ impl Scale {
         }
         let of_up = flat(&grad)?.f_tr()?.f_matmul(&flat(thin)?)?.f_to_kind(Kind::Float)?;
         let of_down = flat(&of_thin)?.f_tr()?.f_matmul(&flat(x)?)?.f_to_kind(Kind::Float)?;
-        Ok([of_thin.f_matmul(down)?, of_down, of_up])
+        Ok([of_thin, of_down, of_up])
     }
 
     /// `W + s·U·D`, f32 `[out, in]`, of W in f32 or bf16, D and U; without a history.
@@ -163,6 +163,12 @@ impl Scale {
             [of_down, of_up]
         })
     }
+}
+
+/// Adds the product of a thin matrix and another one to y, in place and in one pass over y.
+pub(super) fn add_product(y: &Tensor, thin: &Tensor, other: &Tensor) -> Result<()> {
+    let _ = y.f_view([-1, other.size2()?.1])?.f_addmm_(&flat(thin)?, other)?;
+    Ok(())
 }
 
 /// `[…, n]` as a matrix.

@@ -1,6 +1,6 @@
 //! Matrices that exist as packed codes, with adapters beside them or scales that learn.
 
-use super::adapter::{Adapter, Kept, flat, plain};
+use super::adapter::{Adapter, Kept, add_product, flat, plain};
 use crate::autograd::fused::packed::{Packed as Codes, dequantise};
 use crate::autograd::{closure_node, slice, slice_mut};
 use crate::checkpoint::Checkpoint;
@@ -269,6 +269,7 @@ impl Linear for Packed {
         let (matrix, blocks, alpha) = (self.matrix.clone(), self.blocks, self.alpha());
         let (learns, needed) = (self.scales.is_some(), x.requires_grad());
         let scale = self.adapter.as_ref().map(|adapter| adapter.scale);
+        let thin_first = scale.is_some_and(|scale| scale.thin);
         // The node keeps its input, for what learns here, and the codes, and never the matrix.
         let (input, wide_input) = (x.f_detach()?, wide.f_detach()?);
         let (mut inputs, mut saved) = (vec![&wide, alpha], vec![alpha]);
@@ -283,14 +284,26 @@ impl Linear for Packed {
             let lost = || Error::new(ErrorKind::Train, "what the layer kept is lost");
             let (alpha, rest) = saved.split_first().ok_or_else(lost)?;
             let (wide, rest) = rest.split_at_checked(usize::from(learns)).ok_or_else(lost)?;
-            let mut grads = Vec::new();
+            let (mut grads, mut through) = (Vec::new(), None);
             if let (Some(scale), [x, thin, down, up]) = (scale, rest) {
-                grads.extend(scale.gradients(grad, [x, thin, down, up])?.map(Some));
+                let [of_thin, of_down, of_up] = scale.gradients(grad, [x, thin, up])?;
+                grads.extend([None, Some(of_down), Some(of_up)]);
+                through = Some((of_thin, down)).filter(|_| needed);
             }
+            let same_kind = grad.f_kind()? == compute;
             let grad = grad.f_to_kind(compute)?;
             let kind = if learns { Kind::Float } else { compute };
             let w_hat = locked(&matrix)?.dequantised(&alpha.f_detach()?, kind)?;
-            grads.push(if needed { Some(grad.f_matmul(&w_hat.f_to_kind(compute)?)?) } else { None });
+            let of_x = if needed { Some(grad.f_matmul(&w_hat.f_to_kind(compute)?)?) } else { None };
+            match (&of_x, through) {
+                // One tensor of the size of x in place of two.
+                (Some(of_x), Some((of_thin, down))) if thin_first && same_kind => {
+                    add_product(of_x, &of_thin, down)?;
+                }
+                (_, Some((of_thin, down))) => grads[0] = Some(of_thin.f_matmul(down)?),
+                _ => {}
+            }
+            grads.push(of_x);
             grads.push(match wide {
                 [x] => Some(of_log_alpha(&flat(&grad)?.f_tr()?.f_matmul(&flat(x)?)?, &w_hat, blocks)?),
                 _ => None,
