@@ -1,5 +1,6 @@
 //! The device computes what qat-kernels computes.
 
+use crate::adapted;
 use crate::shapes::{Shape, Weights};
 use anyhow::{Result, ensure};
 use qat_benches::results::Figure;
@@ -7,8 +8,7 @@ use qat_kernels::config::StepRule;
 use qat_kernels::ste_simd::AdamW;
 use qat_kernels::{Grid, Levels, SteVariant};
 use qat_trainer::llm::{
-    Backend, Decoder, DeviceQuantised, Linear, MatrixQuant, NodeQuantised, PackedMatrix, Rates, Rule,
-    chunked_cross_entropy,
+    Backend, Decoder, DeviceQuantised, Linear, MatrixQuant, NodeQuantised, Rates, Rule, chunked_cross_entropy,
 };
 use qat_trainer::spec::WeightQuant;
 use tch::{Device, Kind, Tensor};
@@ -23,14 +23,14 @@ use tch::{Device, Kind, Tensor};
 /// | a decoder's gradients in f32 | as above; and a weight at the border of two levels may fall to either side |
 /// | a decoder in bf16 | its numbers have 8 bits, and both sides round at other places |
 const OF_LOG_ALPHA: f64 = 1e-5;
-const LOSS: f64 = 1e-4;
-const GRADIENTS: f64 = 2e-2;
+pub(crate) const LOSS: f64 = 1e-4;
+pub(crate) const GRADIENTS: f64 = 2e-2;
 const LOSS_BF16: f64 = 1e-2;
 const GRADIENTS_BF16: f64 = 5e-2;
 
 pub(crate) fn run(device: Device) -> Result<Vec<Figure>> {
     let mut figures = quantisers(device)?;
-    figures.extend(packed(device)?);
+    figures.extend(adapted::run(device)?);
     if Backend::on(device) == Backend::Fused {
         figures.push(updates(device)?);
     }
@@ -39,7 +39,7 @@ pub(crate) fn run(device: Device) -> Result<Vec<Figure>> {
 }
 
 /// Every estimator on every grid, width and kind of steps, with α per row and per block.
-fn all() -> Result<Vec<MatrixQuant>> {
+pub(crate) fn all() -> Result<Vec<MatrixQuant>> {
     let estimators = [
         SteVariant::Standard,
         SteVariant::Clipped { clip_val: 0.4 },
@@ -102,37 +102,6 @@ fn quantisers(device: Device) -> Result<Vec<Figure>> {
         figure("unequal", unequal.to_string(), "").with_goal("0".into()),
         figure("log_alpha_error", format!("{largest:.1e}"), "").with_goal(format!("{OF_LOG_ALPHA:e}")),
     ])
-}
-
-/// Packed matrices of every grid, width and kind of steps, unpacked there to what they are here.
-fn packed(device: Device) -> Result<Vec<Figure>> {
-    let (mut checked, mut unequal) = (0, 0);
-    // The second one's rows are no whole eights, so that they end within a byte.
-    for (columns, block) in [(320, Some(64)), (77, None)] {
-        let w = numbers(3, &[37, columns], 0.3);
-        let w_there = w.f_to_device(device)?;
-        let fits = |quant: &MatrixQuant| {
-            let whole = !matches!(quant.quant.step, StepRule::PiAdaptive { .. });
-            quant.ste == SteVariant::Standard && quant.block == block && (columns % 16 == 0 || whole)
-        };
-        for quant in all()?.into_iter().filter(fits) {
-            let ours = PackedMatrix::fitted(&w, quant)?;
-            for backend in Backend::all(device) {
-                let there = PackedMatrix::fitted(&w_there, quant)?.on(backend);
-                for kind in [Kind::Float, Kind::BFloat16] {
-                    checked += 1;
-                    if !ours.weights(kind)?.f_equal(&there.weights(kind)?.f_to_device(Device::Cpu)?)? {
-                        eprintln!("{backend:?} {quant:?}: the {kind:?} of packed codes are others");
-                        unequal += 1;
-                    }
-                }
-            }
-        }
-    }
-    ensure!(unequal == 0, "{unequal} of {checked} packed matrices are not those of the CPU");
-    println!("{checked} packed matrices: weights equal");
-    let figure = |metric, value: i32| Figure::new("packed".into(), metric, value.to_string(), "");
-    Ok(vec![figure("checked", checked), figure("unequal", unequal).with_goal("0".into())])
 }
 
 /// The kernel that makes a whole update at once, against those that make its parts: three updates, and what the network computes
@@ -215,7 +184,7 @@ fn decoders(device: Device) -> Result<Vec<Figure>> {
     Ok(figures)
 }
 
-fn rates(step: u32) -> Rates {
+pub(crate) fn rates(step: u32) -> Rates {
     let adamw = AdamW { lr: 1e-3, weight_decay: 0.0, step, ..AdamW::default() };
     Rates { weights: Rule::AdamW(adamw), scales: adamw, factor: 1.0 }
 }
@@ -241,7 +210,7 @@ fn learning(
     Ok(decoder)
 }
 
-fn gradients(decoder: &Decoder, shape: &Shape) -> Result<(f64, Vec<Tensor>)> {
+pub(crate) fn gradients(decoder: &Decoder, shape: &Shape) -> Result<(f64, Vec<Tensor>)> {
     let (tokens, targets) = shape.tokens(decoder.device())?;
     let hidden = decoder.hidden(&tokens)?.f_flatten(0, 1)?;
     let loss = chunked_cross_entropy(decoder, &hidden, &targets, shape.chunk)?;
@@ -252,7 +221,7 @@ fn gradients(decoder: &Decoder, shape: &Shape) -> Result<(f64, Vec<Tensor>)> {
 }
 
 /// ‖a − b‖/‖a‖ in f64; NaN never passes a comparison with a tolerance.
-fn distance(a: &Tensor, b: &Tensor) -> Result<f64> {
+pub(crate) fn distance(a: &Tensor, b: &Tensor) -> Result<f64> {
     let [a, b] = [a, b].map(|t| t.f_to_device(Device::Cpu)?.f_to_kind(Kind::Double));
     let (a, b) = (a?, b?);
     Ok(a.f_sub(&b)?.f_norm()?.f_double_value(&[])? / a.f_norm()?.f_double_value(&[])?)

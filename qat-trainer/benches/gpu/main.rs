@@ -7,6 +7,7 @@
 //!
 //! On the CPU with `--shape tiny` all but the device is the same; the tests run it so.
 
+mod adapted;
 mod checks;
 mod layer;
 mod shapes;
