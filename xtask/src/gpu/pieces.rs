@@ -65,7 +65,11 @@ fn learn(program: &Path, [blocks, length, group]: [usize; 3], estimator: usize, 
     };
     // Decay, β₁, 1 − β₁, β₂, 1 − β₂, rate, scale, ε, the gradient's factor.
     let factors = [0.999f32, 0.9, 0.1, 0.999, 0.001, 0.01, 1.5, 1e-8, 0.5];
-    let adamw = |job: &mut Job| factors.iter().for_each(|&x| drop(job.float(x)));
+    let adamw = |job: &mut Job| {
+        for x in factors {
+            job.float(x);
+        }
+    };
 
     let mut job = Job::default();
     quantiser(job.int(0));
@@ -193,7 +197,9 @@ fn cross_entropy(program: &Path, rows: usize, width: usize) -> Result<()> {
     job.int(6).int(rows).int(width).float(factor).floats(&logits);
     // The last row has no target.
     let target = |row: usize| (row + 1 < rows).then_some(row * 5 % width);
-    (0..rows).for_each(|row| drop(job.int(target(row).unwrap_or(u32::MAX as usize))));
+    for row in 0..rows {
+        job.int(target(row).unwrap_or(u32::MAX as usize));
+    }
     let mut answer = job.run(program)?;
     let (mut log_sums, mut gradients) = (Vec::new(), Vec::new());
     for (row, logits) in logits.chunks(width).enumerate() {
