@@ -4,7 +4,7 @@ use super::adapter::{Adapter, plain};
 use crate::autograd::slice;
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, ErrorKind, Result};
-use crate::llm::linear::Linear;
+use crate::llm::linear::{Linear, Plain};
 use crate::llm::qat::leaves::product;
 use crate::llm::qat::node::Backend;
 use crate::llm::qat::parameters::Quantiser;
@@ -80,6 +80,13 @@ impl Linear for Merged {
 
     fn weight(&self) -> Result<Tensor> {
         Ok(self.rounded()?.f_to_kind(self.kind)?)
+    }
+
+    fn plain(&self, kind: Kind) -> Result<Option<Plain>> {
+        if self.quantiser.quant().compute.is_some_and(|compute| compute != kind) {
+            return Ok(None);
+        }
+        Plain::new(&self.rounded()?, self.bias(), kind).map(Some)
     }
 
     fn quantised(&self) -> Result<Option<QuantisedMatrix>> {
