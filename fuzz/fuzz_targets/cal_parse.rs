@@ -7,9 +7,9 @@ use libfuzzer_sys::fuzz_target;
 use qat_kernels::calibration::CalibrationArtifact;
 use qat_kernels::invariants;
 
-fuzz_target!(|bytes: Vec<u8>| {
-    check(&bytes);
-    check(&sealed(&bytes));
+fuzz_target!(|bytes: &[u8]| {
+    check(bytes);
+    check(&sealed(bytes));
 });
 
 fn check(bytes: &[u8]) {

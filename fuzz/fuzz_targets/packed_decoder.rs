@@ -21,9 +21,9 @@ fn sealed(mut file: Vec<u8>) -> Vec<u8> {
     file
 }
 
-fuzz_target!(|bytes: Vec<u8>| {
-    let _ = Contents::parse(&bytes);
-    let Ok(decoder) = PackedDecoder::new(sealed(bytes)) else { return };
+fuzz_target!(|bytes: &[u8]| {
+    let _ = Contents::parse(bytes);
+    let Ok(decoder) = PackedDecoder::new(sealed(bytes.to_vec())) else { return };
     let vocabulary = decoder.config().vocabulary;
     let last = vocabulary as u32 - 1;
     let tokens = [0, last, last / 2];

@@ -11,9 +11,9 @@ const MAX_ARENA: usize = 1 << 16;
 const MAX_MACS: u64 = 1 << 16;
 const MAX_OUTPUT: usize = 1 << 16;
 
-fuzz_target!(|bytes: Vec<u8>| {
-    check(&bytes);
-    check(&sealed(&bytes));
+fuzz_target!(|bytes: &[u8]| {
+    check(bytes);
+    check(&sealed(bytes));
 });
 
 fn check(bytes: &[u8]) {

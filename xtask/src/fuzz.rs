@@ -259,6 +259,16 @@ fn seed(target: &str, corpus: &Path) -> Result<()> {
 mod tests {
     use super::*;
 
+    /// `Vec<u8>` would be drawn from libFuzzer's bytes, which then are no longer the file that they look like: seeds would be noise.
+    #[test]
+    fn files_reach_the_targets_as_they_are() {
+        for entry in fs::read_dir(root().join("fuzz/fuzz_targets")).unwrap() {
+            let path = entry.unwrap().path();
+            let text = fs::read_to_string(&path).unwrap();
+            assert!(!text.contains("fuzz_target!(|bytes: Vec<u8>|"), "{}", path.display());
+        }
+    }
+
     #[test]
     fn the_last_state_and_the_final_counts_are_read() {
         let log = "INFO: Loaded 1 modules   (53021 inline 8-bit counters): 53021 [0x55, 0x56),\n\
