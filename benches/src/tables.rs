@@ -2,6 +2,7 @@
 
 mod anchors;
 mod fuzzing;
+mod gpu;
 mod language;
 mod presets;
 
@@ -115,6 +116,7 @@ pub fn pages() -> Vec<Page> {
         Page::new("firmware/README.md", |text| between(text, "memory", &memory()?)),
         Page::new("docs/quantisation.md", |text| between(text, "sqnr", &errors()?)),
         Page::new("docs/language-models.md", renew_language),
+        Page::new("docs/gpu-workstation.md", |text| between(text, "gpu", &gpu::steps()?)),
         Page::new("fuzz/RESULTS.md", |text| between(text, "fuzz", &fuzzing::targets()?)),
         Page::new("benches/RESULTS.md", |_| anchors::page()),
     ];
