@@ -31,6 +31,7 @@ presets!(
     "letter",
     "letter-3bit",
     "letter-mixed",
+    "letter-wide",
     "imu",
     "imu-3bit",
     "imu-mixed",

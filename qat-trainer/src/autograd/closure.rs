@@ -184,6 +184,29 @@ mod tests {
     }
 
     #[test]
+    fn several_outputs_have_a_gradient_each_and_none_where_the_loss_does_not_depend_on_one() {
+        let x = leaf(&[3]);
+        let outputs = || tch::no_grad(|| [&x * 2.0, &x * 3.0]);
+        let make = || {
+            closure_nodes(outputs(), &[&x], &[], |grads, _| {
+                let of = |i: usize, factor: f64| grads[i].as_ref().map(|g| g * factor);
+                let all = [of(0, 2.0), of(1, 3.0)];
+                Ok(vec![all.into_iter().flatten().reduce(|a, b| a + b)])
+            })
+            .unwrap()
+        };
+        let gradient = |loss: Tensor| Tensor::run_backward(&[loss.sum(Kind::Float)], &[&x], false, false);
+        let [a, b] = make();
+        assert_eq!(gradient(&a * 10.0 + &b)[0], Tensor::from_slice(&[23f32; 3]));
+        let [_, b] = make();
+        assert_eq!(gradient(b)[0], Tensor::from_slice(&[3f32; 3]));
+        let [a, b] = tch::no_grad(make);
+        assert!(!a.requires_grad() && !b.requires_grad());
+        let problem = closure_nodes([&x * 2.0], &[&x], &[], |_, _| Ok(vec![None])).unwrap_err();
+        assert!(problem.to_string().contains("already has a history"), "{problem}");
+    }
+
+    #[test]
     fn gradients_equal_those_of_torchs_own_operators() {
         let (x, y) = (leaf(&[5, 7]), leaf(&[5, 7]));
         // On both sides of the node, and through it twice, so that gradients have to be accumulated.

@@ -99,9 +99,8 @@ pub(super) fn behind_attention(x: &Tensor, y: &Tensor, norm: &Norm, matrices: &[
         let of_gate = of_gate.gradients(&of_gated, normed)?;
         let of_up = of_up.gradients(&of_other, normed)?;
         let of_normed = plus_product(Some(of_gated.f_mm(gate)?), &of_other, up)?;
-        let (of_middle, of_weight) =
+        let (mut of_middle, of_weight) =
             pieces::norm_gradients([middle, weight, scales], &of_normed, norm_learns)?;
-        let mut of_middle = of_middle;
         let of_middle = of_middle.f_add_(&grad)?;
         let of_out = of_out.gradients(&of_middle, y)?;
         let of_y = of_middle.f_mm(out)?;
