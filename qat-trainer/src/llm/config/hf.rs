@@ -113,7 +113,7 @@ impl LlmConfig {
                 "factor": factor,
                 "low_freq_factor": low,
                 "high_freq_factor": high,
-                "original_max_position_embeddings": original as u64,
+                "original_max_position_embeddings": whole(original),
             })),
         };
         let out = Out {
@@ -138,6 +138,12 @@ impl LlmConfig {
         serde_json::to_string_pretty(&out)
             .map_err(|e| Error::new(ErrorKind::Io, format!("the configuration cannot be written: {e}")))
     }
+}
+
+/// An integer as one, as other programs expect a length.
+fn whole(x: f64) -> serde_json::Value {
+    let integer = x as u64;
+    if integer as f64 == x { integer.into() } else { x.into() }
 }
 
 #[derive(Serialize)]
@@ -197,11 +203,21 @@ mod tests {
                 RopeScaling::None,
                 RopeScaling::Linear { factor: 2.0 },
                 RopeScaling::Llama3 { factor: 8.0, low: 1.0, high: 4.0, original: 8192.0 },
+                RopeScaling::Llama3 { factor: 8.0, low: 1.0, high: 4.0, original: 0.5 },
             ] {
                 config.rope_scaling = scaling;
                 assert_eq!(LlmConfig::from_json(&config.to_json("float32").unwrap()).unwrap(), config);
             }
         }
+    }
+
+    #[test]
+    fn numbers_of_many_digits_are_read_to_the_nearest() {
+        let eps = "118446744073709551615e-06";
+        let text = tiny(Architecture::Llama).to_json("float32").unwrap().replace("0.00001", eps);
+        let config = LlmConfig::from_json(&text).unwrap();
+        assert_eq!(config.norm_eps, eps.parse::<f64>().unwrap());
+        assert_eq!(LlmConfig::from_json(&config.to_json("float32").unwrap()).unwrap(), config);
     }
 
     #[test]
