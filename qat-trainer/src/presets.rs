@@ -31,7 +31,6 @@ presets!(
     "letter",
     "letter-3bit",
     "letter-mixed",
-    "letter-wide",
     "imu",
     "imu-3bit",
     "imu-mixed",

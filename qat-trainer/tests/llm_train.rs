@@ -57,6 +57,12 @@ fn a_model_is_trained_from_nothing_and_from_a_folder_and_used() {
     let other = [&train[..], &["--resume", "--set", "train.lr=0.5"]].concat();
     assert!(failure(&qat(dir.path(), &other), 2).contains("another run description"));
 
+    let halves =
+        answer(&qat(dir.path(), &["train", "sums.toml", "--out", "halves", "--dtype", "bf16", "--json"]));
+    assert_eq!((halves["dtype"].as_str(), halves["device"].as_str()), (Some("bf16"), Some("cpu")));
+    let off = (halves["held_out_loss"].as_f64().unwrap() - loss).abs();
+    assert!(off > 0.0 && off < 0.05, "{off}");
+
     let solved =
         answer(&qat(dir.path(), &["exact", "run/model", "--config", "sums.toml", "--bits", "2", "--json"]));
     assert_eq!(
@@ -99,6 +105,12 @@ fn mistakes_are_one_line_with_a_code_and_leave_nothing() {
         let e = failure(&qat(dir.path(), &arguments), code);
         assert!(e.contains(expected), "{e}\n{expected}");
         assert!(!dir.path().join("run").exists(), "{settings:?}");
+    }
+    for (device, code, expected) in [("tpu", 2, "no device `tpu`"), ("cuda:99", 6, "no GPU for `cuda:99`: ")]
+    {
+        let e = failure(&qat(dir.path(), &["train", "sums.toml", "--out", "run", "--device", device]), code);
+        assert!(e.contains(expected), "{e}\n{expected}");
+        assert!(!dir.path().join("run").exists(), "{device}");
     }
     let diverges = qat(dir.path(), &["train", "sums.toml", "--out", "run", "--set", "train.lr=1e30"]);
     let text = String::from_utf8(diverges.stderr).unwrap();

@@ -4,13 +4,12 @@ use crate::results::{beside, measured, value};
 use anyhow::Result;
 
 /// Rows of the table of presets: preset, its data and network, and the endings of its variants in the results.
-const PRESETS: [(&str, &str, &[&str]); 8] = [
+const PRESETS: [(&str, &str, &[&str]); 7] = [
     ("digits", "Digits, four convolutions", &["2bit", "3bit", "mixed"]),
     ("digits-small", "Digits, six convolutions in 12 KiB, from a teacher", &["2bit"]),
     ("digits-mlp", "Digits, MLP 256-128-64-10", &["2bit", "3bit", "mixed"]),
     ("resnet8-digits", "Digits at 32×32, ResNet-8", &["2bit"]),
     ("letter", "Letter, MLP 16-128-64-26", &["2bit", "3bit", "mixed"]),
-    ("letter-wide", "Letter, MLP 16-168-72-26, 4 bits at its ends", &["2bit"]),
     ("imu", "watch movements, three convolutions", &["2bit", "3bit", "mixed"]),
     ("ds-cnn-imu", "watch movements, DS-CNN", &["2bit"]),
 ];

@@ -19,7 +19,7 @@ mod quantize;
 mod train;
 
 use super::train::Checkpoints;
-use options::{Model, Rounding, Sample};
+use options::{Compute, Model, Rounding, Sample};
 use qat_trainer::Result;
 use std::ops::Range;
 use std::path::PathBuf;
@@ -197,9 +197,8 @@ struct Train {
     resume: bool,
     #[command(flatten)]
     checkpoints: Checkpoints,
-    /// Threads to compute with; all cores if not given, or OMP_NUM_THREADS.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(1..=1024))]
-    threads: Option<i32>,
+    #[command(flatten)]
+    compute: Compute,
     /// Print one line of JSON instead of a summary.
     #[arg(long)]
     json: bool,

@@ -17,7 +17,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::random::{Purpose, Random};
 use block::Block;
 use norm::Norm;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use tch::{Device, Kind, Tensor};
 
 /// Name of the embedding and of a head of its own.
@@ -127,6 +127,21 @@ impl Decoder {
     #[must_use]
     pub fn config(&self) -> &LlmConfig {
         &self.config
+    }
+
+    /// The same network in these numbers and on this device. What learned before is frozen in it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Train`] if torch refuses, as for too little memory.
+    pub fn to(self, kind: Kind, device: Device) -> Result<Self> {
+        if (kind, device) == (self.kind, self.device) {
+            return Ok(self);
+        }
+        let mut tensors: BTreeMap<String, Tensor> = self.tensors()?.into_iter().collect();
+        Self::assemble(&self.config, kind, device, &mut |name, _| {
+            let missing = || Error::new(ErrorKind::Model, format!("no tensor `{name}`"));
+            Ok(tensors.remove(name).ok_or_else(missing)?.f_detach()?.f_to_kind(kind)?.f_to_device(device)?)
+        })
     }
 
     /// The kind of weights and hidden states.

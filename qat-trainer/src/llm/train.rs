@@ -39,14 +39,15 @@ const FEW: usize = 100;
 const ROPE_BASE: f64 = 10_000.0;
 const NORM_EPS: f64 = 1e-5;
 
-/// The model that a training begins with: loaded, or one that has learned nothing, with a token for every character of the
-/// texts to learn from.
+/// The model that a training begins with, in these numbers and on this device: loaded, or one that has learned nothing, with a
+/// token for every character of the texts to learn from. What it begins with are the same numbers everywhere, but for their
+/// rounding to `kind`.
 ///
 /// # Errors
 /// Those of [`LanguageModel::load`], of [`Tokenizer::characters`], and [`ErrorKind::Model`] for a shape that makes no network.
-pub fn start(run: &LlmRun, corpus: &Corpus) -> Result<LanguageModel> {
+pub fn start(run: &LlmRun, corpus: &Corpus, kind: Kind, device: Device) -> Result<LanguageModel> {
     let shape = match &run.model {
-        LlmModelSpec::Files(path) => return LanguageModel::load(path, Kind::Float, Device::Cpu),
+        LlmModelSpec::Files(path) => return LanguageModel::load(path, kind, device),
         LlmModelSpec::Shape(shape) => *shape,
     };
     let tokenizer = Tokenizer::characters(&corpus.alphabet())?;
@@ -68,7 +69,9 @@ pub fn start(run: &LlmRun, corpus: &Corpus) -> Result<LanguageModel> {
         qkv_bias: false,
         output_bias: false,
     };
-    let decoder = Decoder::generated(&config, run.train.seed).map_err(|e| e.file(&run.file))?;
+    let decoder = Decoder::generated(&config, run.train.seed)
+        .and_then(|decoder| decoder.to(kind, device))
+        .map_err(|e| e.file(&run.file))?;
     let ends = tokenizer.id(Tokenizer::END).into_iter().collect();
     Ok(LanguageModel { decoder, tokenizer, chat: None, ends })
 }
@@ -190,7 +193,8 @@ impl<'a> LlmTrainer<'a> {
         if self.run.lora.as_ref().is_some_and(|lora| lora.mode != LoraMode::Merged) {
             for (name, linear) in decoder.linears() {
                 if name.starts_with("model.layers.") {
-                    let weight = linear.weight()?.f_detach()?.f_to_kind(Kind::Float)?.f_contiguous()?;
+                    let weight = linear.weight()?.f_detach()?.f_to_device(Device::Cpu)?;
+                    let weight = weight.f_to_kind(Kind::Float)?.f_contiguous()?;
                     let row = weight.size2()?.1 as usize;
                     let matrix = QuantisedMatrix::fit(how, slice(&weight)?, row, None)
                         .map_err(|e| e.file(&self.run.file).place(format!("matrix `{name}`")))?;
@@ -264,7 +268,7 @@ impl<'a> LlmTrainer<'a> {
         for i in 0..spec.accumulate {
             let number = place.steps * spec.accumulate + i;
             let examples = indices(spec.seed, self.learned.len(), spec.batch, number);
-            let batch = batch(examples.into_iter().map(|i| &self.learned[i]))?;
+            let batch = batch(examples.into_iter().map(|i| &self.learned[i]), model.decoder.device())?;
             let loss = self.loss(&model.decoder, &batch)?;
             let new = Tensor::f_run_backward(&[&loss], &model.decoder.leaves(), false, false)?;
             // Asked for as late as possible: a GPU is waited for here.
@@ -323,7 +327,7 @@ impl<'a> LlmTrainer<'a> {
     /// What is minimised, of a batch.
     fn loss(&self, decoder: &Decoder, batch: &Batch) -> Result<Tensor> {
         let Some(teacher) = &self.teacher else { return self.task(decoder, batch) };
-        let Batch { tokens, targets, spans } = batch;
+        let Batch { tokens, targets, spans, .. } = batch;
         teacher.loss(decoder, &Lesson { tokens, targets, spans, chunk: self.run.train.chunk })
     }
 
@@ -340,8 +344,8 @@ impl<'a> LlmTrainer<'a> {
     pub fn judge(&self, model: &LanguageModel, few: usize) -> Result<(f64, Exact)> {
         let (mut sum, mut count) = (0.0, 0.0);
         for examples in self.held_out.chunks(self.run.train.batch) {
-            let batch = batch(examples.iter())?;
-            let predicted = batch.predicted()?;
+            let batch = batch(examples.iter(), model.decoder.device())?;
+            let predicted = batch.predicted;
             let loss = tch::no_grad(|| self.task(&model.decoder, &batch))?;
             sum += loss.f_double_value(&[])? * predicted;
             count += predicted;
@@ -372,7 +376,7 @@ fn matrix_quant(qat: &LlmQatSpec, levels: Levels) -> MatrixQuant {
 
 /// The teacher that a run description names, for this student.
 fn teacher(spec: &LlmDistillSpec, student: &Decoder) -> Result<DecoderTeacher> {
-    let decoder = LanguageModel::load(&spec.teacher, Kind::Float, Device::Cpu)?.decoder;
+    let decoder = LanguageModel::load(&spec.teacher, student.kind(), student.device())?.decoder;
     let reasoning = spec.reasoning;
     let weights =
         QatLossWeights { task: spec.task_weight, distillation: spec.weight, reasoning: reasoning.weight };

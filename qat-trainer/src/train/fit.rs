@@ -14,7 +14,7 @@ use crate::nn::{Network, Rates, Rule, Sgd, UNIT, in_units};
 use crate::random::{Purpose, Random};
 use crate::spec::{Keep, Optimizer, TrainSpec};
 use qat_kernels::ste_simd::AdamW;
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 /// Examples that are judged at once.
 const TEST_BATCH: usize = 500;
@@ -236,13 +236,31 @@ pub(crate) fn clip_factor(grads: &[Tensor], limit: f32) -> Result<f32> {
         return Ok(1.0);
     }
     let mut sum = 0.0;
+    // Those of a GPU are summed there, and asked for once.
+    let mut elsewhere: Option<Tensor> = None;
     for g in grads {
+        if g.device() != Device::Cpu {
+            let square = squares(g)?;
+            elsewhere = Some(match elsewhere {
+                Some(sum) => sum.f_add(&square)?,
+                None => square,
+            });
+            continue;
+        }
         let g = g.f_contiguous()?;
         let square = |u: &[f32]| u.iter().map(|&g| f64::from(g) * f64::from(g)).sum::<f64>();
         sum += in_units(slice(&g)?.chunks(UNIT).collect(), square).into_iter().sum::<f64>();
     }
+    if let Some(elsewhere) = elsewhere {
+        sum += elsewhere.f_double_value(&[])?;
+    }
     let norm = sum.sqrt();
     Ok(if norm > f64::from(limit) { (f64::from(limit) / norm) as f32 } else { 1.0 })
+}
+
+/// Σ g², f64, by torch.
+fn squares(g: &Tensor) -> Result<Tensor> {
+    Ok(g.f_to_kind(Kind::Float)?.f_norm()?.f_to_kind(Kind::Double)?.f_square()?)
 }
 
 /// Share of the examples whose largest logit is that of their label.
@@ -270,5 +288,8 @@ mod tests {
         assert_eq!(clip_factor(&grads, 0.0).unwrap(), 1.0);
         assert_eq!(clip_factor(&grads, 5.0).unwrap(), 1.0);
         assert_eq!(clip_factor(&grads, 2.5).unwrap(), 0.5);
+        // As other devices sum.
+        let by_torch: f64 = grads.iter().map(|g| squares(g).unwrap().double_value(&[])).sum();
+        assert_eq!(by_torch, 25.0);
     }
 }

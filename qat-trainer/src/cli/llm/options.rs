@@ -13,9 +13,19 @@ pub(super) struct Model {
     /// eval, generate and chat also a packed file of `qat llm export`, which computes by its codes.
     #[arg(value_name = "MODEL")]
     path: PathBuf,
-    /// The numbers to compute with.
+    #[command(flatten)]
+    compute: Compute,
+}
+
+/// Where and in what numbers.
+#[derive(clap::Args)]
+pub(super) struct Compute {
+    /// The numbers to compute with; what is learned is f32 with either.
     #[arg(long, value_enum, default_value_t = Dtype::F32)]
     dtype: Dtype,
+    /// What computes: cpu, cuda (the first GPU) or cuda:N.
+    #[arg(long, value_name = "DEVICE", default_value = "cpu")]
+    device: String,
     /// Threads to compute with; all cores if not given, or OMP_NUM_THREADS.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(1..=1024))]
     threads: Option<i32>,
@@ -71,18 +81,20 @@ pub(super) struct Sample {
 
 #[cfg(feature = "tch")]
 mod apply {
-    use super::{Dtype, Model, Rounding, Sample, SchemeName};
+    use super::{Compute, Dtype, Model, Rounding, Sample, SchemeName};
     use qat_kernels::config::StepRule;
     use qat_kernels::{Grid, Levels};
+    use qat_trainer::autograd::device;
     use qat_trainer::llm::packed::is_packed;
     use qat_trainer::llm::{BlockQuant, LanguageModel, Quantisation, Sampling, Scheme, TextModel, quantise};
     use qat_trainer::spec::WeightQuant;
     use qat_trainer::{Error, ErrorKind, Result};
     use tch::{Device, Kind};
 
-    impl Model {
-        /// Loads the model.
-        pub(in crate::cli::llm) fn load(&self) -> Result<LanguageModel> {
+    impl Compute {
+        /// Makes it so, before the first tensor is made; returns the kind of numbers and the device.
+        pub(in crate::cli::llm) fn begin(&self) -> Result<(Kind, Device)> {
+            let device = device(&self.device)?;
             if let Some(threads) = self.threads {
                 tch::set_num_threads(threads);
             }
@@ -90,12 +102,31 @@ mod apply {
                 Dtype::F32 => Kind::Float,
                 Dtype::Bf16 => Kind::BFloat16,
             };
+            Ok((kind, device))
+        }
+    }
+
+    impl Compute {
+        /// The names of numbers and device, as they are given.
+        pub(in crate::cli::llm) fn names(&self) -> [&str; 2] {
+            let dtype = match self.dtype {
+                Dtype::F32 => "f32",
+                Dtype::Bf16 => "bf16",
+            };
+            [dtype, &self.device]
+        }
+    }
+
+    impl Model {
+        /// Loads the model.
+        pub(in crate::cli::llm) fn load(&self) -> Result<LanguageModel> {
+            let (kind, device) = self.compute.begin()?;
             if is_packed(&self.path)? {
                 return Err(Error::new(ErrorKind::Model, "a packed file holds codes, not weights")
                     .file(&self.path)
                     .remedy("use the folder that it was made from"));
             }
-            LanguageModel::load(&self.path, kind, Device::Cpu)
+            LanguageModel::load(&self.path, kind, device)
         }
 
         /// Loads the model to make text, its matrices rounded if that is asked for: also a packed file, which is run as it is.
@@ -108,16 +139,17 @@ mod apply {
                 let quantisation = rounding.apply(&mut model)?;
                 return Ok((model.into(), quantisation));
             }
-            if rounding.bits.is_some() || matches!(self.dtype, Dtype::Bf16) {
+            let Compute { dtype, device, threads } = &self.compute;
+            if rounding.bits.is_some() || matches!(dtype, Dtype::Bf16) || device != "cpu" {
                 return Err(Error::new(
                     ErrorKind::Spec,
-                    "a packed file has its bits and computes in its own numbers",
+                    "a packed file has its bits and computes in its own numbers, on the CPU",
                 )
                 .file(&self.path)
-                .remedy("leave --bits and --dtype out"));
+                .remedy("leave --bits, --dtype and --device out"));
             }
             let from_environment = || std::env::var("OMP_NUM_THREADS").ok()?.parse().ok();
-            if let Some(threads) = self.threads.or_else(from_environment) {
+            if let Some(threads) = threads.or_else(from_environment) {
                 // An earlier pool would be one of the same process, which opens one model.
                 let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.max(1) as usize);
                 pool.build_global().map_err(|e| Error::new(ErrorKind::Io, format!("no threads: {e}")))?;

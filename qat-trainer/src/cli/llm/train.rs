@@ -35,6 +35,8 @@ const FILES: &[&str] = &[
 struct Summary<'a> {
     name: &'a str,
     seed: u64,
+    dtype: &'a str,
+    device: &'a str,
     steps: usize,
     /// Numbers that were learned.
     parameters: usize,
@@ -51,13 +53,11 @@ struct Summary<'a> {
 impl Train {
     pub(super) fn run(self) -> Result<()> {
         let start_time = Instant::now();
-        if let Some(threads) = self.threads {
-            tch::set_num_threads(threads);
-        }
+        let (kind, device) = self.compute.begin()?;
         let run = LlmRun::layered(Layers { file: Some(&self.config), set: &self.set, ..Layers::default() })?;
         // Everything that can be wrong with configuration, data and model shows here, before anything is written.
         let corpus = Corpus::load(&run.data)?;
-        let mut model = start(&run, &corpus)?;
+        let mut model = start(&run, &corpus, kind, device)?;
         let trainer = LlmTrainer::new(&run, &corpus, &model)?;
         let bits_per_weight = trainer.prepare(&mut model.decoder)?;
 
@@ -102,9 +102,12 @@ impl Train {
         }
         let judged = if beside { with_adapters } else { judge(&model)? };
         let exact = judged.map(|(_, exact)| exact).unwrap_or_default();
+        let [dtype, device] = self.compute.names();
         let summary = Summary {
             name: &run.name,
             seed: run.train.seed,
+            dtype,
+            device,
             steps: run.train.steps,
             parameters,
             bits_per_weight,

@@ -4,7 +4,7 @@ use crate::error::Result;
 use crate::llm::examples::{Example, Span};
 use crate::llm::loss::IGNORED;
 use crate::random::{Purpose, Random};
-use tch::{Kind, Tensor};
+use tch::{Device, Tensor};
 
 /// Sequences side by side, shorter ones filled up at their ends with what is not predicted.
 pub(super) struct Batch {
@@ -14,17 +14,12 @@ pub(super) struct Batch {
     pub(super) targets: Tensor,
     /// What each target is part of; what is not predicted, of the question.
     pub(super) spans: Vec<Span>,
-}
-
-impl Batch {
     /// How many tokens are predicted.
-    pub(super) fn predicted(&self) -> Result<f64> {
-        Ok(self.targets.f_ne(IGNORED)?.f_sum(Kind::Int64)?.f_int64_value(&[])? as f64)
-    }
+    pub(super) predicted: f64,
 }
 
-/// Puts examples side by side.
-pub(super) fn batch<'a>(examples: impl Iterator<Item = &'a Example>) -> Result<Batch> {
+/// Puts examples side by side, on a device.
+pub(super) fn batch<'a>(examples: impl Iterator<Item = &'a Example>, device: Device) -> Result<Batch> {
     let examples: Vec<&Example> = examples.collect();
     let time = examples.iter().map(|e| e.tokens.len()).max().unwrap_or(1).saturating_sub(1);
     let (mut tokens, mut targets, mut spans) = (Vec::new(), Vec::new(), Vec::new());
@@ -39,8 +34,9 @@ pub(super) fn batch<'a>(examples: impl Iterator<Item = &'a Example>) -> Result<B
     }
     let shape = [examples.len() as i64, time as i64];
     Ok(Batch {
-        tokens: Tensor::f_from_slice(&tokens)?.f_view(shape)?,
-        targets: Tensor::f_from_slice(&targets)?,
+        tokens: Tensor::f_from_slice(&tokens)?.f_view(shape)?.f_to_device(device)?,
+        predicted: targets.iter().filter(|&&target| target != IGNORED).count() as f64,
+        targets: Tensor::f_from_slice(&targets)?.f_to_device(device)?,
         spans,
     })
 }
@@ -65,11 +61,11 @@ mod tests {
             spans: vec![Span::Question, Span::Question, Span::Step(0), Span::Answer],
         };
         let short = Example { tokens: vec![1, 2], spans: vec![Span::Plain; 2] };
-        let b = batch([&long, &short].into_iter()).unwrap();
+        let b = batch([&long, &short].into_iter(), Device::Cpu).unwrap();
         assert_eq!(Vec::<Vec<i64>>::try_from(&b.tokens).unwrap(), [[5, 6, 7], [1, 2, 0]]);
         let n = IGNORED;
         assert_eq!(Vec::<i64>::try_from(&b.targets).unwrap(), [n, 7, 8, 2, n, n]);
-        assert_eq!(b.predicted().unwrap(), 3.0);
+        assert_eq!(b.predicted, 3.0);
         let [q, s, a, p] = [Span::Question, Span::Step(0), Span::Answer, Span::Plain];
         assert_eq!(b.spans, [q, s, a, p, q, q]);
     }

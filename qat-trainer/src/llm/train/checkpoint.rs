@@ -73,7 +73,7 @@ impl LlmCheckpoint {
     pub(super) fn restore(&self, fingerprint: &str, decoder: &mut Decoder) -> Result<Place> {
         if self.text.fingerprint != fingerprint {
             let problem =
-                "this is the state of a training with another run description, other data or another model";
+                "this is the state of a training with another run description, dtype, data or model";
             return Err(Error::new(ErrorKind::Checkpoint, problem)
                 .remedy("continue with those that it was started with, or train from the start"));
         }
@@ -128,6 +128,10 @@ pub(super) fn fingerprint(
 ) -> Result<String> {
     let mut hash = Sha256::new();
     hash.update(run.text_of_training()?);
+    // The f32 of states that are older than other numbers.
+    if start.kind() != Kind::Float {
+        hash.update(format!("{:?}", start.kind()));
+    }
     for example in examples {
         hash.update((example.tokens.len() as u64).to_le_bytes());
         for (token, span) in example.tokens.iter().zip(&example.spans) {

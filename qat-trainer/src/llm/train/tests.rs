@@ -33,8 +33,12 @@ pub(super) fn run(text: &str) -> LlmRun {
 }
 
 pub(super) fn learner(run: &LlmRun) -> (LanguageModel, Corpus) {
+    learner_in(run, Kind::Float)
+}
+
+fn learner_in(run: &LlmRun, kind: Kind) -> (LanguageModel, Corpus) {
     let corpus = Corpus::load(&run.data).unwrap();
-    let mut model = start(run, &corpus).unwrap();
+    let mut model = start(run, &corpus, kind, Device::Cpu).unwrap();
     LlmTrainer::new(run, &corpus, &model).unwrap().prepare(&mut model.decoder).unwrap();
     (model, corpus)
 }
@@ -69,7 +73,7 @@ impl Listener<LlmCheckpoint> for Keeper {
 }
 
 fn tensors(model: &LanguageModel) -> Vec<Vec<f32>> {
-    let flat = |t: Tensor| Vec::<f32>::try_from(t.detach().reshape(-1)).unwrap();
+    let flat = |t: Tensor| Vec::<f32>::try_from(t.detach().reshape(-1).to_kind(Kind::Float)).unwrap();
     model.decoder.tensors().unwrap().into_iter().map(|(_, t)| flat(t)).collect()
 }
 
@@ -83,32 +87,40 @@ fn a_resumed_training_ends_with_the_same_bits_and_events() {
         "[qat]\nbits = 3\n[lora]\nmode = \"merged\"\nrank = 2\ntargets = [\"up_proj\", \"v_proj\"]",
         "[qat]\nbits = 2\n[lora]\nmode = \"scales\"",
     ] {
-        let run = run(&format!("{SUMS}{extra}"));
-        let (mut whole, corpus) = learner(&run);
-        let trainer = LlmTrainer::new(&run, &corpus, &whole).unwrap();
-        let mut through = Keeper::default();
-        trainer.train(&mut whole, None, &mut through).unwrap();
+        for kind in [Kind::Float, Kind::BFloat16] {
+            let run = run(&format!("{SUMS}{extra}"));
+            let (mut whole, corpus) = learner_in(&run, kind);
+            let trainer = LlmTrainer::new(&run, &corpus, &whole).unwrap();
+            let mut through = Keeper::default();
+            trainer.train(&mut whole, None, &mut through).unwrap();
 
-        let mut first = Keeper { stop_after: Some(4), ..Keeper::default() };
-        let (mut model, _) = learner(&run);
-        let e = trainer.train(&mut model, None, &mut first).unwrap_err();
-        assert_eq!(e.kind(), ErrorKind::Stopped);
-        let state = LlmCheckpoint::from_bytes(&first.states.pop().unwrap().to_bytes().unwrap()).unwrap();
-        assert_eq!(state.steps(), 4);
-        let (mut model, _) = learner(&run);
-        let mut rest = Keeper::default();
-        trainer.train(&mut model, Some(&state), &mut rest).unwrap();
-        assert_eq!(tensors(&model), tensors(&whole));
-        assert_eq!(rest.states.last(), through.states.last());
-        first.events.truncate(state.events() as usize);
-        assert_eq!([first.events, rest.events].concat(), through.events);
+            let mut first = Keeper { stop_after: Some(4), ..Keeper::default() };
+            let (mut model, _) = learner_in(&run, kind);
+            let e = trainer.train(&mut model, None, &mut first).unwrap_err();
+            assert_eq!(e.kind(), ErrorKind::Stopped);
+            let state = LlmCheckpoint::from_bytes(&first.states.pop().unwrap().to_bytes().unwrap()).unwrap();
+            assert_eq!(state.steps(), 4);
+            let (mut model, _) = learner_in(&run, kind);
+            let mut rest = Keeper::default();
+            trainer.train(&mut model, Some(&state), &mut rest).unwrap();
+            assert_eq!(tensors(&model), tensors(&whole));
+            assert_eq!(rest.states.last(), through.states.last());
+            first.events.truncate(state.events() as usize);
+            assert_eq!([first.events, rest.events].concat(), through.events);
+        }
     }
 }
 
 #[test]
 fn what_is_judged_falls_with_what_is_learned() {
+    for kind in [Kind::Float, Kind::BFloat16] {
+        learns_in(kind);
+    }
+}
+
+fn learns_in(kind: Kind) {
     let run = run(&SUMS.replace("steps = 6", "steps = 60"));
-    let (mut model, corpus) = learner(&run);
+    let (mut model, corpus) = learner_in(&run, kind);
     let trainer = LlmTrainer::new(&run, &corpus, &model).unwrap();
     let (before, exact) = trainer.judge(&model, 8).unwrap();
     assert_eq!(exact.problems, trainer.held_out());
@@ -121,6 +133,33 @@ fn what_is_judged_falls_with_what_is_learned() {
         .collect();
     assert_eq!(judged.len(), 20);
     assert!(judged[19] < judged[0] && judged[19] < before - 0.5, "{before} {judged:?}");
+}
+
+#[test]
+fn a_state_of_other_numbers_is_refused() {
+    let run = run(SUMS);
+    let (mut model, corpus) = learner(&run);
+    let mut keeper = Keeper::default();
+    LlmTrainer::new(&run, &corpus, &model).unwrap().train(&mut model, None, &mut keeper).unwrap();
+    let (mut other, _) = learner_in(&run, Kind::BFloat16);
+    let trainer = LlmTrainer::new(&run, &corpus, &other).unwrap();
+    let e = trainer.train(&mut other, keeper.states.last(), &mut Keeper::default()).unwrap_err();
+    assert_eq!(e.kind(), ErrorKind::Checkpoint);
+    assert!(e.to_string().contains("dtype"), "{e}");
+}
+
+#[test]
+fn a_decoder_begins_with_the_same_numbers_in_any_kind() {
+    let run = run(SUMS);
+    let corpus = Corpus::load(&run.data).unwrap();
+    let [wide, halves] = [Kind::Float, Kind::BFloat16].map(|kind| {
+        let model = start(&run, &corpus, kind, Device::Cpu).unwrap();
+        assert_eq!(model.decoder.kind(), kind);
+        model.decoder.tensors().unwrap()
+    });
+    for ((name, a), (_, b)) in wide.iter().zip(&halves) {
+        assert!(a.to_kind(Kind::BFloat16).equal(b), "{name}");
+    }
 }
 
 fn weights(decoder: &Decoder) -> Vec<Vec<u32>> {
@@ -149,7 +188,7 @@ fn a_quantised_student_nears_its_teacher_whose_bits_never_change() {
             SUMS.replace(shape, &format!("\nfrom = \"{folder}\"\n")).replace("steps = 6", "steps = 20");
         let run = run(&format!("{text}{distill}"));
         let corpus = Corpus::load(&run.data).unwrap();
-        let mut model = start(&run, &corpus).unwrap();
+        let mut model = start(&run, &corpus, Kind::Float, Device::Cpu).unwrap();
         let trainer = LlmTrainer::new(&run, &corpus, &model).unwrap();
         assert!(trainer.prepare(&mut model.decoder).unwrap().unwrap() > 2.0);
         let teacher = trainer.teacher().unwrap().decoder();
@@ -199,7 +238,7 @@ fn what_cannot_be_trained_says_why() {
     let refused = |text: &str| {
         let run = run(text);
         let corpus = Corpus::load(&run.data).unwrap();
-        let model = start(&run, &corpus)?;
+        let model = start(&run, &corpus, Kind::Float, Device::Cpu)?;
         LlmTrainer::new(&run, &corpus, &model).map(|_| ())
     };
     for (from, to, expected) in [
@@ -213,7 +252,7 @@ fn what_cannot_be_trained_says_why() {
     }
     let run = run(SUMS);
     let corpus = Corpus::load(&run.data).unwrap();
-    let mut model = start(&run, &corpus).unwrap();
+    let mut model = start(&run, &corpus, Kind::Float, Device::Cpu).unwrap();
     let trainer = LlmTrainer::new(&run, &corpus, &model).unwrap();
     let e = trainer.train(&mut model, None, &mut Keeper::default()).unwrap_err();
     assert!(e.to_string().contains("nothing of this model learns"), "{e}");
