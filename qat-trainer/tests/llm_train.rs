@@ -57,6 +57,9 @@ fn a_model_is_trained_from_nothing_and_from_a_folder_and_used() {
     let other = [&train[..], &["--resume", "--set", "train.lr=0.5"]].concat();
     assert!(failure(&qat(dir.path(), &other), 2).contains("another run description"));
 
+    let other = [&train[..], &["--resume", "--dtype", "bf16"]].concat();
+    assert!(failure(&qat(dir.path(), &other), 4).contains("begun in f32, not in bf16"));
+
     let halves =
         answer(&qat(dir.path(), &["train", "sums.toml", "--out", "halves", "--dtype", "bf16", "--json"]));
     assert_eq!((halves["dtype"].as_str(), halves["device"].as_str()), (Some("bf16"), Some("cpu")));

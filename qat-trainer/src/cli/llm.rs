@@ -192,7 +192,8 @@ struct Train {
     #[arg(long, value_name = "RUN")]
     out: PathBuf,
     /// Go on with the training that was interrupted in the run folder; start it if it has not begun, do nothing if it is
-    /// complete. The result is the same, byte for byte, as without an interruption.
+    /// complete. On the CPU the result is the same, byte for byte, as without an interruption. It goes on with the --dtype that
+    /// it was begun with, and may go on on another device, which gives other bits.
     #[arg(long)]
     resume: bool,
     #[command(flatten)]

@@ -111,5 +111,5 @@ pub use {
     source::{GgufSource, HfFolder, TensorSource},
     text::{characters, read_text},
     tokenizer::Tokenizer,
-    train::{LlmCheckpoint, LlmTrainer, start},
+    train::{Computing, LlmCheckpoint, LlmTrainer, Numbers, Processor, start},
 };

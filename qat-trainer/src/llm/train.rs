@@ -5,7 +5,7 @@ mod checkpoint;
 #[cfg(test)]
 mod tests;
 
-pub use checkpoint::LlmCheckpoint;
+pub use checkpoint::{Computing, LlmCheckpoint, Numbers, Processor};
 
 use super::config::{Architecture, LlmConfig, RopeScaling};
 use super::decoder::Decoder;
@@ -79,8 +79,8 @@ pub fn start(run: &LlmRun, corpus: &Corpus, kind: Kind, device: Device) -> Resul
 /// Trains what a decoder's leaves are ([`Decoder::leaves`]) by a run description: everything after [`Decoder::learn`], adapters
 /// alone, or what stands behind quantised matrices.
 ///
-/// On the CPU, the same run description, data, model, machine and number of threads give the same bits, whether the training
-/// runs through or is stopped and resumed.
+/// On the CPU, the same run description, data, model, kind, machine and number of threads give the same bits, whether the training
+/// runs through or is stopped and resumed. On a GPU torch's own operators do not promise that.
 #[derive(Debug)]
 pub struct LlmTrainer<'a> {
     run: &'a LlmRun,
@@ -210,7 +210,8 @@ impl<'a> LlmTrainer<'a> {
     ///
     /// # Errors
     /// [`ErrorKind::Train`] if torch fails or the training diverges, [`ErrorKind::Stopped`] if the listener asks for it,
-    /// [`ErrorKind::Checkpoint`] if the checkpoint is not one of this training, and what the listener fails with.
+    /// [`ErrorKind::Checkpoint`] if the checkpoint is not one of this training, of another kind of decoder, or if what it
+    /// learned on its device does not learn on this one; and what the listener fails with.
     pub fn train(
         &self,
         model: &mut LanguageModel,
@@ -219,9 +220,10 @@ impl<'a> LlmTrainer<'a> {
     ) -> Result<()> {
         let fingerprint = fingerprint(self.run, &self.learned, &model.decoder, self.teacher.as_ref())?;
         model.decoder.set_recompute(self.run.train.recompute);
-        let mut place = Place::default();
+        let (mut place, mut begun) = (Place::default(), Computing::of(&model.decoder));
         if let Some(from) = from {
             place = from.restore(&fingerprint, &mut model.decoder)?;
+            begun = from.begun();
         }
         let leaves = model.decoder.leaves();
         if leaves.is_empty() {
@@ -243,7 +245,7 @@ impl<'a> LlmTrainer<'a> {
                 .map_err(|e| e.place(format!("{phase} phase, step {}", place.steps)))?;
             let stop = listener.wants_stop();
             if stop || listener.wants_checkpoint() {
-                listener.checkpoint(&LlmCheckpoint::new(&fingerprint, place, &model.decoder)?)?;
+                listener.checkpoint(&LlmCheckpoint::new(&fingerprint, place, begun, &model.decoder)?)?;
             }
             if stop {
                 let at = format!("{phase} phase, step {}", place.steps);
@@ -282,7 +284,8 @@ impl<'a> LlmTrainer<'a> {
                 grads = new;
             } else {
                 for (sum, new) in grads.iter_mut().zip(&new) {
-                    *sum = sum.f_add(new)?;
+                    // Gradients of bf16, as on a GPU, are added in f32.
+                    *sum = sum.f_to_kind(Kind::Float)?.f_add(new)?;
                 }
             }
             // The graph still holds the leaves; they cannot be written before it is gone, here.

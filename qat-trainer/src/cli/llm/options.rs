@@ -106,17 +106,6 @@ mod apply {
         }
     }
 
-    impl Compute {
-        /// The names of numbers and device, as they are given.
-        pub(in crate::cli::llm) fn names(&self) -> [&str; 2] {
-            let dtype = match self.dtype {
-                Dtype::F32 => "f32",
-                Dtype::Bf16 => "bf16",
-            };
-            [dtype, &self.device]
-        }
-    }
-
     impl Model {
         /// Loads the model.
         pub(in crate::cli::llm) fn load(&self) -> Result<LanguageModel> {

@@ -5,7 +5,7 @@ use crate::cli::output::{json, say};
 use crate::cli::train::folder::{Folder, STATE};
 use crate::cli::train::metrics::Metrics;
 use crate::cli::train::watch::Watch;
-use qat_trainer::llm::{Corpus, LanguageModel, LlmCheckpoint, LlmTrainer, start, write_codes};
+use qat_trainer::llm::{Computing, Corpus, LanguageModel, LlmCheckpoint, LlmTrainer, start, write_codes};
 use qat_trainer::spec::{Layers, LlmRun, LoraMode};
 use qat_trainer::{Error, ErrorKind, Result};
 use serde::Serialize;
@@ -35,8 +35,9 @@ const FILES: &[&str] = &[
 struct Summary<'a> {
     name: &'a str,
     seed: u64,
-    dtype: &'a str,
-    device: &'a str,
+    /// What the training was begun with: `dtype` and `device`.
+    #[serde(flatten)]
+    begun: Computing,
     steps: usize,
     /// Numbers that were learned.
     parameters: usize,
@@ -58,12 +59,13 @@ impl Train {
         // Everything that can be wrong with configuration, data and model shows here, before anything is written.
         let corpus = Corpus::load(&run.data)?;
         let mut model = start(&run, &corpus, kind, device)?;
+        let now = Computing::of(&model.decoder);
         let trainer = LlmTrainer::new(&run, &corpus, &model)?;
         let bits_per_weight = trainer.prepare(&mut model.decoder)?;
 
         let mut folder = Folder::open(&self.out, FILES)?;
         if self.resume && folder.file("summary.json").exists() {
-            return self.complete_already(&folder, &run);
+            return self.complete_already(&folder, &run, now);
         }
         let state = match self.resume && folder.file(STATE).exists() {
             true => Some(LlmCheckpoint::load(&folder.file(STATE))?),
@@ -102,12 +104,10 @@ impl Train {
         }
         let judged = if beside { with_adapters } else { judge(&model)? };
         let exact = judged.map(|(_, exact)| exact).unwrap_or_default();
-        let [dtype, device] = self.compute.names();
         let summary = Summary {
             name: &run.name,
             seed: run.train.seed,
-            dtype,
-            device,
+            begun: state.as_ref().map_or(now, LlmCheckpoint::begun),
             steps: run.train.steps,
             parameters,
             bits_per_weight,
@@ -133,7 +133,7 @@ impl Train {
     }
 
     /// Says what a complete run folder holds, if it is this run's.
-    fn complete_already(&self, folder: &Folder, run: &LlmRun) -> Result<()> {
+    fn complete_already(&self, folder: &Folder, run: &LlmRun, now: Computing) -> Result<()> {
         let read = |name: &str| {
             let path = folder.file(name);
             std::fs::read_to_string(&path).map_err(|e| Error::io("read", &path, &e))
@@ -146,8 +146,13 @@ impl Train {
             .file(folder.path())
             .remedy("choose another --out, or leave --resume out to replace it"));
         }
+        let summary = read("summary.json")?;
+        let begun: Computing = serde_json::from_str(&summary).map_err(|e| {
+            Error::new(ErrorKind::Checkpoint, e.to_string()).file(folder.file("summary.json"))
+        })?;
+        begun.dtype.check(now.dtype).map_err(|e| e.file(folder.path()))?;
         match self.json {
-            true => say(read("summary.json")?.trim_end()),
+            true => say(summary.trim_end()),
             false => say(&format!("{}: complete already", folder.path().display())),
         }
     }

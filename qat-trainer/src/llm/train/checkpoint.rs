@@ -12,6 +12,7 @@ use crate::spec::LlmRun;
 use crate::train::Listener;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use std::collections::BTreeSet;
 use std::path::Path;
 use tch::{Device, Kind};
 
@@ -28,6 +29,80 @@ pub struct LlmCheckpoint {
 struct Text {
     fingerprint: String,
     place: Place,
+    /// Not written for f32 on the CPU, as all were once.
+    #[serde(default, skip_serializing_if = "Computing::is_default")]
+    begun: Computing,
+}
+
+/// What a training computes with, and on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Computing {
+    /// The numbers.
+    pub dtype: Numbers,
+    /// The device.
+    pub device: Processor,
+}
+
+/// Kinds of numbers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Numbers {
+    /// 32 bits.
+    #[default]
+    F32,
+    /// 16 bits with the exponents of f32; what learns is f32.
+    Bf16,
+}
+
+/// Kinds of devices.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Processor {
+    /// The cores of the machine.
+    #[default]
+    Cpu,
+    /// A GPU.
+    Cuda,
+}
+
+impl Computing {
+    /// What a decoder computes with, and on.
+    #[must_use]
+    pub fn of(decoder: &Decoder) -> Self {
+        Self {
+            dtype: if decoder.kind() == Kind::BFloat16 { Numbers::Bf16 } else { Numbers::F32 },
+            device: if decoder.device() == Device::Cpu { Processor::Cpu } else { Processor::Cuda },
+        }
+    }
+
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+impl Numbers {
+    /// The name that the commands have for it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::Bf16 => "bf16",
+        }
+    }
+
+    /// Refuses to go on in others.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Checkpoint`] if they are others.
+    pub fn check(self, others: Self) -> Result<()> {
+        if self == others {
+            return Ok(());
+        }
+        let (begun, now) = (self.name(), others.name());
+        Err(Error::new(ErrorKind::Checkpoint, format!("this training was begun in {begun}, not in {now}"))
+            .remedy(format!("continue with --dtype {begun}, or train from the start")))
+    }
 }
 
 /// How far a training is.
@@ -51,10 +126,30 @@ impl Place {
 const METADATA: &str = "llm-training";
 
 impl LlmCheckpoint {
-    pub(super) fn new(fingerprint: &str, place: Place, decoder: &Decoder) -> Result<Self> {
+    pub(super) fn new(fingerprint: &str, place: Place, begun: Computing, decoder: &Decoder) -> Result<Self> {
         let mut state = Checkpoint::default();
         decoder.save_state(&mut state)?;
-        Ok(Self { text: Text { fingerprint: fingerprint.into(), place }, decoder: state })
+        Ok(Self { text: Text { fingerprint: fingerprint.into(), place, begun }, decoder: state })
+    }
+
+    /// The same, begun with and on something else.
+    #[cfg(test)]
+    pub(super) fn on(&self, begun: Computing) -> Self {
+        Self { text: Text { begun, ..self.text.clone() }, decoder: self.decoder.clone() }
+    }
+
+    /// Adds a number that learns.
+    #[cfg(test)]
+    pub(super) fn with(&mut self, name: &str) {
+        self.decoder
+            .tensors
+            .insert(name.into(), crate::checkpoint::Array { shape: vec![1], data: vec![0.0] });
+    }
+
+    /// What the training was begun with.
+    #[must_use]
+    pub fn begun(&self) -> Computing {
+        self.text.begun
     }
 
     /// Steps that are done.
@@ -71,14 +166,37 @@ impl LlmCheckpoint {
 
     /// Brings the decoder to where the training was.
     pub(super) fn restore(&self, fingerprint: &str, decoder: &mut Decoder) -> Result<Place> {
+        let now = Computing::of(decoder);
+        self.text.begun.dtype.check(now.dtype)?;
         if self.text.fingerprint != fingerprint {
             let problem =
-                "this is the state of a training with another run description, dtype, data or model";
+                "this is the state of a training with another run description, other data or another model";
             return Err(Error::new(ErrorKind::Checkpoint, problem)
                 .remedy("continue with those that it was started with, or train from the start"));
         }
+        if now.device != Processor::Cpu || self.text.begun.device != Processor::Cpu {
+            self.check_names(decoder)?;
+        }
         decoder.load_state(&self.decoder)?;
         Ok(self.text.place)
+    }
+
+    /// Not all that learns on one device does on another, as biases of quantised matrices in f32: nothing that was learned may be
+    /// left out in silence.
+    fn check_names(&self, decoder: &Decoder) -> Result<()> {
+        let mut own = Checkpoint::default();
+        decoder.save_state(&mut own)?;
+        let [theirs, own] = [&self.decoder, &own].map(|c| c.tensors.keys().collect::<BTreeSet<_>>());
+        match theirs.symmetric_difference(&own).next() {
+            Some(name) => Err(Error::new(
+                ErrorKind::Checkpoint,
+                format!(
+                    "`{name}` learns on one of the devices that this training was on, and not on the other"
+                ),
+            )
+            .remedy("continue on the device that it was begun on, or train from the start")),
+            None => Ok(()),
+        }
     }
 
     /// The bytes of a file; equal states give equal bytes.
@@ -118,7 +236,7 @@ impl LlmCheckpoint {
     }
 }
 
-/// What decides every bit of a training: the run description but for its name and data, the examples, the weights that it
+/// What decides every bit of a training on a device: what it computes in, the run description but for its name and data, the examples, the weights that it
 /// begins with, and the teacher's.
 pub(super) fn fingerprint(
     run: &LlmRun,

@@ -145,7 +145,37 @@ fn a_state_of_other_numbers_is_refused() {
     let trainer = LlmTrainer::new(&run, &corpus, &other).unwrap();
     let e = trainer.train(&mut other, keeper.states.last(), &mut Keeper::default()).unwrap_err();
     assert_eq!(e.kind(), ErrorKind::Checkpoint);
-    assert!(e.to_string().contains("dtype"), "{e}");
+    assert!(e.to_string().contains("begun in f32, not in bf16") && e.to_string().contains("--dtype"), "{e}");
+}
+
+#[test]
+fn what_learns_on_one_device_alone_is_not_left_out_in_silence() {
+    let run = run(&format!("{SUMS}[qat]\nbits = 2\n[lora]\nrank = 2\n"));
+    let (mut model, corpus) = learner(&run);
+    let trainer = LlmTrainer::new(&run, &corpus, &model).unwrap();
+    let mut keeper = Keeper::default();
+    trainer.train(&mut model, None, &mut keeper).unwrap();
+    let state = keeper.states.pop().unwrap();
+    assert_eq!(state.begun(), Computing::of(&model.decoder));
+    // Begun on a GPU, with the same names: it goes on; with one more: it does not.
+    let begun = Computing { device: Processor::Cuda, ..state.begun() };
+    let there = |extra: Option<&str>| {
+        let mut state = state.on(begun);
+        if let Some(name) = extra {
+            state.with(name);
+        }
+        let bytes = state.to_bytes().unwrap();
+        let state = LlmCheckpoint::from_bytes(&bytes).unwrap();
+        assert_eq!(state.begun(), begun);
+        let (mut model, _) = learner(&run);
+        trainer.train(&mut model, Some(&state), &mut Keeper::default())
+    };
+    there(None).unwrap();
+    let e = there(Some("q_proj.bias")).unwrap_err();
+    assert!(
+        e.kind() == ErrorKind::Checkpoint && e.to_string().contains("`q_proj.bias` learns on one"),
+        "{e}"
+    );
 }
 
 #[test]
