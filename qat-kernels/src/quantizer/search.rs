@@ -89,7 +89,7 @@ pub fn fit_step(levels: Levels, weights: &[f32], importance: Option<&[f32]>) -> 
             if error < best.0 {
                 best = (error, step);
             }
-            if settled || !next.is_normal() {
+            if settled || !(next > 0.0 && next.is_normal()) {
                 break;
             }
             step = next;
@@ -381,6 +381,17 @@ mod tests {
         for scale in [1e-37, 1e-20, 1.0, 1e20, 1e37, f32::MAX] {
             let step = fit_step(lv, &[0.5 * scale, -scale, 0.1 * scale], None).unwrap();
             assert!(step > 0.0 && step.is_normal(), "{scale} {step}");
+        }
+    }
+
+    /// With a step for one weight that hardly counts, −2 divided by it is lost in the grid's half, and its level is +½.
+    #[test]
+    fn a_weight_that_rounds_to_the_other_side_turns_no_step_around() {
+        let weights = [9.5e-40, -3.2e19, -2.0625, -2.0625, -2.0625, -2.0625, -2.0625, 0.5625];
+        let importance = [6.1875, 4.27e-43, 7.875, 0.0625, 0.375, 0.375, 0.375, 0.375];
+        for grid in [Grid::MidTread, Grid::MidRise] {
+            let step = fit_step(Levels::new(4, grid).unwrap(), &weights, Some(&importance)).unwrap();
+            assert!(step > 0.0 && step.is_normal(), "{grid:?}: {step}");
         }
     }
 
