@@ -40,7 +40,11 @@ fn check(u: &mut Unstructured<'_>) -> Result<()> {
             let runs = w.chunks(per_step).zip(g.chunks(per_step)).zip(gradients.chunks(per_step)).zip(&steps);
             for (((w, g), gradients), &step) in runs {
                 let flow = invariants::gradient_flow(ste, levels, mask, step, w, g, gradients);
-                assert_eq!(flow, Ok(()), "{ste:?} {levels:?} {mask:?}, Δ = {step:?}: {w:?} {g:?} {gradients:?}");
+                assert_eq!(
+                    flow,
+                    Ok(()),
+                    "{ste:?} {levels:?} {mask:?}, Δ = {step:?}: {w:?} {g:?} {gradients:?}"
+                );
             }
         }
         (results, bits(&values), codes, bits(&gradients), bits(&of_steps))
