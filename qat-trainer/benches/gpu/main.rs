@@ -67,8 +67,10 @@ fn main() -> Result<()> {
     figures.extend(steps::run(&options.shape, device, options.rounds, &chosen, options.parts)?);
     ensure!(!figures.is_empty(), "no part's name contains any of {:?}", options.only);
     if let Some(out) = &options.out {
-        let command =
-            format!("cargo xtask gpu; gpu --device {} --shape {}", options.device, options.shape.name);
+        let command = format!(
+            "cargo xtask gpu; gpu --device {} --shape {} --rounds {}",
+            options.device, options.shape.name, options.rounds
+        );
         let commit = option_env!("QAT_COMMIT").unwrap_or_default();
         export(out, SUITE, [&command, &options.machine, commit], &figures)?;
         println!("{} figures in {}", figures.len(), out.display());
