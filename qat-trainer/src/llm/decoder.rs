@@ -129,7 +129,7 @@ impl Decoder {
         &self.config
     }
 
-    /// The same network in these numbers and on this device. What learned before is frozen in it.
+    /// The same network in these numbers and on this device; what learned is frozen in it, unless it is there already.
     ///
     /// # Errors
     /// [`ErrorKind::Train`] if torch refuses, as for too little memory.
@@ -138,10 +138,11 @@ impl Decoder {
             return Ok(self);
         }
         let mut tensors: BTreeMap<String, Tensor> = self.tensors()?.into_iter().collect();
-        Self::assemble(&self.config, kind, device, &mut |name, _| {
+        let moved = Self::assemble(&self.config, kind, device, &mut |name, _| {
             let missing = || Error::new(ErrorKind::Model, format!("no tensor `{name}`"));
             Ok(tensors.remove(name).ok_or_else(missing)?.f_detach()?.f_to_kind(kind)?.f_to_device(device)?)
-        })
+        })?;
+        Ok(Self { recompute: self.recompute, ..moved })
     }
 
     /// The kind of weights and hidden states.

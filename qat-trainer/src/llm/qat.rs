@@ -91,7 +91,7 @@ impl Decoder {
     ///
     /// # Errors
     /// [`ErrorKind::Spec`] for blocks or groups that do not divide the rows, [`ErrorKind::Model`] for weights that are not finite;
-    /// the matrix is the place.
+    /// the matrix is the place. [`ErrorKind::Unsupported`] for moments of 8 bits on a device other than the CPU.
     pub fn quantise_in_training(&mut self, how: &DecoderQuant) -> Result<f64> {
         self.quantise_in_training_from(how, &BTreeMap::new())
     }
@@ -108,6 +108,14 @@ impl Decoder {
     ) -> Result<f64> {
         self.check_names(start)?;
         let backend = Backend::on(self.device());
+        let moments = [Some(how.blocks), how.tables].map(|quant| quant.map(|quant| quant.moments));
+        if backend != Backend::Kernels && moments.contains(&Some(MomentBits::Eight)) {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                "moments of 8 bits on a device other than the CPU",
+            )
+            .remedy("keep them in 32 bits there"));
+        }
         self.replace(|name, linear| {
             let in_block = name.starts_with("model.layers.");
             let given = start.get(name);

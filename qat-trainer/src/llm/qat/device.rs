@@ -5,10 +5,9 @@
 
 use super::leaves::product;
 use super::node::{Backend, quantised};
-use super::parameters::{Parameter, Quantiser, adamw, factors, on_cpu};
+use super::parameters::{Parameter, Quantiser, adamw, at_codes, factors, fitted};
 use super::{Blocks, MatrixQuant};
 use crate::autograd::fused::learn::{Moments, learn};
-use crate::autograd::slice;
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, ErrorKind, Result};
 use crate::llm::linear::{Linear, Plain};
@@ -39,9 +38,7 @@ impl DeviceQuantised {
         quant: MatrixQuant,
         importance: Option<&[f32]>,
     ) -> Result<Self> {
-        let (plain, row) = (on_cpu(&weight.f_to_kind(Kind::Float)?)?, weight.size2()?.1 as usize);
-        let blocks = Blocks::fitted(quant, slice(&plain)?, row, importance)?;
-        Self::build(&plain, weight, bias, &blocks)
+        Self::build(weight, bias, fitted(weight, quant, importance)?)
     }
 
     /// As [`super::FakeQuantised::from_quantised`].
@@ -54,15 +51,13 @@ impl DeviceQuantised {
         quant: MatrixQuant,
         start: &QuantisedMatrix,
     ) -> Result<Self> {
-        let mut w = slice(&on_cpu(&weight.f_to_kind(Kind::Float)?)?)?.to_vec();
-        let blocks = Blocks::at_codes(quant, &mut w, weight.size2()?.1 as usize, start)?;
-        Self::build(&Tensor::from_slice(&w).f_reshape(weight.size())?, weight, bias, &blocks)
+        Self::build(weight, bias, at_codes(weight, quant, start)?)
     }
 
-    fn build(w: &Tensor, weight: &Tensor, bias: Option<&Tensor>, blocks: &Blocks) -> Result<Self> {
+    fn build(weight: &Tensor, bias: Option<&Tensor>, (w, blocks): (Tensor, Blocks)) -> Result<Self> {
         let (device, kind) = (weight.device(), weight.f_kind()?);
         let parameter = Parameter::new(&w.f_to_device(device)?)?;
-        let quantiser = Quantiser::new(Backend::Fused, blocks, device)?;
+        let quantiser = Quantiser::new(Backend::Fused, &blocks, device)?;
         let w_hat = tch::no_grad(|| quantised_by(&quantiser, &parameter, kind))?;
         Ok(Self {
             w_hat: w_hat.f_set_requires_grad(true)?,

@@ -143,6 +143,28 @@ pub(super) fn on_cpu(t: &Tensor) -> Result<Tensor> {
     Ok(t.f_detach()?.f_to_device(Device::Cpu)?.f_contiguous()?)
 }
 
+/// The w that a matrix begins with, f32 `[out, in]` on the CPU, and steps fitted to it.
+pub(super) fn fitted(
+    weight: &Tensor,
+    quant: MatrixQuant,
+    importance: Option<&[f32]>,
+) -> Result<(Tensor, Blocks)> {
+    let w = on_cpu(&weight.f_to_kind(Kind::Float)?)?;
+    let blocks = Blocks::fitted(quant, slice(&w)?, w.size2()?.1 as usize, importance)?;
+    Ok((w, blocks))
+}
+
+/// The same of a matrix that begins at codes and their steps.
+pub(super) fn at_codes(
+    weight: &Tensor,
+    quant: MatrixQuant,
+    start: &QuantisedMatrix,
+) -> Result<(Tensor, Blocks)> {
+    let mut w = slice(&on_cpu(&weight.f_to_kind(Kind::Float)?)?)?.to_vec();
+    let blocks = Blocks::at_codes(quant, &mut w, weight.size2()?.1 as usize, start)?;
+    Ok((Tensor::from_slice(&w).f_reshape(weight.size())?, blocks))
+}
+
 /// The rule of AdamW, the only one for parameters of torch.
 pub(in crate::llm) fn adamw(rates: &Rates) -> Result<AdamW> {
     match rates.weights {
@@ -185,16 +207,7 @@ impl NodeQuantised {
         quant: MatrixQuant,
         start: &QuantisedMatrix,
     ) -> Result<Self> {
-        let (device, kind, row) = (weight.device(), weight.kind(), weight.size2()?.1 as usize);
-        let mut w = slice(&on_cpu(&weight.f_to_kind(Kind::Float)?)?)?.to_vec();
-        let blocks = Blocks::at_codes(quant, &mut w, row, start)?;
-        let w = Tensor::from_slice(&w).f_reshape(weight.size())?.f_to_device(device)?;
-        Ok(Self {
-            weight: Parameter::new(&w)?,
-            quantiser: Quantiser::new(Backend::on(device), &blocks, device)?,
-            bias: bias.map(Tensor::shallow_clone),
-            kind,
-        })
+        Self::build(Backend::on(weight.device()), weight, bias, at_codes(weight, quant, start)?)
     }
 
     /// As [`Self::new`], with a backend to compare with others.
@@ -208,14 +221,21 @@ impl NodeQuantised {
         quant: MatrixQuant,
         importance: Option<&[f32]>,
     ) -> Result<Self> {
-        let (device, kind, row) = (weight.device(), weight.kind(), weight.size2()?.1 as usize);
-        let plain = weight.f_detach()?.f_to_device(Device::Cpu)?.f_to_kind(Kind::Float)?.f_contiguous()?;
-        let blocks = Blocks::fitted(quant, slice(&plain)?, row, importance)?;
+        Self::build(backend, weight, bias, fitted(weight, quant, importance)?)
+    }
+
+    fn build(
+        backend: Backend,
+        weight: &Tensor,
+        bias: Option<&Tensor>,
+        (w, blocks): (Tensor, Blocks),
+    ) -> Result<Self> {
+        let device = weight.device();
         Ok(Self {
-            weight: Parameter::new(&plain.f_to_device(device)?)?,
+            weight: Parameter::new(&w.f_to_device(device)?)?,
             quantiser: Quantiser::new(backend, &blocks, device)?,
             bias: bias.map(Tensor::shallow_clone),
-            kind,
+            kind: weight.f_kind()?,
         })
     }
 
