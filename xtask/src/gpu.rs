@@ -1,5 +1,5 @@
-//! `cargo xtask gpu`: the program that checks and times the trainer on a GPU, packed for a machine that has CUDA and torch but
-//! no Rust; and what it measured there, brought home.
+//! `cargo xtask gpu`: the program that checks and times the trainer on a GPU, packed with the command line for a machine that has
+//! CUDA and torch but no Rust; and what it measured there, brought home.
 
 pub(crate) mod arithmetic;
 mod pieces;
@@ -23,25 +23,31 @@ const LARGEST: u64 = 60_000_000;
 /// Processors of the last ten years, all that stand beside the GPUs in question. Flags of this machine's own do not leak in.
 const FLAGS: &str = "-C target-cpu=x86-64-v3";
 
-/// Packs the program and the script that runs it.
+/// The checks and timings, and the command line, to train there.
+const PROGRAMS: [&str; 2] = ["gpu", "qat"];
+
+/// Packs the programs and the script that runs them.
 pub(crate) fn pack(yes: bool) -> Result<()> {
     ensure_tools(&[Tool::Cxx], yes)?;
     let libtorch = libtorch::ensure(yes)?;
-    let built = build(&libtorch)?;
+    let messages = build(&libtorch)?;
     let folder = target_dir()?.join("gpu");
     fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
-    let program = folder.join("gpu");
-    fs::copy(&built, &program).with_context(|| built.display().to_string())?;
-    run_command(Command::new("strip").arg(&program))?;
-    has_no_path(&program, &libtorch)?;
+    let mut bytes = 0;
+    for name in PROGRAMS {
+        let (built, program) = (built(&messages, name)?, folder.join(name));
+        fs::copy(&built, &program).with_context(|| built.display().to_string())?;
+        run_command(Command::new("strip").arg(&program))?;
+        has_no_path(&program, &libtorch)?;
+        bytes += fs::metadata(&program)?.len();
+    }
     let script = folder.join("run.sh");
     fs::write(&script, SCRIPT).with_context(|| script.display().to_string())?;
     executable(&script)?;
-    let bytes = fs::metadata(&program)?.len();
-    ensure!(bytes <= LARGEST, "the program has {bytes} bytes, more than {LARGEST}");
+    ensure!(bytes <= LARGEST, "the programs have {bytes} bytes, more than {LARGEST}");
     println!(
-        "{}: gpu ({:.1} MB) and run.sh. Copy the folder to a machine with a GPU and torch 2.11.0, run `./run.sh` there, copy \
-         gpu.csv back and run `cargo xtask gpu --record gpu.csv`",
+        "{}: gpu, qat ({:.1} MB) and run.sh. Copy the folder to a machine with a GPU and torch 2.11.0, run `./run.sh` there, copy \
+         gpu.csv back and run `cargo xtask gpu --record gpu.csv`; `./run.sh qat …` trains there",
         folder.display(),
         bytes as f64 / 1e6
     );
@@ -57,12 +63,12 @@ pub(crate) fn record(file: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Builds the program; returns where it lies.
-fn build(libtorch: &Path) -> Result<PathBuf> {
+/// Builds the programs; returns what cargo says of them.
+fn build(libtorch: &Path) -> Result<String> {
     let commit = output(in_workspace("git").args(["rev-parse", "--short", "HEAD"])).unwrap_or_default();
     let mut command = cargo();
     command
-        .args(["build", "--release", "--locked", "-p", "qat-trainer", "--bench", "gpu"])
+        .args(["build", "--release", "--locked", "-p", "qat-trainer", "--bench", "gpu", "--bin", "qat"])
         .args(["--message-format", "json-render-diagnostics", "--target-dir"])
         .arg(target_dir()?.join("gpu-build"))
         .env_remove("CARGO_ENCODED_RUSTFLAGS")
@@ -71,13 +77,17 @@ fn build(libtorch: &Path) -> Result<PathBuf> {
         .env("QAT_COMMIT", commit.trim())
         // The script says where libtorch lies: on that machine it lies elsewhere.
         .env("QAT_RUN_PATH", "");
-    let messages = output(&mut command)?;
+    output(&mut command)
+}
+
+/// Where the program of this name lies, by what cargo says.
+fn built(messages: &str, name: &str) -> Result<PathBuf> {
     let program = messages.lines().find_map(|line| {
         let message: Value = serde_json::from_str(line).ok()?;
-        let is_ours = message["target"]["name"] == "gpu";
-        message["executable"].as_str().filter(|_| is_ours).map(PathBuf::from)
+        let is_it = message["target"]["name"] == name;
+        message["executable"].as_str().filter(|_| is_it).map(PathBuf::from)
     });
-    program.context("cargo names no program `gpu`")
+    program.with_context(|| format!("cargo names no program `{name}`"))
 }
 
 /// A program that works in the workspace.

@@ -16,6 +16,8 @@ mod options;
 #[cfg(feature = "tch")]
 mod quantize;
 #[cfg(feature = "tch")]
+mod synthesize;
+#[cfg(feature = "tch")]
 mod train;
 
 use super::train::Checkpoints;
@@ -41,6 +43,8 @@ enum Command {
     Export(Export),
     /// Continue a text.
     Generate(Generate),
+    /// Let a model write texts of its own, to be quantised and trained on where there is no other text.
+    Synthesize(Synthesize),
     /// Train a model: from nothing, or one that is loaded.
     Train(Train),
     /// Add the adapters of a training, or others in PEFT's layout, to the matrices of the model they were trained on.
@@ -177,6 +181,40 @@ struct Generate {
     json: bool,
 }
 
+/// Arguments of `qat llm synthesize`.
+#[derive(clap::Args)]
+struct Synthesize {
+    #[command(flatten)]
+    model: Model,
+    /// How many texts.
+    #[arg(long, value_name = "N")]
+    texts: usize,
+    /// Tokens in each; where the model ends a text it goes on with another one.
+    #[arg(long, value_name = "N", default_value_t = 512)]
+    tokens: usize,
+    /// How many are written at a time; more are faster and take more memory.
+    #[arg(long, value_name = "N", default_value_t = 32)]
+    batch: usize,
+    /// What each begins with; `<|endoftext|>`, or else the token that ends a text, if not given.
+    #[arg(long, value_name = "TEXT")]
+    begin: Option<String>,
+    /// How freely tokens are drawn; above 0.
+    #[arg(long, value_name = "T", default_value_t = 1.0)]
+    temperature: f32,
+    /// Draw only from the most likely tokens that together have this probability.
+    #[arg(long, value_name = "P", default_value_t = 1.0)]
+    top_p: f32,
+    /// Seed of the drawing.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    seed: u64,
+    /// The new file.
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+    /// Print one line of JSON instead of text.
+    #[arg(long)]
+    json: bool,
+}
+
 /// Arguments of `qat llm train`.
 #[derive(clap::Args)]
 struct Train {
@@ -280,6 +318,7 @@ impl Arguments {
             Command::Quantize(a) => a.run(),
             Command::Export(a) => a.run(),
             Command::Generate(a) => a.run(),
+            Command::Synthesize(a) => a.run(),
             Command::Train(a) => a.run(),
             Command::Merge(a) => a.run(),
             Command::Exact(a) => a.run(),

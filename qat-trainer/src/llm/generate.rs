@@ -22,6 +22,18 @@ impl Default for Sampling {
     }
 }
 
+impl Sampling {
+    /// Refuses what is no sampling.
+    pub(super) fn check(&self) -> Result<()> {
+        let Self { temperature, top_p, .. } = *self;
+        if temperature >= 0.0 && temperature.is_finite() && top_p > 0.0 && top_p <= 1.0 {
+            return Ok(());
+        }
+        Err(Error::new(ErrorKind::Spec, format!("temperature {temperature} with top-p {top_p}"))
+            .remedy("use a temperature of at least 0 and a top-p above 0, at most 1"))
+    }
+}
+
 /// When to stop.
 #[derive(Clone, Copy, Debug)]
 pub struct Stop<'a> {
@@ -58,11 +70,8 @@ pub fn generate(
     stop: Stop<'_>,
     mut each: impl FnMut(u32) -> Result<bool>,
 ) -> Result<Generation> {
+    sampling.check()?;
     let Sampling { temperature, top_p, seed } = sampling;
-    if !(temperature >= 0.0 && temperature.is_finite() && top_p > 0.0 && top_p <= 1.0) {
-        return Err(Error::new(ErrorKind::Spec, format!("temperature {temperature} with top-p {top_p}"))
-            .remedy("use a temperature of at least 0 and a top-p above 0, at most 1"));
-    }
     if prompt.is_empty() {
         return Err(Error::new(ErrorKind::Data, "the prompt is empty").remedy("begin with a word"));
     }

@@ -14,6 +14,7 @@
 //! | `model` | decoder, tokenizer and chat template, loaded together |
 //! | [`packed`] | quantised decoders in one file, and the engine that runs them |
 //! | `perplexity`, `generate` | what the commands measure and write |
+//! | `synthesis` | texts that a model writes of itself, to be quantised and trained on |
 //! | `loss` | cross-entropy in chunks, for training |
 //! | `text` | reading texts |
 //! | `qat` | matrices that are quantised while they are trained |
@@ -76,6 +77,8 @@ mod rope;
 #[cfg(feature = "tch")]
 mod source;
 #[cfg(feature = "tch")]
+mod synthesis;
+#[cfg(feature = "tch")]
 #[cfg(test)]
 mod tests;
 #[cfg(feature = "tch")]
@@ -109,6 +112,7 @@ pub use {
     qat::{Backend, DecoderQuant, DeviceQuantised, FakeQuantised, MatrixQuant, NodeQuantised},
     reason::{ChainOfThoughtLoss, DecoderTeacher, Lesson},
     source::{GgufSource, HfFolder, TensorSource},
+    synthesis::{Synthesis, synthesise},
     text::{characters, read_text},
     tokenizer::Tokenizer,
     train::{Computing, LlmCheckpoint, LlmTrainer, Numbers, Processor, start},

@@ -5,6 +5,7 @@ mod gguf;
 
 use super::config::LlmConfig;
 use crate::error::{Error, ErrorKind, Result};
+use std::collections::BTreeSet;
 use std::path::Path;
 use tokenizers::Tokenizer as Inner;
 
@@ -109,6 +110,13 @@ impl Tokenizer {
     #[must_use]
     pub fn token(&self, id: u32) -> Option<String> {
         self.inner.id_to_token(id)
+    }
+
+    /// The tokens that are no part of any text, such as one that ends it.
+    #[must_use]
+    pub fn special(&self) -> BTreeSet<u32> {
+        let added = self.inner.get_added_tokens_decoder();
+        added.into_iter().filter(|(_, token)| token.special).map(|(id, _)| id).collect()
     }
 
     /// The text of a `tokenizer.json`.

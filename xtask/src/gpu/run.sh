@@ -3,8 +3,10 @@
 # (`python3 -m pip install torch==2.11.0`), or a folder with libtorch named by LIBTORCH. Neither Rust nor a compiler is needed.
 #
 #   ./run.sh [--out gpu.csv] [options of the program, such as --only scale_grad]
+#   ./run.sh qat llm train CONFIG.toml --device cuda …
 #
-# The figures are put into gpu.csv; `cargo xtask gpu --record gpu.csv` takes them into the repository.
+# The figures are put into gpu.csv; `cargo xtask gpu --record gpu.csv` takes them into the repository. With `qat` the command line
+# runs instead.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 
@@ -22,6 +24,12 @@ print(":".join(str(folder) for folder in folders))')
 fi
 [ -n "$libraries" ] || { echo "error: no torch 2.11.0; install it, or set LIBTORCH" >&2; exit 1; }
 
+LD_LIBRARY_PATH="$libraries${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
+export LD_LIBRARY_PATH
+
+if [ "${1:-}" = qat ]; then
+    shift
+    exec "$here/qat" "$@"
+fi
 card=$(nvidia-smi --query-gpu=name --format=csv,noheader 2>/dev/null | head -n 1) || card=
-LD_LIBRARY_PATH="$libraries${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}" \
-    exec "$here/gpu" --out gpu.csv ${card:+--machine "$card"} "$@"
+exec "$here/gpu" --out gpu.csv ${card:+--machine "$card"} "$@"
