@@ -1,4 +1,4 @@
-"""The committed data sets as tensors, prepared as `qat` prepares them, and its distortions of images.
+"""The data sets of the presets as tensors, prepared as `qat` prepares them, and its distortions of images.
 
 Read by the scripts that train peers. Everything random comes from the generator that is passed in.
 """
@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-DATA = pathlib.Path(__file__).resolve().parents[2] / "data"
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+DATA = ROOT / "data"
 
 
 def idx(name):
@@ -59,10 +60,31 @@ def letter():
     return halves
 
 
-def standardise(train, test):
-    """Both with mean 0 and standard deviation 1 over the training half: one pair for images, one per column of a table."""
-    axes = tuple(range(train.dim())) if train.dim() > 2 else (0,)
-    mean, std = train.mean(axes), train.std(axes, unbiased=False)
+def watch(data):
+    """Series of an NPZ file, split by group as the section `[data]` of a run description says: (training series, labels,
+    test series, labels), n × channels × time × 1.
+    """
+    path = ROOT / data["train"]
+    if not path.exists():
+        raise SystemExit(f"{path} is missing: run `cargo xtask data imu`")
+    with np.load(path) as arrays:
+        series = torch.from_numpy(arrays["x"]).transpose(1, 2)[..., None].contiguous()
+        labels = torch.from_numpy(np.unique(arrays["y"], return_inverse=True)[1])
+        groups = arrays[data["split"]["group"]].astype(str)
+    in_test = torch.from_numpy(np.isin(groups, data["split"]["test"]))
+    return series[~in_test], labels[~in_test], series[in_test], labels[in_test]
+
+
+def standardise(train, test, each):
+    """Both with mean 0 and standard deviation 1 over the training half.
+
+    `each`: whether every channel, or column of a table, has a pair of its own; else there is one pair for all pixels,
+    whose mean is a whole grey value.
+    """
+    axes = [axis for axis in range(train.dim()) if not each or axis != 1]
+    mean = train.double().mean(axes, keepdim=True)
+    std = train.double().std(axes, unbiased=False, keepdim=True).float()
+    mean = (mean if each else mean.round()).float()
     return (train - mean) / std, (test - mean) / std
 
 

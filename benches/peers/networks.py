@@ -30,7 +30,7 @@ def read(preset):
 def build(run, channels, conv=nn.Conv2d, linear=nn.Linear):
     """The network, its layers made by `conv` and `linear` from torch's arguments and `bits`.
 
-    `channels` are those of an image, or the features of a row.
+    `channels` are those of an image or a series, or the features of a row.
     """
     layers = []
     for layer in run["model"]["layers"]:
@@ -38,8 +38,8 @@ def build(run, channels, conv=nn.Conv2d, linear=nn.Linear):
         bias = not layer.get("bn", False)
         match layer["op"]:
             case "conv":
-                out, kernel, pad = layer["out"], layer["kernel"], layer.get("pad", 0)
-                made = conv(channels, out, kernel, padding=pad, bias=bias, bits=bits)
+                out, stride, pad = layer["out"], layer.get("stride", 1), layer.get("pad", 0)
+                made = conv(channels, out, layer["kernel"], stride, pad, bias=bias, bits=bits)
                 layers += [made] if bias else [made, nn.BatchNorm2d(out)]
                 channels = out
             case "linear":

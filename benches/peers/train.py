@@ -1,13 +1,16 @@
 """Trains the network of a preset with the peers' quantisers and with `qat`, on the same data for as many epochs.
 
     cargo build --release -p qat-trainer
-    python train.py digits letter                  # one seed each
-    python train.py digits letter --seeds 3 --record
+    cargo xtask data imu                               # for the preset imu
+    python train.py letter digits imu                  # one seed each
+    python train.py letter digits imu --seeds 3 --record
 
 For each seed one network is trained in floating point, as the preset says; every peer then takes it into the same
-number of epochs of quantised training: AdamW, the preset's rates along a cosine and its weight decay, its batches and
-distortions. The bits of every layer are the preset's. `qat` runs the preset itself: its own floating-point phase, and
-8-bit activations on the integer engine, while the peers' activations stay in floating point here, in their favour.
+number of epochs of quantised training: AdamW, the preset's rates along a cosine and its weight decay, its batches,
+distortions and running average, and as teacher, where the preset has itself as one, the network that the peers began
+with. The bits of every layer are the preset's. `qat` runs the preset itself: its own floating-point phase, and 8-bit
+activations on the integer engine, while the peers' activations stay in floating point here, in their favour; `qat`
+folds batch normalisation before its quantised phase, the peers keep it. Random numbers differ.
 
 The quantisers, all with one scale per output channel and straight-through gradients:
 
@@ -15,11 +18,12 @@ The quantisers, all with one scale per output channel and straight-through gradi
   `range_learning`, which learns it. (torchao's own modules are linear layers; convolutions use the quantiser on the
   flattened filters.)
 - PARQ, in torchao: `QuantOptimizer` with ParetoQ's stretched quantiser, four levels without a zero, hard quantisation in
-  each step.
+  each step. It takes convolutions as they are.
 - Brevitas: `QuantConv2d` and `QuantLinear`, the scale learned from its start at the largest weight, all levels used.
 
-Time is that of a quantised step, the next batch included, on one thread: the median over the steps, for `qat` over the
-epochs of each epoch's mean.
+Time is the processor time of a quantised step, the next batch included, on one thread, so that a busy machine disturbs
+little: the median over the steps, for `qat` over the epochs of each epoch's mean (all its threads together). The peers
+keep torch's own layout of images: channels last makes some of them faster and others slower.
 """
 
 import argparse
@@ -164,15 +168,18 @@ class Data:
     """Both halves, standardised, and the batches of an epoch."""
 
     def __init__(self, run):
-        if run["data"]["format"] == "idx":
-            train, self.labels, test, self.test_labels = datasets.digits(run["data"]["resize"][0])
-            self.channels = 1
-        else:
-            train, self.labels, test, self.test_labels = datasets.letter()
-            self.channels = train.shape[1]
-        zero = torch.zeros_like(train[:1])
-        self.train, self.test = datasets.standardise(train, test)
-        self.background = datasets.standardise(train, zero)[1].flatten()[0].item()
+        match run["data"]["format"]:
+            case "idx":
+                halves = datasets.digits(run["data"]["resize"][0])
+            case "npz":
+                halves = datasets.watch(run["data"])
+            case _:
+                halves = datasets.letter()
+        train, self.labels, test, self.test_labels = halves
+        self.channels = train.shape[1]
+        each = run["data"]["format"] != "idx"
+        self.train, self.test = datasets.standardise(train, test, each)
+        self.background = datasets.standardise(train, torch.zeros_like(train[:1]), each)[1].flatten()[0].item()
         self.bounds = run["train"].get("augment")
         self.batch = run["train"].get("batch", 128)
 
@@ -184,25 +191,71 @@ class Data:
             yield x, self.labels[rows]
 
 
-def fit(net, optimiser, rates, epochs, data, generator):
-    """Trains; returns the seconds of each step, from one to the next."""
+class Average:
+    """The running average of all that is learned, which replaces it in the end: `ema` of `[train]`."""
+
+    def __init__(self, decay, optimiser):
+        self.decay, self.optimiser, self.average = decay, optimiser, None
+
+    def learned(self):
+        """The parameters, in place of PARQ's quantised ones those that it learns."""
+        state = self.optimiser.state
+        parameters = [p for group in self.optimiser.param_groups for p in group["params"]]
+        return [state.get(p, {}).get("latent", p).detach() for p in parameters]
+
+    def move(self):
+        if self.average is None:
+            self.average = [p.clone() for p in self.learned()]
+        else:
+            torch._foreach_lerp_(self.average, self.learned(), 1 - self.decay)
+
+    def settle(self):
+        for parameter, average in zip(self.learned(), self.average):
+            parameter.copy_(average)
+        # PARQ quantises in its steps; one of rate 0 changes nothing else.
+        for group in self.optimiser.param_groups:
+            group["lr"] = 0.0
+        self.optimiser.step()
+
+
+def loss_of(net, x, labels, teacher, spec):
+    """Cross entropy, and how far the answers are from those of a teacher, as `[distill]` says."""
+    logits = net(x)
+    loss = F.cross_entropy(logits, labels)
+    if teacher is None:
+        return loss
+    temperature = spec["temperature"]
+    with torch.no_grad():
+        answers = F.log_softmax(teacher(x) / temperature, -1)
+    apart = F.kl_div(F.log_softmax(logits / temperature, -1), answers, reduction="batchmean", log_target=True)
+    return loss + spec["weight"] * temperature**2 * apart
+
+
+def fit(run, net, optimiser, rates, epochs, data, generator, teacher=None):
+    """Trains; returns the processor seconds of each step, from one to the next."""
     seconds = []
     steps = epochs * (len(data.train) // data.batch)
+    ema = run["train"].get("ema", 0)
+    average = Average(ema, optimiser) if ema else None
     peaks = [group["lr"] for group in optimiser.param_groups]
     net.train()
-    last = time.perf_counter()
+    last = time.process_time()
     for _ in range(epochs):
         for x, labels in data.epoch(generator):
             factor = rates(len(seconds), steps)
             for group, peak in zip(optimiser.param_groups, peaks):
                 group["lr"] = peak * factor
-            loss = F.cross_entropy(net(x), labels)
+            loss = loss_of(net, x, labels, teacher, run.get("distill"))
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
-            now = time.perf_counter()
+            if average:
+                average.move()
+            now = time.process_time()
             seconds.append(now - last)
             last = now
+    if average:
+        average.settle()
     return seconds
 
 
@@ -227,26 +280,66 @@ def accuracy(net, data):
 def ours(preset, seed, epochs):
     """Float and integer accuracy of `qat train`, and the seconds of a quantised step."""
     target = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile("w+") as messages:
         command = [target / "release" / "qat", "train", "--preset", preset, "--seed", str(seed), "--json", "--out", folder]
         if epochs:
             command += ["--set", f"train.epochs={epochs}", "--set", f"qat.epochs={epochs}"]
-        environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        text = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "RAYON_NUM_THREADS": "1"}
+        metrics = pathlib.Path(folder, "metrics.jsonl")
+        pipes = {"stdout": subprocess.PIPE, "stderr": messages, "text": True}
+        with subprocess.Popen(command, cwd=ROOT, env=environment, **pipes) as process:
+            ends = epoch_ends(process, metrics)
+            text = process.stdout.read()
+        if process.returncode:
+            messages.seek(0)
+            raise SystemExit(messages.read())
         summary = json.loads(text)
-        events = [json.loads(line) for line in pathlib.Path(folder, "metrics.jsonl").read_text().splitlines()]
-    # Of each epoch, from its first step to its last: the events have whole milliseconds.
-    epochs = {}
+        events = [json.loads(line) for line in metrics.read_text().splitlines()]
+    return 100 * summary["fp32_accuracy"], 100 * summary["int_accuracy"], step_seconds(events, ends)
+
+
+def epoch_ends(process, metrics):
+    """The processor time that a running training had taken at the end of each quantised epoch, of all its threads."""
+    clock = (~process.pid << 3) | 2  # as clock_getcpuclockid(3) makes it
+    mark = '"event":"epoch-done","phase":"quantised"'
+    ends, rest = [], ""
+    while not metrics.exists():
+        if process.poll() is not None:
+            return []
+        time.sleep(0.01)
+    with metrics.open() as text:
+        while process.poll() is None:
+            rest += text.read()
+            if mark in rest:
+                ends.append(time.clock_gettime(clock))
+                rest = rest.split(mark, 1)[1]
+            rest = rest[-len(mark) :]
+            time.sleep(0.005)
+    return ends
+
+
+def step_seconds(events, ends):
+    """Of an epoch's processor time the steps get their share of its time on the clock; the median over the epochs."""
+    steps, done = {}, {}
     for event in events:
-        if event["event"] == "step-done" and event["phase"] == "quantised":
-            epochs.setdefault(event["epoch"], []).append(event["seconds"])
-    step = statistics.median((times[-1] - times[0]) / (len(times) - 1) for times in epochs.values())
-    return 100 * summary["fp32_accuracy"], 100 * summary["int_accuracy"], step
+        if event.get("phase") == "quantised":
+            if event["event"] == "step-done":
+                steps.setdefault(event["epoch"], []).append(event["seconds"])
+            elif event["event"] == "epoch-done":
+                done[event["epoch"]] = event["seconds"]
+    seconds = []
+    for epoch in range(2, len(ends) + 1):
+        times = steps[epoch]
+        share = (times[-1] - times[0]) / (done[epoch] - done[epoch - 1])
+        seconds.append(share * (ends[epoch - 1] - ends[epoch - 2]) / (len(times) - 1))
+    return statistics.median(seconds)
 
 
 def compare(preset, seeds, epochs):
     """Accuracies, seed by seed, and milliseconds per step of everybody."""
     run = networks.read(preset)
+    if run.get("distill", {}).get("teacher", "self") != "self":
+        raise SystemExit(f"{preset}: no other teacher than the floating-point network itself is known here")
     data = Data(run)
     spec, qat = run["train"], run["qat"]
     if epochs:
@@ -264,12 +357,13 @@ def compare(preset, seeds, epochs):
         generator = torch.Generator().manual_seed(seed)
         net = networks.build(run, data.channels, with_bits(nn.Conv2d), with_bits(nn.Linear))
         optimiser = torch.optim.AdamW(parameters(run, net), spec["lr"])
-        fit(net, optimiser, cosine(len(data.train) // data.batch), spec["epochs"], data, generator)
+        fit(run, net, optimiser, cosine(len(data.train) // data.batch), spec["epochs"], data, generator)
         note("torch, floating point", accuracy(net, data))
+        teacher = net if "distill" in run else None  # `accuracy` left it with its statistics fixed
         for name, prepare in PEERS.items():
             generator = torch.Generator().manual_seed(1000 + seed)
             net_quantised, optimiser = prepare(run, data.channels, copy.deepcopy(net.state_dict()))
-            seconds = fit(net_quantised, optimiser, cosine(0), qat["epochs"], data, generator)
+            seconds = fit(run, net_quantised, optimiser, cosine(0), qat["epochs"], data, generator, teacher)
             note(name, accuracy(net_quantised, data), statistics.median(seconds))
         fp32, integer, step = ours(preset, seed, epochs)
         note(f"{OURS}, floating point", fp32)
@@ -281,9 +375,9 @@ def compare(preset, seeds, epochs):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("presets", nargs="+", help="digits, letter or another sequence of layers on their data")
+    parser.add_argument("presets", nargs="+", help="digits, letter, imu or another sequence of layers on their data")
     parser.add_argument("--seeds", type=int, default=1, help="how many, from 1")
-    parser.add_argument("--epochs", type=int, help="of each phase (default: the preset's)")
+    parser.add_argument("--epochs", type=int, help="of each phase, at least 2 (default: the preset's)")
     parser.add_argument("--record", action="store_true", help="put the means into benches/results/presets.csv")
     options = parser.parse_args()
     torch.set_num_threads(1)
