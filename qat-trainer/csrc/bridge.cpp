@@ -45,8 +45,8 @@ int guarded(F&& f) noexcept {
 }  // namespace
 
 extern "C" {
-// Reads `saved` and `grads_out` (null for an output that nothing depended on), writes owned tensors or null to `grad_in`
-// (preset to null).
+// Reads `saved`, takes the tensors of `grads_out` (null for an output that nothing depended on) on every path, writes
+// owned tensors or null to `grad_in` (preset to null).
 using qat_backward_fn = int (*)(void* closure, Tensor* const* saved, size_t n_saved, Tensor* const* grads_out,
                                 size_t n_out, Tensor** grad_in, size_t n_in);
 using qat_drop_fn = void (*)(void* closure);
@@ -75,12 +75,8 @@ struct ClosureNode : torch::autograd::Node {
   variable_list apply(variable_list&& grads) override {
     TORCH_CHECK(!released, "the graph was freed by an earlier backward; keep it to go through it twice");
     // Nothing downstream depended on any output: no gradient is a zero gradient.
-    std::vector<Tensor*> of_outputs;
     bool any = false;
-    for (auto& grad : grads) {
-      any |= grad.defined();
-      of_outputs.push_back(grad.defined() ? &grad : nullptr);
-    }
+    for (auto& grad : grads) any |= grad.defined();
     if (!any) return variable_list(n_in);
     std::vector<Tensor> unpacked;
     unpacked.reserve(saved.size());
@@ -88,6 +84,12 @@ struct ClosureNode : torch::autograd::Node {
     std::vector<Tensor*> pointers;
     for (auto& t : unpacked) pointers.push_back(&t);
     std::vector<Tensor*> raw(n_in, nullptr);
+    // Moved, not copied: where nothing else holds a gradient, the closure may write to it.
+    std::vector<std::unique_ptr<Tensor>> handed(grads.size());
+    for (size_t i = 0; i < grads.size(); i++)
+      if (grads[i].defined()) handed[i] = std::make_unique<Tensor>(std::move(grads[i]));
+    std::vector<Tensor*> of_outputs(handed.size());
+    for (size_t i = 0; i < handed.size(); i++) of_outputs[i] = handed[i].release();
     int rc;
     {
       at::AutoGradMode no_grad(false);

@@ -35,11 +35,13 @@
 //! ```
 
 mod adamw;
+mod affine;
 mod lanes;
 mod passes;
 
 pub use crate::arch::{Backend, Isa};
 pub use adamw::AdamW;
+pub use affine::AffineGrid;
 
 use crate::arch::Output;
 use crate::error::{Error, Result, What};

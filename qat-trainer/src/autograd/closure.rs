@@ -9,7 +9,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use tch::Tensor;
 use torch_sys::C_tensor;
 
-type Backward = Box<dyn Fn(&[Option<Tensor>], &[Tensor]) -> Result<Vec<Option<Tensor>>> + Send + Sync>;
+type Backward = Box<dyn Fn(Vec<Option<Tensor>>, &[Tensor]) -> Result<Vec<Option<Tensor>>> + Send + Sync>;
 
 /// Makes `output` a function of `inputs` whose gradients `backward` computes.
 ///
@@ -42,11 +42,30 @@ pub fn closure_node<F>(output: Tensor, inputs: &[&Tensor], saved: &[&Tensor], ba
 where
     F: Fn(&Tensor, &[Tensor]) -> Result<Vec<Option<Tensor>>> + Send + Sync + 'static,
 {
+    closure_node_taking(output, inputs, saved, move |grad, saved| backward(&grad, saved))
+}
+
+/// As [`closure_node`], but `backward` takes the gradient: where nothing else holds it, its memory may become that of a
+/// result.
+///
+/// # Errors
+/// The same.
+pub(crate) fn closure_node_taking<F>(
+    output: Tensor,
+    inputs: &[&Tensor],
+    saved: &[&Tensor],
+    backward: F,
+) -> Result<Tensor>
+where
+    F: Fn(Tensor, &[Tensor]) -> Result<Vec<Option<Tensor>>> + Send + Sync + 'static,
+{
     let count = inputs.len();
-    let [output] = closure_nodes([output], inputs, saved, move |grads, saved| match grads {
-        [Some(grad)] => backward(grad, saved),
-        _ => Ok((0..count).map(|_| None).collect()),
-    })?;
+    let backward =
+        move |grads: Vec<Option<Tensor>>, saved: &[Tensor]| match grads.into_iter().flatten().next() {
+            Some(grad) => backward(grad, saved),
+            None => Ok((0..count).map(|_| None).collect()),
+        };
+    let [output] = attach([output], inputs, saved, Box::new(backward))?;
     Ok(output)
 }
 
@@ -55,7 +74,7 @@ where
 /// # Errors
 /// The same.
 pub fn closure_nodes<const N: usize, F>(
-    mut outputs: [Tensor; N],
+    outputs: [Tensor; N],
     inputs: &[&Tensor],
     saved: &[&Tensor],
     backward: F,
@@ -63,9 +82,18 @@ pub fn closure_nodes<const N: usize, F>(
 where
     F: Fn(&[Option<Tensor>], &[Tensor]) -> Result<Vec<Option<Tensor>>> + Send + Sync + 'static,
 {
+    attach(outputs, inputs, saved, Box::new(move |grads, saved| backward(&grads, saved)))
+}
+
+fn attach<const N: usize>(
+    mut outputs: [Tensor; N],
+    inputs: &[&Tensor],
+    saved: &[&Tensor],
+    backward: Backward,
+) -> Result<[Tensor; N]> {
     let raw = |tensors: &[&Tensor]| tensors.iter().map(|t| t.as_ptr().cast_mut()).collect::<Vec<_>>();
     let (inputs, saved) = (raw(inputs), raw(saved));
-    let data = Box::into_raw(Box::new(Box::new(backward) as Backward));
+    let data = Box::into_raw(Box::new(backward));
     let of_outputs: Vec<_> = outputs.iter_mut().map(Tensor::as_mut_ptr).collect();
     // SAFETY: the tensor pointers are those of live handles, which the bridge copies and does not change, but for the
     // history of the outputs, handles that this function owns. The closure goes to the bridge on every path; it is read by
@@ -87,7 +115,7 @@ where
     Ok(outputs)
 }
 
-/// The bridge's way to the closure. Returns 0, or −1 after leaving a message.
+/// The bridge's way to the closure. Takes the gradients of the outputs. Returns 0, or −1 after leaving a message.
 unsafe extern "C" fn call(
     closure: *mut c_void,
     saved: *const *mut C_tensor,
@@ -98,6 +126,15 @@ unsafe extern "C" fn call(
     n_in: usize,
 ) -> c_int {
     let run = || -> Result<()> {
+        let mut of_outputs = Vec::with_capacity(n_out);
+        for i in 0..n_out {
+            // SAFETY: the bridge passes `n_out` pointers, null or to tensors that it hands over.
+            let grad = unsafe {
+                let grad = *grads_out.add(i);
+                if grad.is_null() { None } else { Some(Tensor::from_ptr(grad)) }
+            };
+            of_outputs.push(grad);
+        }
         // SAFETY: `closure` is the box of `closure_node`, alive as long as its node, and `Sync`.
         let closure = unsafe { &*closure.cast::<Backward>() };
         let mut tensors = Vec::with_capacity(n_saved);
@@ -105,16 +142,7 @@ unsafe extern "C" fn call(
             // SAFETY: the bridge passes `n_saved` pointers to tensors that live during the call.
             tensors.push(unsafe { Tensor::clone_from_ptr(*saved.add(i)) });
         }
-        let mut of_outputs = Vec::with_capacity(n_out);
-        for i in 0..n_out {
-            // SAFETY: as above, `n_out` pointers to tensors or null.
-            let grad = unsafe {
-                let grad = *grads_out.add(i);
-                if grad.is_null() { None } else { Some(Tensor::clone_from_ptr(grad)) }
-            };
-            of_outputs.push(grad);
-        }
-        let grads = closure(&of_outputs, &tensors)?;
+        let grads = closure(of_outputs, &tensors)?;
         if grads.len() != n_in {
             return Err(Error::new(
                 ErrorKind::Train,

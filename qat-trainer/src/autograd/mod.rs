@@ -15,11 +15,12 @@ mod loader;
 mod nvrtc;
 mod slices;
 
+pub(crate) use closure::closure_node_taking;
 pub use closure::{closure_node, closure_nodes};
 pub use device::{GpuMemory, device, empty_cache, gpu_memory, reset_peak, synchronise};
 pub use fused::fused_kernels;
 pub use nvrtc::{Compiled, compile_kernels};
-pub(crate) use slices::{memory, memory_mut, slice, slice_mut};
+pub(crate) use slices::{is_sole_owner, memory, memory_mut, slice, slice_mut};
 
 use crate::error::{Error, ErrorKind};
 

@@ -50,9 +50,7 @@ pub(crate) fn memory(t: &Tensor) -> Result<&[f32]> {
 /// As [`memory`] and [`slice_mut`].
 pub(crate) fn memory_mut(t: &mut Tensor) -> Result<&mut [f32]> {
     let len = check(t)?;
-    let mut owners = 0;
-    // SAFETY: the pointer is that of a live tensor, the other points to a local.
-    ffi::check(unsafe { ffi::qat_owners(t.as_mut_ptr(), &mut owners) })?;
+    let owners = owners(t)?;
     if owners != 1 {
         return Err(bad(format!("memory to be written is shared by {owners} tensors")));
     }
@@ -62,6 +60,21 @@ pub(crate) fn memory_mut(t: &mut Tensor) -> Result<&mut [f32]> {
     // SAFETY: as in `memory`; besides, the tensor and its memory have one owner, the handle borrowed mutably here, so
     // that no other access is possible while the slice lives.
     Ok(unsafe { std::slice::from_raw_parts_mut(t.data_ptr().cast::<f32>(), len) })
+}
+
+/// Whether [`memory_mut`] may write to this tensor: whether this handle is the only one that uses its memory.
+///
+/// # Errors
+/// [`ErrorKind::Train`] if torch fails.
+pub(crate) fn is_sole_owner(t: &mut Tensor) -> Result<bool> {
+    Ok(owners(t)? == 1)
+}
+
+fn owners(t: &mut Tensor) -> Result<usize> {
+    let mut owners = 0;
+    // SAFETY: the pointer is that of a live tensor, the other points to a local.
+    ffi::check(unsafe { ffi::qat_owners(t.as_mut_ptr(), &mut owners) })?;
+    Ok(owners)
 }
 
 fn check(t: &Tensor) -> Result<usize> {

@@ -403,7 +403,7 @@ mod tests {
         let dequantised = exported.dequantised().unwrap();
 
         let mut x = data.test.features.clone();
-        fake_quantize_slice(data.input, &mut x);
+        fake_quantize_slice(data.input, &mut x).unwrap();
         let y = tch::no_grad(|| net.forward(&batch(&x), false)).unwrap();
         let step = ranges.last().unwrap().unwrap().scale;
         let mut equal = 0;

@@ -13,53 +13,23 @@ use super::parallel::{UNIT, in_units};
 use super::param::{average, leaf};
 use super::state;
 use crate::affine::Affine;
-use crate::autograd::{closure_node, memory, memory_mut, slice_mut};
+use crate::autograd::{closure_node_taking, is_sole_owner, memory, memory_mut, slice_mut};
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, ErrorKind, Result};
-use qat_kernels::ste_simd::AdamW;
+use qat_kernels::ste_simd::{AdamW, AffineGrid, Kernels};
 use tch::Tensor;
 
-/// What the kernels need of an [`Affine`]: the scale, and the codes' bounds relative to the zero point.
-#[derive(Clone, Copy)]
-struct Grid {
-    scale: f32,
-    lo: f32,
-    hi: f32,
-}
-
-impl Grid {
-    fn of(a: Affine, bits: u8) -> Self {
-        let [lo, hi] = Affine::codes(bits).map(f32::from);
-        let z = f32::from(a.zero_point);
-        Self { scale: a.scale, lo: lo - z, hi: hi - z }
-    }
-
-    /// [`Affine::fake_quantize_to`], vectorisable; NaN stays NaN, so that a diverged training shows.
-    #[inline(always)]
-    fn fake_quantize(self, x: f32) -> f32 {
-        round(clamp(x / self.scale, self.lo, self.hi)) * self.scale
-    }
+/// The grid of an [`Affine`], for the kernels: the codes' bounds relative to the zero point.
+fn grid_of(a: Affine, bits: u8) -> Result<AffineGrid> {
+    let [lo, hi] = Affine::codes(bits).map(i16::from);
+    let z = i16::from(a.zero_point);
+    Ok(AffineGrid::new(a.scale, lo - z, hi - z)?)
 }
 
 /// x̂ of all numbers with 8 bits, in place.
-pub(crate) fn fake_quantize_slice(affine: Affine, x: &mut [f32]) {
-    let grid = Grid::of(affine, 8);
-    for x in x {
-        *x = grid.fake_quantize(*x);
-    }
-}
-
-/// Rounds to an integer, ties to even, for |x| ≤ 2²²; see `Levels::round` of qat-kernels.
-#[inline(always)]
-fn round(x: f32) -> f32 {
-    const MAGIC: f32 = 12_582_912.0;
-    (x + MAGIC) - MAGIC
-}
-
-#[inline(always)]
-fn clamp(x: f32, lo: f32, hi: f32) -> f32 {
-    let x = if x < lo { lo } else { x };
-    if x > hi { hi } else { x }
+pub(crate) fn fake_quantize_slice(affine: Affine, x: &mut [f32]) -> Result<()> {
+    Kernels::default().round_activations_in_place(grid_of(affine, 8)?, x);
+    Ok(())
 }
 
 /// `t` itself if it lies in memory in the order of `pattern`, else a copy that does.
@@ -73,24 +43,16 @@ fn like(t: &Tensor, pattern: &Tensor) -> Result<Tensor> {
 }
 
 /// x̂ as a node of the graph. `scale` is the leaf that holds the grid's scale; it gets LSQ's gradient times `factor`.
-fn fake_quantize(x: &Tensor, grid: Grid, scale: &Tensor, factor: f32) -> Result<Tensor> {
+fn fake_quantize(x: &Tensor, grid: AffineGrid, scale: &Tensor, factor: f32) -> Result<Tensor> {
     let mut y = tch::no_grad(|| x.f_empty_like())?;
     let x = &like(x, &y)?;
+    let kernels = Kernels::default();
     let units = memory_mut(&mut y)?.chunks_mut(UNIT).zip(memory(x)?.chunks(UNIT)).collect();
-    in_units(units, |(y, x)| {
-        for (y, &x) in y.iter_mut().zip(x) {
-            *y = grid.fake_quantize(x);
-        }
-    });
+    in_units(units, |(y, x)| kernels.round_activations(grid, x, y)).into_iter().collect::<Result<(), _>>()?;
     let learned = scale.requires_grad();
-    closure_node(y, &[x, scale], &[x], move |grad, saved| {
+    closure_node_taking(y, &[x, scale], &[x], move |grad, saved| {
         let [x] = saved else { return Err(Error::new(ErrorKind::Train, "one saved tensor expected")) };
-        let mut grad_x = x.f_empty_like()?;
-        let grad = like(grad, &grad_x)?;
-        let sources = memory(&grad)?.chunks(UNIT).zip(memory(x)?.chunks(UNIT));
-        let units = memory_mut(&mut grad_x)?.chunks_mut(UNIT).zip(sources).collect();
-        let sums = in_units(units, |(grad_x, (g, x))| backward(grid, x, g, grad_x));
-        let sum: f64 = sums.into_iter().map(f64::from).sum();
+        let (grad_x, sum) = backward(kernels, grid, x, grad)?;
         let grad_scale = match learned {
             true => Some(Tensor::f_from_slice(&[(sum * f64::from(factor)) as f32])?),
             false => None,
@@ -99,30 +61,24 @@ fn fake_quantize(x: &Tensor, grid: Grid, scale: &Tensor, factor: f32) -> Result<
     })
 }
 
-/// The gradient with respect to x, and the sum that the scale's gradient is made of.
-fn backward(grid: Grid, x: &[f32], g: &[f32], grad_x: &mut [f32]) -> f32 {
-    const LANES: usize = 16;
-    let one = |x: f32, g: f32, grad_x: &mut f32| -> f32 {
-        let v = x / grid.scale;
-        let c = clamp(v, grid.lo, grid.hi);
-        let inside = c == v;
-        *grad_x = if inside { g } else { 0.0 };
-        let level = round(c);
-        g * if inside { level - v } else { level }
+/// The gradient with respect to x, and the sum that the scale's gradient is made of. The former takes the place of `grad`
+/// if nothing else holds that.
+fn backward(kernels: Kernels, grid: AffineGrid, x: &Tensor, mut grad: Tensor) -> Result<(Tensor, f64)> {
+    let in_place = grad.stride() == x.stride() && is_sole_owner(&mut grad)?;
+    let (grad_x, sums) = if in_place {
+        let units = memory_mut(&mut grad)?.chunks_mut(UNIT).zip(memory(x)?.chunks(UNIT)).collect();
+        let sums = in_units(units, |(g, x)| kernels.activations_backward_in_place(grid, x, g));
+        (grad, sums)
+    } else {
+        let mut grad_x = x.f_empty_like()?;
+        let grad = like(&grad, &grad_x)?;
+        let sources = memory(&grad)?.chunks(UNIT).zip(memory(x)?.chunks(UNIT));
+        let units = memory_mut(&mut grad_x)?.chunks_mut(UNIT).zip(sources).collect();
+        let sums = in_units(units, |(grad_x, (g, x))| kernels.activations_backward(grid, x, g, grad_x));
+        (grad_x, sums)
     };
-    let mut lanes = [0.0; LANES];
-    let (mut outs, mut xs, mut gs) =
-        (grad_x.chunks_exact_mut(LANES), x.chunks_exact(LANES), g.chunks_exact(LANES));
-    for ((o, x), g) in (&mut outs).zip(&mut xs).zip(&mut gs) {
-        for i in 0..LANES {
-            lanes[i] += one(x[i], g[i], &mut o[i]);
-        }
-    }
-    let mut sum: f32 = lanes.iter().sum();
-    for ((o, &x), &g) in outs.into_remainder().iter_mut().zip(xs.remainder()).zip(gs.remainder()) {
-        sum += one(x, g, o);
-    }
-    sum
+    let sums = sums.into_iter().collect::<Result<Vec<f32>, _>>()?;
+    Ok((grad_x, sums.into_iter().map(f64::from).sum()))
 }
 
 /// The quantiser of one activation, with its learned scale.
@@ -158,7 +114,7 @@ impl Range {
     pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
         // LSQ's factor, with N counted per example so that it does not depend on the batch.
         let factor = 1.0 / (self.elements as f32 * f32::from(Affine::codes(self.bits)[1])).sqrt();
-        fake_quantize(x, Grid::of(self.affine, self.bits), &self.leaf, factor)
+        fake_quantize(x, grid_of(self.affine, self.bits)?, &self.leaf, factor)
     }
 
     /// The leaf of a learned scale.
@@ -237,7 +193,7 @@ mod tests {
             (Affine { scale: 0.2, zero_point: -8 }, 4, 1003),
             (Affine { scale: 0.7, zero_point: 0 }, 2, 1003),
         ] {
-            let grid = Grid::of(affine, bits);
+            let grid = grid_of(affine, bits).unwrap();
             let x = normal(4, &[n]).set_requires_grad(true);
             let g = normal(5, &[n]);
             let scale = leaf(&[affine.scale], &[1]).unwrap();
@@ -275,12 +231,12 @@ mod tests {
         {
             let x: Vec<f32> = (-4000..4000).map(|i| i as f32 / 500.0).collect();
             let mut y = x.clone();
-            fake_quantize_slice(affine, &mut y);
+            fake_quantize_slice(affine, &mut y).unwrap();
             for (x, y) in x.iter().zip(y) {
                 assert_eq!(y, affine.fake_quantize(*x), "{x}");
             }
             let (narrow, grid) = (Affine { zero_point: -3, ..affine }, |bits| {
-                Grid::of(Affine { zero_point: -3, ..affine }, bits)
+                grid_of(Affine { zero_point: -3, ..affine }, bits).unwrap()
             });
             for bits in 3..=8 {
                 for x in &x {

@@ -70,15 +70,13 @@ impl<'a> Batches<'a> {
         let len = self.shape.len();
         let mut x = Tensor::f_empty([n, h as i64, w as i64, c as i64], (Kind::Float, Device::Cpu))?;
         let rows = slice_mut(&mut x)?.par_chunks_exact_mut(len.max(1)).zip(indices);
-        rows.with_min_len(16).for_each(|(to, &i)| {
+        rows.with_min_len(16).try_for_each(|(to, &i)| {
             let from = &self.split.features[i * len..(i + 1) * len];
             if !fill(i, from, to) {
                 to.copy_from_slice(from);
             }
-            if let Some(code) = self.rounding {
-                fake_quantize_slice(code, to);
-            }
-        });
+            self.rounding.map_or(Ok(()), |code| fake_quantize_slice(code, to))
+        })?;
         let x = if self.shape.is_flat() {
             x.f_view([n, c as i64])?
         } else {
