@@ -58,6 +58,8 @@ fn main() -> Result<()> {
     let only: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with('-')).collect();
     let chosen = |case: &str| only.is_empty() || only.iter().any(|part| case.contains(part.as_str()));
     tch::set_num_threads(1);
+    // A second thread that waits for work would count as processor time.
+    rayon::ThreadPoolBuilder::new().num_threads(1).build_global()?;
     let flat = Shape::flat(1024);
     let image = Shape { h: 32, w: 32, c: 3 };
     let plain = RESNET8.replace(", bn = true", "");

@@ -190,9 +190,10 @@ unsafe extern "C" fn free(closure: *mut c_void) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::autograd::{is_sole_owner, memory_mut};
     use crate::random::normal;
-    use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::{Arc, Mutex};
     use tch::{Device, Kind};
 
     const F32: (Kind, Device) = (Kind::Float, Device::Cpu);
@@ -232,6 +233,34 @@ mod tests {
         assert!(!a.requires_grad() && !b.requires_grad());
         let problem = closure_nodes([&x * 2.0], &[&x], &[], |_, _| Ok(vec![None])).unwrap_err();
         assert!(problem.to_string().contains("already has a history"), "{problem}");
+    }
+
+    #[test]
+    fn a_gradient_is_taken_whole_where_nothing_else_holds_it() {
+        let x = leaf(&[3]);
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let node = || {
+            let seen = Arc::clone(&seen);
+            closure_node_taking(tch::no_grad(|| &x * 2.0), &[&x], &[], move |mut grad, _| {
+                let sole = is_sole_owner(&mut grad)?;
+                seen.lock().map_err(|e| Error::new(ErrorKind::Train, e.to_string()))?.push(sole);
+                if sole {
+                    memory_mut(&mut grad)?.iter_mut().for_each(|g| *g *= 2.0);
+                    return Ok(vec![Some(grad)]);
+                }
+                Ok(vec![Some(grad * 2.0)])
+            })
+            .unwrap()
+        };
+        let gradient = |y: Tensor| {
+            let loss = (y * 3.0).sum(Kind::Float);
+            let gradient = Tensor::run_backward(&[loss], &[&x], false, false).swap_remove(0);
+            (gradient, std::mem::take(&mut *seen.lock().unwrap()))
+        };
+        assert_eq!(gradient(node()), (Tensor::from_slice(&[6f32; 3]), vec![true]));
+        // Both terms of a sum get the same tensor; the first must leave it alone.
+        let (of_sum, seen) = gradient(node() + node());
+        assert_eq!((of_sum, seen.len(), seen[0]), (Tensor::from_slice(&[12f32; 3]), 2, false));
     }
 
     #[test]
