@@ -90,7 +90,7 @@ struct Quantize {
     /// Tokens in a window of text.
     #[arg(long, default_value_t = 512, value_name = "N")]
     window: usize,
-    /// Use at most so many windows, evenly spread over the texts.
+    /// Use at most so many windows, as many of each text, evenly spread over it.
     #[arg(long, default_value_t = 16, value_name = "N")]
     windows: usize,
     /// Bits per weight in the matrices of all blocks.

@@ -38,6 +38,8 @@ pub struct Corpus {
     pub train: Vec<Source>,
     /// Others to judge by.
     pub held_out: Vec<Source>,
+    /// Whether those to learn from count alike, however long they are.
+    pub equal: bool,
 }
 
 /// A text or a problem before it is made tokens.
@@ -61,13 +63,13 @@ impl Corpus {
             paths.iter().map(|path| read(path)).collect::<Result<Vec<_>>>().map(|all| all.concat())
         };
         match &spec.files {
-            LlmFiles::Text { train, held_out } => {
+            LlmFiles::Text { train, held_out, equal } => {
                 let read = |path: &Path| Ok(vec![Source::Text(read_text(path)?)]);
-                Ok(Self { train: each(train, &read)?, held_out: each(held_out, &read)? })
+                Ok(Self { train: each(train, &read)?, held_out: each(held_out, &read)?, equal: *equal })
             }
             LlmFiles::Jsonl { train, held_out, delimiters } => {
                 let read = |path: &Path| jsonl(&read_text(path)?, path, delimiters.as_ref());
-                Ok(Self { train: each(train, &read)?, held_out: each(held_out, &read)? })
+                Ok(Self { train: each(train, &read)?, held_out: each(held_out, &read)?, equal: false })
             }
             LlmFiles::Arithmetic(spec) => {
                 let problems = |half| Problems::new(spec.seed, spec.operations, half);
@@ -80,7 +82,7 @@ impl Corpus {
                     .take(spec.held_out)
                     .map(Source::Worked)
                     .collect();
-                Ok(Self { train, held_out })
+                Ok(Self { train, held_out, equal: false })
             }
         }
     }
@@ -155,6 +157,28 @@ fn jsonl(text: &str, file: &Path, delimiters: Option<&Delimiters>) -> Result<Vec
     Ok(all)
 }
 
+impl Corpus {
+    /// The examples to learn from: [`tokenise`] of the sources, or so many of each as of the one that has the fewest, evenly spread
+    /// over it, if they are to count alike.
+    ///
+    /// # Errors
+    /// Those of [`tokenise`].
+    pub fn learned(&self, tokenizer: &Tokenizer, end: Option<u32>, window: usize) -> Result<Vec<Example>> {
+        let mut parts = examples(&self.train, tokenizer, end, window)?;
+        if self.equal {
+            let fewest = parts.iter().map(Vec::len).min().unwrap_or_default();
+            for part in &mut parts {
+                let all = std::mem::take(part);
+                let len = all.len();
+                // The first of every len/fewest: where i·fewest/len, rounded down, rises.
+                let is_first = |i: usize| i == 0 || i * fewest / len > (i - 1) * fewest / len;
+                part.extend(all.into_iter().enumerate().filter(|&(i, _)| is_first(i)).map(|(_, e)| e));
+            }
+        }
+        Ok(parts.concat())
+    }
+}
+
 /// Makes tokens of texts. An example by itself ends with the token `end`, if there is one; a text is cut into windows, of which
 /// a last one of fewer than two tokens is left out.
 ///
@@ -166,44 +190,59 @@ pub fn tokenise(
     end: Option<u32>,
     window: usize,
 ) -> Result<Vec<Example>> {
-    let mut examples = Vec::new();
-    let numbered = |e: Error, i: usize| e.place(format!("example {}", i + 1));
-    for (i, source) in sources.iter().enumerate() {
-        let mut example = Example { tokens: Vec::new(), spans: Vec::new() };
-        let mut add = |text: &str, span| -> Result<()> {
-            let tokens = tokenizer.encode(text).map_err(|e| numbered(e, i))?;
-            example.spans.resize(example.spans.len() + tokens.len(), span);
-            example.tokens.extend(tokens);
-            Ok(())
-        };
-        let last = match source {
-            Source::Text(text) => {
-                let tokens = tokenizer.encode(text).map_err(|e| numbered(e, i))?;
-                let windows = tokens.chunks(window).filter(|w| w.len() > 1);
-                examples.extend(
-                    windows.map(|w| Example { tokens: w.to_vec(), spans: vec![Span::Plain; w.len()] }),
-                );
-                continue;
-            }
-            Source::Whole(text) => {
-                add(text, Span::Plain)?;
-                Span::Plain
-            }
-            Source::Worked(worked) => {
-                worked.parts().try_for_each(|(text, span)| add(text, span))?;
-                Span::Answer
-            }
-        };
-        example.tokens.extend(end);
-        example.spans.extend(end.map(|_| last));
-        let len = example.tokens.len();
-        if len > window || len < 2 {
-            let problem = format!("{len} tokens are not between 2 and the window of {window}");
-            return Err(numbered(Error::new(ErrorKind::Data, problem).remedy("raise `window` of [data]"), i));
+    Ok(examples(sources, tokenizer, end, window)?.concat())
+}
+
+/// The examples of each source.
+fn examples(
+    sources: &[Source],
+    tokenizer: &Tokenizer,
+    end: Option<u32>,
+    window: usize,
+) -> Result<Vec<Vec<Example>>> {
+    let numbered = |i: usize| move |e: Error| e.place(format!("example {}", i + 1));
+    let each = sources.iter().enumerate();
+    each.map(|(i, source)| examples_of(source, tokenizer, end, window).map_err(numbered(i))).collect()
+}
+
+fn examples_of(
+    source: &Source,
+    tokenizer: &Tokenizer,
+    end: Option<u32>,
+    window: usize,
+) -> Result<Vec<Example>> {
+    let mut example = Example { tokens: Vec::new(), spans: Vec::new() };
+    let mut add = |text: &str, span| -> Result<()> {
+        let tokens = tokenizer.encode(text)?;
+        example.spans.resize(example.spans.len() + tokens.len(), span);
+        example.tokens.extend(tokens);
+        Ok(())
+    };
+    let last = match source {
+        Source::Text(text) => {
+            let tokens = tokenizer.encode(text)?;
+            let windows = tokens.chunks(window).filter(|w| w.len() > 1);
+            return Ok(windows
+                .map(|w| Example { tokens: w.to_vec(), spans: vec![Span::Plain; w.len()] })
+                .collect());
         }
-        examples.push(example);
+        Source::Whole(text) => {
+            add(text, Span::Plain)?;
+            Span::Plain
+        }
+        Source::Worked(worked) => {
+            worked.parts().try_for_each(|(text, span)| add(text, span))?;
+            Span::Answer
+        }
+    };
+    example.tokens.extend(end);
+    example.spans.extend(end.map(|_| last));
+    let len = example.tokens.len();
+    if len > window || len < 2 {
+        let problem = format!("{len} tokens are not between 2 and the window of {window}");
+        return Err(Error::new(ErrorKind::Data, problem).remedy("raise `window` of [data]"));
     }
-    Ok(examples)
+    Ok(vec![example])
 }
 
 #[cfg(test)]
@@ -263,5 +302,19 @@ mod tests {
         assert!(e.contains("example 1") && e.contains('x'), "{e}");
         let windows = tokenise(&[Source::Text("1234567".into())], &tokenizer, end, 3).unwrap();
         assert_eq!(windows.iter().map(|w| w.tokens.len()).collect::<Vec<_>>(), [3, 3]);
+    }
+
+    #[test]
+    fn texts_that_count_alike_give_as_many_examples() {
+        let tokenizer = Tokenizer::characters(&('a'..='z').collect()).unwrap();
+        let train = ["abcdefghijklmn", "opqrst"].map(|text| Source::Text(text.into())).to_vec();
+        let corpus = |equal| Corpus { train: train.clone(), held_out: Vec::new(), equal };
+        let texts = |equal| -> Vec<String> {
+            let examples = corpus(equal).learned(&tokenizer, None, 2).unwrap();
+            examples.iter().map(|e| tokenizer.decode(&e.tokens).unwrap()).collect()
+        };
+        assert_eq!(texts(false), ["ab", "cd", "ef", "gh", "ij", "kl", "mn", "op", "qr", "st"]);
+        // Three of seven, and all of three.
+        assert_eq!(texts(true), ["ab", "gh", "kl", "op", "qr", "st"]);
     }
 }

@@ -109,12 +109,9 @@ impl<'a> LlmTrainer<'a> {
                 .remedy("choose a smaller window, or a larger `context` of [model]"));
         }
         let end = model.ends.first().copied();
-        let tokenise = |sources: &[_], what: &str| {
-            tokenise(sources, &model.tokenizer, end, window)
-                .map_err(|e| e.file(format!("{} ({what})", run.file.display())))
-        };
-        let learned = tokenise(&corpus.train, "train")?;
-        let held_out = tokenise(&corpus.held_out, "held_out")?;
+        let of = |what: &'static str| move |e: Error| e.file(format!("{} ({what})", run.file.display()));
+        let learned = corpus.learned(&model.tokenizer, end, window).map_err(of("train"))?;
+        let held_out = tokenise(&corpus.held_out, &model.tokenizer, end, window).map_err(of("held_out"))?;
         let least = run.train.batch;
         if learned.len() < least {
             let problem = format!("{} examples do not fill a batch of {least}", learned.len());

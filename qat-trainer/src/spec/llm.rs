@@ -143,7 +143,7 @@ batch = 4
             "format = \"arithmetic\"\nproblems = 60\nheld_out = 10",
             "format = \"text\"\ntrain = [\"a\"]\nheld_out = [\"b\"]",
         );
-        let LlmFiles::Text { train, held_out } =
+        let LlmFiles::Text { train, held_out, equal: false } =
             LlmRun::parse(&text, Path::new("dir/t.toml")).unwrap().data.files
         else {
             panic!()
@@ -161,6 +161,7 @@ batch = 4
             ("window = 64", "window = 1", ["line 6", "`window` of [data]"]),
             ("problems = 60", "problems = 0", ["line 4", "`problems` of [data]"]),
             ("problems = 60", "train = [\"a\"]", ["line 4", "`train` has no meaning"]),
+            ("problems = 60", "equal = true", ["line 4", "`equal` has no meaning"]),
             ("\"arithmetic\"", "\"poems\"", ["line 3", "unknown variant `poems`"]),
             ("\"arithmetic\"", "\"jsonl\"", ["line 4", "`problems` has no meaning"]),
             ("heads = 2", "heads = 3", ["line 11", "16 is not divided by 3 heads"]),

@@ -75,16 +75,18 @@ impl Quantize {
         Ok(Compensation { blocks: quant(self.bits)?, tables, damping: self.damping })
     }
 
-    /// As many windows as asked for, evenly spread over the texts.
+    /// As many windows as asked for, as many of each text, evenly spread over it.
     fn tokens(&self, model: &LanguageModel) -> Result<(Vec<u32>, Windows)> {
-        let mut all = Vec::new();
-        for path in &self.text {
-            all.extend(model.tokenizer.encode(&read_text(path)?).map_err(|e| e.file(path))?);
+        let (mut tokens, mut count) = (Vec::new(), 0);
+        for (i, path) in self.text.iter().enumerate() {
+            let all = model.tokenizer.encode(&read_text(path)?).map_err(|e| e.file(path))?;
+            let there: Vec<&[u32]> = all.chunks_exact(self.window.max(1)).collect();
+            let until = |texts: usize| self.windows * texts / self.text.len();
+            let wanted = (until(i + 1) - until(i)).min(there.len());
+            let chosen = (0..wanted).filter_map(|i| there.get(i * there.len() / wanted));
+            tokens.extend(chosen.copied().flatten());
+            count += wanted;
         }
-        let there: Vec<&[u32]> = all.chunks_exact(self.window.max(1)).collect();
-        let count = self.windows.min(there.len());
-        let chosen = (0..count).filter_map(|i| there.get(i * there.len() / count)).copied();
-        let tokens = chosen.collect::<Vec<_>>().concat();
         let inputs = model.decoder.config().mlp;
         if !tokens.is_empty() && tokens.len() < inputs {
             complain(&format!("{} tokens are few for matrices with {inputs} inputs", tokens.len()));

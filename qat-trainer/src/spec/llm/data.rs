@@ -18,12 +18,15 @@ pub struct LlmDataSpec {
 /// Where examples come from. TOML: `format`, and the keys of each.
 #[derive(Clone, Debug, PartialEq)]
 pub enum LlmFiles {
-    /// `"text"`: UTF-8 files, cut into windows one after the other. TOML: `train` and `held_out`, lists of files.
+    /// `"text"`: UTF-8 files, cut into windows one after the other. TOML: `train` and `held_out`, lists of files, and `equal`.
     Text {
         /// To learn from.
         train: Vec<PathBuf>,
         /// To judge by.
         held_out: Vec<PathBuf>,
+        /// Whether as many windows are used of each file to learn from as the one with the fewest has, evenly spread over it; default
+        /// false: all of them.
+        equal: bool,
     },
     /// `"jsonl"`: an example a line, either `{"question": …, "steps": [ … ], "answer": …}` or `{"text": …}`, which the
     /// delimiters cut into those parts. TOML: `train`, `held_out`, `delimiters`.
@@ -87,6 +90,7 @@ pub(super) struct RawData {
     window: Option<usize>,
     train: Option<Vec<PathBuf>>,
     held_out: Option<HeldOut>,
+    equal: Option<bool>,
     delimiters: Option<Delimiters>,
     problems: Option<usize>,
     operations: Option<usize>,
@@ -103,6 +107,7 @@ impl LlmDataSpec {
         let generated = raw.format == Format::Arithmetic;
         let foreign = [
             ("train", raw.train.is_some() && generated),
+            ("equal", raw.equal.is_some() && raw.format != Format::Text),
             ("delimiters", raw.delimiters.is_some() && raw.format != Format::Jsonl),
             ("problems", raw.problems.is_some() && !generated),
             ("operations", raw.operations.is_some() && !generated),
@@ -159,7 +164,7 @@ impl LlmDataSpec {
                     return Err(error("delimiters", "a delimiter is empty".into()).remedy("write a text"));
                 }
                 match raw.format {
-                    Format::Text => LlmFiles::Text { train, held_out },
+                    Format::Text => LlmFiles::Text { train, held_out, equal: raw.equal.unwrap_or_default() },
                     _ => LlmFiles::Jsonl { train, held_out, delimiters: raw.delimiters },
                 }
             }
