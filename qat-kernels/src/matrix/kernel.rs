@@ -173,7 +173,8 @@ impl Multiply<'_> {
         let totals: &[i32; N] = self.totals.first_chunk()?;
         let excess = excess::<V, LEN, C, P>(&self.rows);
         let acc = self.acc.as_chunks_mut::<N>().0;
-        if Q > P && by_sums::<P>(&self.rows) {
+        // Constants in blocks of their own: loops that a format has no use for are not even compiled.
+        if const { Q > P && P > 1 } && by_sums::<P>(&self.rows) {
             let group = Group::<V, LEN, V::SumSpread>::by_sums::<P>(v, &self.rows)?;
             let (blocks, rest) = acc.as_chunks_mut::<R>();
             let first = blocks.len() * R;
@@ -185,7 +186,7 @@ impl Multiply<'_> {
             }
             return Some(());
         }
-        if Q > P {
+        if const { Q > P } {
             let group = Group::<V, LEN, V::Spread>::by_words::<P>(v, &self.rows)?;
             for (row, acc) in acc.iter_mut().enumerate() {
                 group.row::<C, P, Q, N>(&self.rows, row, x, excess, acc)?;
