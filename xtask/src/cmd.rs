@@ -39,6 +39,13 @@ pub(crate) fn target_dir() -> Result<PathBuf> {
     Ok(PathBuf::from(dir))
 }
 
+/// Builds `qat` as the tests do; returns where it is.
+pub(crate) fn qat() -> Result<PathBuf> {
+    // All packages, so that cargo finds the features of the tests and builds nothing again.
+    run(cargo().args(["build", "-q", "--locked", "--workspace", "--bin", "qat"]))?;
+    Ok(target_dir()?.join("debug/qat"))
+}
+
 /// The command as one would type it.
 pub(crate) fn show(command: &Command) -> String {
     let words = [command.get_program()].into_iter().chain(command.get_args());

@@ -6,14 +6,14 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use qat_benches::numbers::SplitMix64;
 
 use crate::bare_metal::Toolchain;
-use crate::cmd::{cargo, metadata, output, root, run as run_command, succeeds, target_dir};
+use crate::cmd::{metadata, output, qat, root, succeeds, target_dir};
 use crate::emulator::{M4, emulate};
 use crate::mcu::{build_with, host_logits};
 use crate::samples::Samples;
@@ -138,7 +138,7 @@ fn words(line: &str) -> Result<Vec<String>> {
 
 /// Holds every command against what there is; returns how many there are.
 pub(crate) fn check() -> Result<u64> {
-    let qat = program()?;
+    let qat = qat()?;
     let mut checked = 0;
     for line in lines()? {
         // Two commands in one line.
@@ -148,12 +148,6 @@ pub(crate) fn check() -> Result<u64> {
         }
     }
     Ok(checked)
-}
-
-/// The program as the tests have built it.
-fn program() -> Result<PathBuf> {
-    run_command(cargo().args(["build", "-q", "--locked", "--workspace", "--bin", "qat"]))?;
-    Ok(target_dir()?.join("debug/qat"))
 }
 
 fn exists(qat: &Path, words: &[String]) -> Result<()> {
@@ -231,7 +225,7 @@ fn known_to_cargo(words: &[&str]) -> Result<()> {
 
 /// Runs the marked commands of the pages, from a table to an emulated device; returns how many there were.
 pub(crate) fn newcomer(toolchain: &Toolchain) -> Result<u64> {
-    let qat = program()?;
+    let qat = qat()?;
     let folder = target_dir()?.join("newcomer");
     if folder.exists() {
         fs::remove_dir_all(&folder)?;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::cmd::{cargo, root, run as run_command, target_dir};
+use crate::cmd::{qat, root, run as run_command, target_dir};
 use crate::libtorch;
 use crate::results::{Figure, record};
 
@@ -35,10 +35,7 @@ pub(crate) fn command(moments: usize, yes: bool) -> Result<()> {
 
 /// Builds the program as the tests do, and kills its trainings at `moments` moments; returns how many were lost.
 pub(crate) fn killed_trainings(moments: usize) -> Result<usize> {
-    // All packages, so that cargo finds the features of the tests and builds nothing again.
-    run_command(cargo().args(["build", "-q", "--locked", "--workspace", "--bin", "qat"]))?;
-    let target = target_dir()?;
-    kill_and_resume(&target.join("debug/qat"), &target.join("faults"), moments)
+    kill_and_resume(&qat()?, &target_dir()?.join("faults"), moments)
 }
 
 /// Kills short trainings of Letter at `moments` random moments in all; returns after how many of them the resumed training

@@ -6,6 +6,7 @@ use std::fmt::{self, Display, Formatter};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::thread::ScopedJoinHandle;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
@@ -55,42 +56,71 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
     let target_dir = target_dir()?.join(if options.asan { "fuzz-asan" } else { "fuzz" });
     let programs = build(&target_dir, options.asan)?;
+    let chosen = targets.iter().map(String::as_str);
+    let chosen: Vec<&str> = chosen
+        .filter(|name| options.only.is_empty() || options.only.iter().any(|only| only == name))
+        .collect();
+    // As many executions are the same work wherever they are done, and side by side they are done sooner; what a stretch of
+    // time is good for would change.
+    let together = match options.limit {
+        Limit::Executions(_) => std::thread::available_parallelism().map_or(1, usize::from),
+        Limit::Seconds(_) => 1,
+    };
+    for names in chosen.chunks(together) {
+        let outcomes: Vec<Result<Outcome>> = std::thread::scope(|scope| {
+            let (target_dir, programs) = (&*target_dir, &*programs);
+            let start = |name| scope.spawn(move || fuzz(name, options, target_dir, programs));
+            // All of them first, so that they run side by side.
+            let running: Vec<_> = names.iter().copied().map(start).collect();
+            let outcome = |thread: ScopedJoinHandle<'_, Result<Outcome>>| {
+                thread.join().unwrap_or_else(|_| bail!("a thread has panicked"))
+            };
+            running.into_iter().map(outcome).collect()
+        });
+        for (name, outcome) in names.iter().zip(outcomes) {
+            println!("fuzz {name:<18} {}", outcome?);
+        }
+    }
+    Ok(())
+}
+
+/// Fuzzes one target, and takes in what it found.
+fn fuzz(name: &str, options: &Options, target_dir: &Path, programs: &Path) -> Result<Outcome> {
     let (limit, amount) = match options.limit {
         Limit::Seconds(n) => (format!("-max_total_time={n}"), format!("--seconds {n}")),
         Limit::Executions(n) => (format!("-runs={n}"), format!("{n} executions")),
     };
-    let asan = if options.asan { " --asan" } else { "" };
-    for name in targets.iter().filter(|name| options.only.is_empty() || options.only.contains(name)) {
-        let folders = Folders::of(name, &target_dir)?;
-        seed(name, &folders.found)?;
-        let program = programs.join(name);
-        let log = target_dir.join(format!("{name}.log"));
-        let start = Instant::now();
-        let mut command = Command::new(&program);
-        command.args(["-seed=1", "-timeout=10", "-print_final_stats=1", &limit]);
-        // A packed decoder with every kind of matrix is longer than what other targets need.
-        let longest = if *name == "packed_decoder" { 4 * LONGEST } else { LONGEST };
-        command.args([format!("-max_len={longest}"), format!("-rss_limit_mb={MEMORY}")]);
-        command.arg(format!("-artifact_prefix={}/", folders.artifacts.display()));
-        let dictionary = root().join("fuzz/dictionaries").join(format!("{name}.dict"));
-        if dictionary.exists() {
-            command.arg(format!("-dict={}", dictionary.display()));
-        }
-        let text = logged(command.arg(&folders.found).arg(&folders.committed), &log)
-            .with_context(|| format!("{name}: the offending input is in {}", folders.artifacts.display()))?;
-        let outcome = Outcome::read(&text).with_context(|| log.display().to_string())?;
-        println!("fuzz {name:<18} {outcome}");
-        if options.minimise {
-            let mut merge = Command::new(&program);
-            merge.args(["-merge=1", &format!("-max_len={LONGEST_COMMITTED}")]);
-            logged(merge.arg(&folders.committed).arg(&folders.found), &target_dir.join("merge.log"))?;
-        }
-        if options.record {
-            let command = format!("cargo xtask fuzz {name} {amount}{asan} --record");
-            record("fuzz", &command, &outcome.figures(name, start.elapsed().as_secs()))?;
-        }
+    let folders = Folders::of(name, target_dir)?;
+    seed(name, &folders.found)?;
+    let program = programs.join(name);
+    let log = target_dir.join(format!("{name}.log"));
+    let start = Instant::now();
+    let mut command = Command::new(&program);
+    command.args(["-seed=1", "-timeout=10", "-print_final_stats=1", &limit]);
+    // A packed decoder with every kind of matrix is longer than what other targets need.
+    let longest = if name == "packed_decoder" { 4 * LONGEST } else { LONGEST };
+    command.args([format!("-max_len={longest}"), format!("-rss_limit_mb={MEMORY}")]);
+    command.arg(format!("-artifact_prefix={}/", folders.artifacts.display()));
+    let dictionary = root().join("fuzz/dictionaries").join(format!("{name}.dict"));
+    if dictionary.exists() {
+        command.arg(format!("-dict={}", dictionary.display()));
     }
-    Ok(())
+    let text = logged(command.arg(&folders.found).arg(&folders.committed), &log)
+        .with_context(|| format!("{name}: the offending input is in {}", folders.artifacts.display()))?;
+    let outcome = Outcome::read(&text).with_context(|| log.display().to_string())?;
+    let seconds = start.elapsed().as_secs();
+    if options.minimise {
+        let mut merge = Command::new(&program);
+        merge.args(["-merge=1", &format!("-max_len={LONGEST_COMMITTED}")]);
+        let log = target_dir.join(format!("{name}.merge.log"));
+        logged(merge.arg(&folders.committed).arg(&folders.found), &log)?;
+    }
+    if options.record {
+        let asan = if options.asan { " --asan" } else { "" };
+        let command = format!("cargo xtask fuzz {name} {amount}{asan} --record");
+        record("fuzz", &command, &outcome.figures(name, seconds))?;
+    }
+    Ok(outcome)
 }
 
 /// Builds all targets; returns the folder that they are in.

@@ -143,8 +143,13 @@ fn task(mut words: impl Iterator<Item = String>) -> Result<Task> {
             Box::new(move || setup(yes))
         }
         Some("test") => {
-            let options =
-                test::Options { yes: args.flag("--yes"), list: args.flag("--list"), only: args.rest()? };
+            let options = test::Options {
+                yes: args.flag("--yes"),
+                list: args.flag("--list"),
+                // For this program itself only, and so not in the help.
+                beside: args.value("--beside")?.map(std::path::PathBuf::from),
+                only: args.rest()?,
+            };
             Box::new(move || test::run(&options))
         }
         Some("demo") => {

@@ -1,25 +1,24 @@
 //! Proves that the fixed-point path needs no float: links a program that calls all of `qat_kernels::fixed` for a core
 //! without an FPU, and looks in it for the run-time routines that float arithmetic becomes there, and for panic paths.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
 use object::read::elf::ElfFile32;
 use object::{Object as _, ObjectSymbol as _};
 
 use crate::bare_metal::Toolchain;
-use crate::cmd::{root, run, target_dir};
+use crate::emulator::M0;
+use crate::mcu::build;
 use crate::panic_free::panic_paths;
-
-/// Cortex-M0: every float operation is a call.
-const TARGET: &str = "thumbv6m-none-eabi";
-const PACKAGE: &str = "fixed-probe";
 
 /// Builds the program and checks it; then checks the check, on the same program with one float multiplication in it.
 ///
 /// Returns the run-time routines that the fixed-point path does use.
 pub(crate) fn check(toolchain: &Toolchain) -> Result<Vec<String>> {
-    let program = build(toolchain, &[])?;
+    // On a Cortex-M0 every float operation is a call.
+    let build = |features: &[&str]| build(toolchain, &M0, "fixed-probe", None, features);
+    let program = build(&[])?;
     let names = symbols(&program)?;
     let floats: Vec<&String> = names.iter().filter(|name| is_soft_float(name)).collect();
     if !floats.is_empty() {
@@ -29,23 +28,11 @@ pub(crate) fn check(toolchain: &Toolchain) -> Result<Vec<String>> {
     if !panics.is_empty() {
         bail!("the fixed-point path can panic: {panics:?}");
     }
-    let with_float = build(toolchain, &["float"])?;
+    let with_float = build(&["float"])?;
     if !symbols(&with_float)?.iter().any(|name| is_soft_float(name)) {
         bail!("the check is blind: it finds nothing in a program that multiplies two floats");
     }
     Ok(names.into_iter().filter(|name| name.starts_with("__aeabi_") || is_libgcc(name)).collect())
-}
-
-fn build(toolchain: &Toolchain, features: &[&str]) -> Result<PathBuf> {
-    let target_dir = target_dir()?.join("firmware");
-    let mut command = toolchain.cargo("build", TARGET, "core");
-    command.current_dir(root().join("firmware")).args(["-q", "--release", "--locked", "-p", PACKAGE]);
-    command.arg("--target-dir").arg(&target_dir);
-    if !features.is_empty() {
-        command.args(["--features", &features.join(",")]);
-    }
-    run(&mut command)?;
-    Ok(target_dir.join(TARGET).join("release").join(PACKAGE))
 }
 
 /// Names in the symbol table; with unreferenced sections removed by the linker, those of what the program reaches.

@@ -15,7 +15,7 @@ use qat_kernels::crc32::crc32;
 use qat_kernels::infer::Model;
 
 use crate::bare_metal::{self, Toolchain};
-use crate::cmd::{cargo, output, root, run as run_command, target_dir};
+use crate::cmd::{output, qat, root, target_dir};
 use crate::emulator::{M4, emulate};
 use crate::libtorch;
 use crate::mcu::build_with;
@@ -96,8 +96,7 @@ pub(crate) fn command(count: usize, device_count: usize, yes: bool) -> Result<()
 
 /// The models and calibrations of the two examples.
 fn demo_files() -> Result<Vec<PathBuf>> {
-    run_command(cargo().args(["build", "-q", "--locked", "--workspace", "--bin", "qat"]))?;
-    let qat = target_dir()?.join("debug/qat");
+    let qat = qat()?;
     let mut files = Vec::new();
     for case in ["digits", "letter"] {
         let run = root().join("runs").join(case);
