@@ -160,6 +160,7 @@ fn renew_kernels(text: &str) -> Result<String> {
 /// The page on language models with every table made anew.
 fn renew_language(text: &str) -> Result<String> {
     let text = between(text, "smollm2", &language::perplexities()?)?;
+    let text = between(&text, "trials", &language::trials()?)?;
     between(&text, "packed", &language::packed()?)
 }
 

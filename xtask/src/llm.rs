@@ -1,6 +1,7 @@
 //! `cargo xtask llm`: perplexities of SmolLM2-135M-Instruct, as shipped, with its matrices rounded, quantised on a text
 //! and trained with quantisation in the loop, and its continuation of a sentence, into `benches/results/llm.csv`.
 
+mod own_texts;
 mod packed;
 mod ptq;
 mod qat;
@@ -148,17 +149,17 @@ pub(crate) fn run(only: &[String], seeds: usize, yes: bool) -> Result<()> {
             if only.is_empty() || !chosen(&case) {
                 continue;
             }
-            let folder = qat::ensure(&training, &qat, &model, &speeches[0])?;
+            let trained = qat::ensure(&training, &qat, &model, &speeches[0])?;
             let options = match training.against {
                 qat::Against::AsShipped => &[][..],
                 qat::Against::Rounded(options) => options,
             };
             let other = perplexity(&eval(&qat, &model, path, part, options)?)?;
-            let ours = perplexity(&eval(&qat, &folder, path, part, &[])?)?;
+            let ours = perplexity(&eval(&qat, &trained.model, path, part, &[])?)?;
             println!("{case:<42} {} beside {}", number(ours), number(other));
             let mut figures = vec![Figure::new(case.clone(), "perplexity", number(ours), "")];
             figures.push(qat::judged(&training, &case, ours, other));
-            figures.extend(qat::about(&folder, &case)?);
+            figures.extend(qat::about(&trained, &case)?);
             record("llm", &format!("cargo xtask llm {case}"), &figures)?;
         }
     }

@@ -4,16 +4,18 @@ use crate::results::{rival, value, value_if_any};
 use anyhow::Result;
 
 /// Rows: the end of the case's name, and what was done.
-const SCHEMES: [(&str, &str); 9] = [
+const SCHEMES: [(&str, &str); 11] = [
     ("as_shipped", "as shipped"),
     ("rtn_g32_3bit", "rounded to nearest, 3 bits, asymmetric groups of 32"),
     ("ptq_compensated_b32_g16_3bit", "`qat llm quantize`, 3 bits, blocks of 32, k for each 16"),
     ("qat_adaptive_k_g16_3bit", "trained in 3 bits from rounding, blocks of 64, k for each 16"),
-    ("qat_from_ptq_b32_g16_3bit", "trained in 3 bits from the codes of `qat llm quantize`"),
+    ("own_texts_3bit", "trained in 3 bits from the codes of `qat llm quantize`, half on its own texts"),
+    ("gpu_3bit", "the same on an H100, with 9.0 instead of 0.2 million tokens"),
     ("rtn_g32_2bit", "rounded to nearest, 2 bits, asymmetric groups of 32"),
     ("ptq_compensated_b32_g16_2bit", "`qat llm quantize`, 2 bits, blocks of 32, k for each 16"),
-    ("qat_adaptive_k_g16_2bit", "trained in 2 bits from rounding, blocks of 64, k for each 16"),
     ("qat_from_ptq_b32_g16_2bit", "trained in 2 bits from the codes of `qat llm quantize`"),
+    ("own_texts_2bit", "the same, half on its own texts"),
+    ("gpu_2bit", "the same on an H100, with 9.8 million tokens"),
 ];
 
 /// Texts: as cases name them.
@@ -36,6 +38,28 @@ pub(super) fn perplexities() -> Result<String> {
         let bits = figures("bits_per_weight")?.into_iter().flatten().next();
         let cells = std::iter::once(bits).chain(perplexities).map(|cell| cell.unwrap_or_else(|| "–".into()));
         table += &format!("| {name} | {} |\n", cells.collect::<Vec<_>>().join(" | "));
+    }
+    Ok(table)
+}
+
+/// Trainings that differ in their text alone: the end of the case's name, what they began with, and what they learned from.
+const TRIALS: [(&str, &str, &str); 5] = [
+    ("gpu_rounded_speeches", "rounding, blocks of 64", "speeches"),
+    ("gpu_rounded_both", "rounding, blocks of 64", "both"),
+    ("gpu_rounded_own", "rounding, blocks of 64", "its own"),
+    ("gpu_codes_speeches", "`qat llm quantize`, blocks of 32", "speeches"),
+    ("gpu_codes_both", "`qat llm quantize`, blocks of 32", "both"),
+];
+
+/// Perplexities of those on each text.
+pub(super) fn trials() -> Result<String> {
+    let mut table = String::from(
+        "| begun with | texts | lcet10 | alice29 | held-out speeches |\n|---|---|---|---|---|\n",
+    );
+    for (trial, begun, texts) in TRIALS {
+        let of = |text: &&str| value("llm", &format!("smollm2_{text}_{trial}"), "perplexity");
+        let perplexities = TEXTS.iter().map(of).collect::<Result<Vec<_>>>()?;
+        table += &format!("| {begun} | {texts} | {} |\n", perplexities.join(" | "));
     }
     Ok(table)
 }

@@ -1,7 +1,9 @@
-//! SmolLM2-135M trained with quantisation in the loop on State of the Union addresses, with itself as the teacher.
+//! SmolLM2-135M trained with quantisation in the loop on State of the Union addresses, and on texts of its own, with itself as the
+//! teacher.
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context as _, Result};
 use qat_benches::results::Figure;
@@ -14,11 +16,17 @@ use crate::cmd::{cargo, root, run};
 pub(super) struct Training {
     /// The end of the case's name, and the name of its folder.
     pub(super) name: &'static str,
-    begin: Begin,
-    steps: &'static str,
-    lr: &'static str,
+    how: How,
     /// What its perplexity is compared with.
     pub(super) against: Against,
+}
+
+/// What trains, and how.
+enum How {
+    /// The example `self_distillation`, on speeches.
+    Example { begin: Begin, steps: &'static str, lr: &'static str },
+    /// `qat llm train` by a run description, from codes that were fitted to both kinds of text.
+    Described { config: &'static str, codes: ptq::Compensated },
 }
 
 /// What the training begins with.
@@ -41,65 +49,91 @@ pub(super) enum Against {
 pub(super) const TRAININGS: [Training; 4] = [
     Training {
         name: "qat_adaptive_k_g16_3bit",
-        begin: Begin::Rounded("3"),
-        steps: "300",
-        lr: "2e-4",
-        against: Against::AsShipped,
-    },
-    Training {
-        name: "qat_adaptive_k_g16_2bit",
-        begin: Begin::Rounded("2"),
-        steps: "600",
-        lr: "5e-4",
-        against: Against::Rounded(ptq::FINE_2_BITS.rounded),
-    },
-    Training {
-        name: "qat_from_ptq_b32_g16_3bit",
-        begin: Begin::Quantised(ptq::FINE_3_BITS),
-        steps: "600",
-        lr: "2e-4",
+        how: How::Example { begin: Begin::Rounded("3"), steps: "300", lr: "2e-4" },
         against: Against::AsShipped,
     },
     Training {
         name: "qat_from_ptq_b32_g16_2bit",
-        begin: Begin::Quantised(ptq::FINE_2_BITS),
-        steps: "600",
-        lr: "5e-4",
+        how: How::Example { begin: Begin::Quantised(ptq::FINE_2_BITS), steps: "600", lr: "5e-4" },
+        against: Against::Rounded(ptq::FINE_2_BITS.rounded),
+    },
+    Training {
+        name: "own_texts_3bit",
+        how: How::Described { config: "smollm2-3bit", codes: ptq::TWO_TEXTS[0] },
+        against: Against::AsShipped,
+    },
+    Training {
+        name: "own_texts_2bit",
+        how: How::Described { config: "smollm2-2bit", codes: ptq::TWO_TEXTS[1] },
         against: Against::Rounded(ptq::FINE_2_BITS.rounded),
     },
 ];
 
-/// Trains unless that was done before; returns the folder of the model.
-pub(super) fn ensure(training: &Training, qat: &Path, model: &Path, speeches: &Path) -> Result<PathBuf> {
-    let folder = root().join(".cache").join(format!("smollm2-{}", training.name));
-    if folder.join(ABOUT).exists() {
-        return Ok(folder);
-    }
-    let mut train = cargo();
-    train.args(["run", "--locked", "--release", "-p", "qat-trainer", "--example", "self_distillation", "--"]);
-    train.args([model, &folder, Path::new("--text"), speeches]);
-    match &training.begin {
-        Begin::Rounded(bits) => train.args(["--bits", bits]),
-        Begin::Quantised(how) => train.arg("--from").arg(ptq::ensure(how, qat, model, speeches)?.0),
-    };
-    println!("training {}; one core takes less than an hour", training.name);
-    run(train.args(["--steps", training.steps, "--lr", training.lr, "--threads", "1"]))?;
-    Ok(folder)
+/// What came of a training.
+pub(super) struct Trained {
+    /// The folder of the model.
+    pub(super) model: PathBuf,
+    /// What the training says of itself.
+    about: PathBuf,
 }
 
-/// Written last by the example: what the training was.
-const ABOUT: &str = "quantisation.json";
+/// Trains unless that was done before.
+pub(super) fn ensure(training: &Training, qat: &Path, model: &Path, speeches: &Path) -> Result<Trained> {
+    let folder = root().join(".cache").join(format!("smollm2-{}", training.name));
+    let told = || println!("training {}; one core takes less than an hour", training.name);
+    match &training.how {
+        How::Example { begin, steps, lr } => {
+            let about = folder.join("quantisation.json");
+            if !about.exists() {
+                let mut train = cargo();
+                train.args(["run", "--locked", "--release", "-p", "qat-trainer", "--example"]);
+                train.args(["self_distillation", "--"]);
+                train.args([model, &folder, Path::new("--text"), speeches]);
+                match begin {
+                    Begin::Rounded(bits) => train.args(["--bits", bits]),
+                    Begin::Quantised(how) => {
+                        train.arg("--from").arg(ptq::ensure(how, qat, model, speeches)?.0)
+                    }
+                };
+                told();
+                run(train.args(["--steps", steps, "--lr", lr, "--threads", "1"]))?;
+            }
+            Ok(Trained { model: folder, about })
+        }
+        How::Described { config, codes } => {
+            let about = folder.join("summary.json");
+            if !about.exists() {
+                ptq::ensure(codes, qat, model, speeches)?;
+                told();
+                let mut train = Command::new(qat);
+                train.current_dir(root()).args(["llm", "train"]);
+                train.arg(format!("qat-trainer/configs/{config}.toml")).arg("--out").arg(&folder);
+                run(train.args(["--dtype", "bf16", "--threads", "1", "--resume"]))?;
+            }
+            Ok(Trained { model: folder.join("model"), about })
+        }
+    }
+}
 
-/// Mean bits of a quantised weight, updates and minutes of the training.
-pub(super) fn about(folder: &Path, case: &str) -> Result<Vec<Figure>> {
-    let file = folder.join(ABOUT);
-    let text = fs::read_to_string(&file).with_context(|| file.display().to_string())?;
+/// Tokens in an update of the run descriptions.
+const WINDOW: f64 = 512.0;
+
+/// Mean bits of a quantised weight, tokens and minutes of the training.
+pub(super) fn about(trained: &Trained, case: &str) -> Result<Vec<Figure>> {
+    let file = &trained.about;
+    let text = fs::read_to_string(file).with_context(|| file.display().to_string())?;
     let about: Value = serde_json::from_str(&text).with_context(|| file.display().to_string())?;
-    let get = |key: &str| about[key].as_f64().with_context(|| format!("{}: no `{key}`", file.display()));
+    // The example's key, or that of `qat llm train`.
+    let get = |keys: [&str; 2]| {
+        let value = keys.iter().find_map(|key| about[*key].as_f64());
+        value.with_context(|| format!("{}: no `{}`", file.display(), keys.join("` or `")))
+    };
+    let tokens = get(["tokens"; 2]).or_else(|_| get(["steps"; 2]).map(|steps| steps * WINDOW))?;
+    let figure = |metric, value, unit| Figure::new(case.into(), metric, value, unit);
     Ok(vec![
-        Figure::new(case.into(), "bits_per_weight", format!("{:.3}", get("bits")?), ""),
-        Figure::new(case.into(), "training_tokens", format!("{}", get("tokens")?), ""),
-        Figure::new(case.into(), "training_time", format!("{:.0}", get("processor_seconds")? / 60.0), "min"),
+        figure("bits_per_weight", format!("{:.3}", get(["bits", "bits_per_weight"])?), ""),
+        figure("training_tokens", format!("{tokens}"), ""),
+        figure("training_time", format!("{:.0}", get(["processor_seconds", "seconds"])? / 60.0), "min"),
     ])
 }
 
