@@ -324,3 +324,18 @@ fn a_model_and_data_of_different_shape() {
     let text = failure(&tables.qat(&["eval", "m.piq", "--config", "run.toml"]), DATA);
     assert!(text.contains("test.csv") && text.contains("the model reads 16"), "{text}");
 }
+
+#[test]
+fn what_is_missing_is_named_first() {
+    let fixture = Fixture::new(CSV);
+    for (arguments, says) in [
+        (&["eval", "nope.piq"][..], "nope.piq: cannot read this file"),
+        (&["calibrate", "nope.safetensors"], "nope.safetensors: cannot read this file"),
+        (&["export", "nope"], "nope: this is no run folder: it has no config.toml"),
+        #[cfg(feature = "tch")]
+        (&["report", "nope"], "nope: this is no run folder: it has no config.toml"),
+    ] {
+        let text = failure(&fixture.qat(arguments), IO);
+        assert!(text.contains(says), "{text} lacks `{says}`");
+    }
+}

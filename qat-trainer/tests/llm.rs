@@ -114,6 +114,33 @@ fn text_is_the_same_streamed_or_in_json_and_for_every_run_of_a_seed() {
 }
 
 #[test]
+fn a_model_writes_texts_of_its_own_the_same_for_every_run_of_a_seed() {
+    let (dir, folder) = fixture();
+    let write = |out: &str, more: &[&str]| {
+        let arguments = ["synthesize", "model", "--texts", "3", "--tokens", "20", "--out", out, "--json"];
+        qat(dir.path(), &[&arguments[..], more].concat(), "")
+    };
+    let answer = answers(&write("one", &["--begin", "T", "--batch", "2"])).remove(0);
+    let read = |name: &str| std::fs::read_to_string(dir.path().join(name)).unwrap();
+    // One of the twenty tokens is given.
+    assert_eq!(answer["tokens"], 3 * 19);
+    assert_eq!(answer["bytes"], read("one").len());
+    assert!(read("one").starts_with('T') && !read("one").contains("<|"), "{}", read("one"));
+    answers(&write("two", &["--begin", "T"]));
+    assert_eq!(read("one"), read("two"));
+    answers(&write("other", &["--begin", "T", "--seed", "2"]));
+    assert_ne!(read("one"), read("other"));
+    let there = failure(&write("one", &["--begin", "T"]), 1);
+    assert!(there.contains("one: there is something already"), "{there}");
+    let hot = failure(&write("hot", &["--begin", "T", "--temperature", "0"]), 2);
+    assert!(hot.contains("temperature 0") && !dir.path().join("hot").exists(), "{hot}");
+    let endless = failure(&write("endless", &[]), 2);
+    assert!(endless.contains("no token that ends a text; give --begin"), "{endless}");
+    std::fs::write(folder.join("tokenizer.json"), "{}").unwrap();
+    failure(&write("none", &["--begin", "T"]), 4);
+}
+
+#[test]
 fn every_line_of_a_conversation_is_answered() {
     let (dir, folder) = fixture();
     let arguments = ["chat", "model", "--tokens", "5", "--json", "--system", "Be brief"];

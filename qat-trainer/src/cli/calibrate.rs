@@ -52,9 +52,10 @@ struct Row {
 
 impl Arguments {
     pub(super) fn run(self) -> Result<()> {
+        let bytes = self.source.read()?;
         let run = self.source.run()?;
         let time = self.timestamp.or_now()?;
-        let checkpoint = self.source.tensors(&self.source.read()?)?;
+        let checkpoint = self.source.tensors(&bytes)?;
         let data = Dataset::load(&run.data)?;
         let in_file = |e: qat_trainer::Error| e.file(self.source.file());
         let graph = Graph::from_checkpoint(&run.model, data.shape, data.classes.len(), &checkpoint)

@@ -1,7 +1,7 @@
 //! The options of every command that reads a run description.
 
-use qat_trainer::Result;
 use qat_trainer::spec::{Layers, Run};
+use qat_trainer::{Error, ErrorKind, Result};
 use std::path::{Path, PathBuf};
 
 /// Layers around the TOML file: defaults, then the preset, then the file, then single values.
@@ -35,4 +35,15 @@ impl Overrides {
         let own = (self.preset.is_none() && own.exists()).then_some(own);
         self.load(file.or(own.as_deref()))
     }
+}
+
+/// The run description of a run folder.
+pub(super) fn description_of(run: &Path) -> Result<PathBuf> {
+    let file = run.join("config.toml");
+    if file.exists() {
+        return Ok(file);
+    }
+    Err(Error::new(ErrorKind::Io, "this is no run folder: it has no config.toml")
+        .file(run)
+        .remedy("name a folder that `qat train` has made"))
 }

@@ -45,8 +45,8 @@ struct Answer<'a> {
 
 impl Arguments {
     pub(super) fn run(self) -> Result<()> {
-        let run = self.overrides.load_beside(self.config.as_deref(), &self.model)?;
         let bytes = read_model(&self.model)?;
+        let run = self.overrides.load_beside(self.config.as_deref(), &self.model)?;
         let model = parse_model(&self.model, &bytes)?;
         let in_model = |e: Error| e.file(&self.model);
         let metadata = model.metadata().map_err(|e| in_model(e.into()))?;

@@ -1,5 +1,6 @@
 //! `qat export`.
 
+use super::config::description_of;
 use super::output::{say, say_json};
 use qat_kernels::artifact::{Target, signature};
 use qat_trainer::checkpoint::{Checkpoint, write_atomically};
@@ -64,8 +65,8 @@ pub(super) fn parse_target(name: &str) -> std::result::Result<Target, String> {
 /// The time in a file's provenance.
 #[derive(clap::Args, Clone, Copy)]
 pub(super) struct Timestamp {
-    /// Time of the export for the provenance, in seconds since 1970; default: SOURCE_DATE_EPOCH if set, else not
-    /// stated, so that equal input gives equal bytes.
+    /// Time of making the file for its provenance, in seconds since 1970; default: SOURCE_DATE_EPOCH if set, else not
+    /// stated, so that equal input gives equal bytes, or now in a file that has to state it, .cal.
     #[arg(long, value_name = "SECONDS")]
     timestamp: Option<u64>,
 }
@@ -116,7 +117,7 @@ impl Signing {
 impl Arguments {
     pub(super) fn run(self) -> Result<()> {
         let options = Options { created: self.timestamp.resolve()?, target: self.target };
-        let run = Run::load(self.run.join("config.toml"))?;
+        let run = Run::load(description_of(&self.run)?)?;
         let (from, name) =
             if self.ptq { ("fp32.safetensors", "ptq.piq") } else { ("checkpoint.safetensors", "model.piq") };
         let from = self.run.join(from);

@@ -54,7 +54,7 @@ enum Command {
     Eval(eval::Arguments),
     /// Show what a .piq file holds: layers, bits, shapes, operations, bytes, memory, provenance.
     Inspect(inspect::Arguments),
-    /// Language models: perplexity, text, conversation.
+    /// Language models: measure, quantise, train and pack them, make text, talk.
     Llm(llm::Arguments),
     /// Check that a .piq file is whole, states its provenance and reproduces its known answers; that the weights of a quantised
     /// language model are those of its codes.

@@ -1,6 +1,6 @@
 //! `qat report`.
 
-use super::config::Overrides;
+use super::config::{Overrides, description_of};
 use super::output::{say, say_json};
 use qat_trainer::Result;
 use qat_trainer::checkpoint::write_atomically;
@@ -40,7 +40,7 @@ struct Answer {
 
 impl Arguments {
     pub(super) fn run(self) -> Result<()> {
-        let run = self.overrides.load(Some(&self.run.join("config.toml")))?;
+        let run = self.overrides.load(Some(&description_of(&self.run)?))?;
         let data = if self.no_data { None } else { Some(Dataset::load(&run.data)?) };
         let html = Report::new(&run, &self.run, data.as_ref(), &self.against)?.html();
         let file = self.out.unwrap_or_else(|| self.run.join("report.html"));
