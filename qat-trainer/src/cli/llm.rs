@@ -326,3 +326,15 @@ impl Arguments {
         }
     }
 }
+
+/// Refuses to write where there is something.
+#[cfg(feature = "tch")]
+fn nothing_at(path: &std::path::Path) -> Result<()> {
+    use qat_trainer::{Error, ErrorKind};
+    if !path.exists() {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::Io, "there is something already")
+        .file(path)
+        .remedy("choose another name; nothing is overwritten"))
+}

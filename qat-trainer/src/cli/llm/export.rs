@@ -1,14 +1,14 @@
 //! `qat llm export`.
 
-use super::Export;
+use super::{Export, nothing_at};
 use crate::cli::output::{say, say_json};
 use qat_kernels::config::StepRule;
 use qat_kernels::{Grid, Levels};
+use qat_trainer::Result;
 use qat_trainer::atomic::write_atomically;
 use qat_trainer::llm::packed::Contents;
 use qat_trainer::llm::{BlockQuant, LanguageModel, read_codes};
 use qat_trainer::spec::WeightQuant;
-use qat_trainer::{Error, ErrorKind, Result};
 use serde::Serialize;
 use std::path::Path;
 use tch::{Device, Kind};
@@ -27,11 +27,7 @@ struct Answer<'a> {
 
 impl Export {
     pub(super) fn run(self) -> Result<()> {
-        if self.out.exists() {
-            return Err(Error::new(ErrorKind::Io, "there is something already")
-                .file(&self.out)
-                .remedy("choose another name; nothing is overwritten"));
-        }
+        nothing_at(&self.out)?;
         let codes = self.folder.join("codes.safetensors");
         let codes = read_codes(&codes).map_err(|e| e.remedy("make it with `qat llm quantize`"))?;
         let tables = match self.table_bits {

@@ -1,9 +1,9 @@
 //! `qat llm merge`.
 
-use super::Merge;
+use super::{Merge, nothing_at};
 use crate::cli::output::{say, say_json};
+use qat_trainer::Result;
 use qat_trainer::llm::Adapters;
-use qat_trainer::{Error, ErrorKind, Result};
 use serde::Serialize;
 use std::path::Path;
 
@@ -16,11 +16,7 @@ struct Answer<'a> {
 
 impl Merge {
     pub(super) fn run(self) -> Result<()> {
-        if self.out.exists() {
-            return Err(Error::new(ErrorKind::Io, "there is something already")
-                .file(&self.out)
-                .remedy("choose another name; nothing is overwritten"));
-        }
+        nothing_at(&self.out)?;
         let adapters = Adapters::load(&self.adapter)?;
         let mut model = self.model.load()?;
         adapters.merge(&mut model.decoder).map_err(|e| e.file(&self.adapter))?;

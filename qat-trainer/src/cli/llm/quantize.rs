@@ -1,6 +1,6 @@
 //! `qat llm quantize`.
 
-use super::{GridName, Quantize, StepName};
+use super::{GridName, Quantize, StepName, nothing_at};
 use crate::cli::output::{complain, say, say_json};
 use qat_kernels::config::StepRule;
 use qat_kernels::{Grid, Levels};
@@ -26,11 +26,7 @@ struct Answer<'a> {
 
 impl Quantize {
     pub(super) fn run(self) -> Result<()> {
-        if self.out.exists() {
-            return Err(Error::new(ErrorKind::Io, "there is something already")
-                .file(&self.out)
-                .remedy("choose another name; nothing is overwritten"));
-        }
+        nothing_at(&self.out)?;
         if !(self.damping.is_finite() && self.damping > 0.0) {
             let problem = format!("--damping {} is not positive", self.damping);
             return Err(Error::new(ErrorKind::Spec, problem).remedy("use about 0.01"));

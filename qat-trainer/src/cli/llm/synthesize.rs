@@ -1,6 +1,6 @@
 //! `qat llm synthesize`.
 
-use super::Synthesize;
+use super::{Synthesize, nothing_at};
 use crate::cli::output::{say, say_json};
 use qat_trainer::checkpoint::write_atomically;
 use qat_trainer::llm::{LanguageModel, Sampling, Synthesis, Tokenizer, synthesise};
@@ -22,11 +22,7 @@ struct Answer<'a> {
 
 impl Synthesize {
     pub(super) fn run(self) -> Result<()> {
-        if self.out.exists() {
-            return Err(Error::new(ErrorKind::Io, "there is something already")
-                .file(&self.out)
-                .remedy("choose another name; nothing is overwritten"));
-        }
+        nothing_at(&self.out)?;
         let model = self.model.load()?;
         let begin = match &self.begin {
             Some(text) => model.tokenizer.encode(text)?,
