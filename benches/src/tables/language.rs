@@ -10,12 +10,18 @@ const SCHEMES: [(&str, &str); 11] = [
     ("ptq_compensated_b32_g16_3bit", "`qat llm quantize`, 3 bits, blocks of 32, k for each 16"),
     ("qat_adaptive_k_g16_3bit", "trained in 3 bits from rounding, blocks of 64, k for each 16"),
     ("own_texts_3bit", "trained in 3 bits from the codes of `qat llm quantize`, half on its own texts"),
-    ("gpu_3bit", "the same on an H100, with 9.0 instead of 0.2 million tokens"),
+    (
+        "gpu_3bit",
+        "trained in 3 bits on an H100 from the codes of `qat llm quantize`, half on its own texts, 9.0 million tokens",
+    ),
     ("rtn_g32_2bit", "rounded to nearest, 2 bits, asymmetric groups of 32"),
     ("ptq_compensated_b32_g16_2bit", "`qat llm quantize`, 2 bits, blocks of 32, k for each 16"),
     ("qat_from_ptq_b32_g16_2bit", "trained in 2 bits from the codes of `qat llm quantize`"),
-    ("own_texts_2bit", "the same, half on its own texts"),
-    ("gpu_2bit", "the same on an H100, with 9.8 million tokens"),
+    ("own_texts_2bit", "trained in 2 bits from the codes of `qat llm quantize`, half on its own texts"),
+    (
+        "gpu_2bit",
+        "trained in 2 bits on an H100 from the codes of `qat llm quantize`, half on its own texts, 9.8 million tokens",
+    ),
 ];
 
 /// Texts: as cases name them.

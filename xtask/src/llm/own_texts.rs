@@ -16,7 +16,7 @@ const TEXTS: &str = "304";
 pub(super) fn ensure(qat: &Path, model: &Path) -> Result<PathBuf> {
     let file = root().join(".cache").join(FILE);
     if !file.exists() {
-        println!("writing {FILE}; one core takes some twenty minutes");
+        println!("writing {FILE}; one core takes some ten minutes");
         let mut write = Command::new(qat);
         write.args(["llm", "synthesize"]).arg(model).args(["--texts", TEXTS, "--batch", "152"]);
         run(write.args(["--dtype", "bf16", "--threads", "1", "--out"]).arg(&file))?;
