@@ -8,7 +8,7 @@ use crate::export::{About, Options, export};
 use crate::graph::Graph;
 use crate::ptq;
 use crate::random::{Purpose, Random};
-use crate::spec::{Act, Files, Op, Run, Shape};
+use crate::spec::{Act, Files, Op, Run, Shape, WeightInit};
 use sha2::{Digest, Sha256};
 
 /// Generated inputs that the ranges are measured on.
@@ -61,18 +61,27 @@ fn initial(run: &Run, shape: Shape, classes: usize, seed: u64) -> Result<Checkpo
     let mut checkpoint = Checkpoint::default();
     for (i, layer) in run.model.layers.iter().enumerate() {
         let Some(weights) = layer.op.weight_shape(layer.input.of(shape, &shapes)) else { continue };
-        let values = initial_weights(&layer.op, &weights, seed, i);
+        let values = initial_weights(&layer.op, &weights, run.train.init, seed, i);
         checkpoint.insert(&format!("{}.weight", layer.name), &weights, values)?;
         checkpoint.insert(&format!("{}.bias", layer.name), &weights[..1], vec![0.0; weights[0]])?;
     }
     Ok(checkpoint)
 }
 
-/// Random weights of the layer of this index: uniform with the variance of He et al. (2015) before a ReLU, of LeCun et al.
-/// (1998) elsewhere.
-pub(crate) fn initial_weights(op: &Op, shape: &[usize], seed: u64, layer: usize) -> Vec<f32> {
+/// Random weights of the layer of this index.
+pub(crate) fn initial_weights(
+    op: &Op,
+    shape: &[usize],
+    init: WeightInit,
+    seed: u64,
+    layer: usize,
+) -> Vec<f32> {
     let (len, fan_in) = (shape.iter().product(), shape.iter().skip(1).product::<usize>());
-    let gain: f32 = if op.act() == Act::None { 3.0 } else { 6.0 };
+    let gain: f32 = match init {
+        WeightInit::He if op.act() == Act::None => 3.0,
+        WeightInit::He => 6.0,
+        WeightInit::Torch => 1.0,
+    };
     let bound = (gain / fan_in as f32).sqrt();
     let mut random = Random::new(seed, Purpose::Weights(layer));
     (0..len).map(|_| bound * random.symmetric()).collect()
@@ -81,10 +90,12 @@ pub(crate) fn initial_weights(op: &Op, shape: &[usize], seed: u64, layer: usize)
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::spec::Layers;
+    use crate::spec::{Layers, WeightQuant};
     use crate::verify::{first_failure, verify};
     use qat_kernels::artifact::Target;
+    use qat_kernels::config::StepRule;
     use qat_kernels::infer::Model;
+    use qat_kernels::{Grid, Levels};
 
     fn preset(name: &str) -> Run {
         Run::layered(Layers { preset: Some(name), ..Layers::default() }).unwrap()
@@ -112,6 +123,23 @@ mod tests {
                 let arena = model.arena_use();
                 assert_eq!(arena.arena_bytes, arena.largest_live_set(), "{name} for {target}");
             }
+        }
+    }
+
+    #[test]
+    fn weights_fill_the_range_of_their_distribution() {
+        let levels = Levels::new(2, Grid::MidRise).unwrap();
+        let quant = WeightQuant { levels, step: StepRule::Uniform };
+        let op = |act| Op::Linear { out: 50, bn: false, act, quant };
+        for (init, act, bound) in [
+            (WeightInit::He, Act::Relu, 0.06_f32.sqrt()),
+            (WeightInit::He, Act::None, 0.03_f32.sqrt()),
+            (WeightInit::Torch, Act::Relu, 0.1),
+            (WeightInit::Torch, Act::None, 0.1),
+        ] {
+            let weights = initial_weights(&op(act), &[50, 100], init, 1, 0);
+            let largest = weights.iter().fold(0.0_f32, |max, w| max.max(w.abs()));
+            assert!(largest <= bound && largest > 0.99 * bound, "{init:?} {act:?}: {largest}");
         }
     }
 

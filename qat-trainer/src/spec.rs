@@ -54,7 +54,7 @@ pub use llm::{
 pub use model::{Act, LayerSpec, ModelSpec, Op, Task, Value, WeightQuant};
 pub use qat::{ActivationQuant, Calibration, Importance, QatSpec};
 pub use qat_kernels::calibration::CalibrationMethod;
-pub use train::{Balanced, ClassWeights, Keep, Optimizer, Schedule, Sgd, TrainSpec};
+pub use train::{Balanced, ClassWeights, Keep, Optimizer, Schedule, Sgd, TrainSpec, WeightInit};
 
 use crate::error::{Error, ErrorKind, Result};
 use origins::Origins;

@@ -9,7 +9,7 @@ use crate::checkpoint::Checkpoint;
 use crate::error::Result;
 use crate::graph::{BN_EPS, Basis};
 use crate::seeded::initial_weights;
-use crate::spec::{ModelSpec, Op, Shape};
+use crate::spec::{ModelSpec, Op, Shape, WeightInit};
 use std::sync::Arc;
 use tch::{Device, Kind, Tensor};
 
@@ -43,7 +43,7 @@ struct Norm {
 
 impl FloatNet {
     /// A network with the weights of [`initial_weights`]. Biases start at 0.
-    pub(crate) fn new(spec: &ModelSpec, input: Shape, seed: u64) -> Result<Self> {
+    pub(crate) fn new(spec: &ModelSpec, input: Shape, init: WeightInit, seed: u64) -> Result<Self> {
         let mut layers = Vec::new();
         for (i, (l, shape)) in spec.layers.iter().zip(weight_shapes(spec, input)?).enumerate() {
             let Some(shape) = shape else {
@@ -51,7 +51,7 @@ impl FloatNet {
                 continue;
             };
             let out = shape[0];
-            let weight = initial_weights(&l.op, &shape, seed, i);
+            let weight = initial_weights(&l.op, &shape, init, seed, i);
             let full = |x: f32, decays| Param::new(&vec![x; out], &[out], decays);
             layers.push(Some(Weighted {
                 weight: Param::new(&weight, &shape, true)?,
@@ -73,7 +73,7 @@ impl FloatNet {
 
     /// The network of a floating-point checkpoint.
     pub(crate) fn load(spec: &ModelSpec, input: Shape, from: &Checkpoint) -> Result<Self> {
-        let mut net = Self::new(spec, input, 0)?;
+        let mut net = Self::new(spec, input, WeightInit::default(), 0)?;
         for (l, w) in spec.layers.iter().zip(&mut net.layers) {
             let Some(w) = w else { continue };
             let out = [w.shape[0]];

@@ -98,6 +98,9 @@ fn two() -> f32 {
 }
 
 impl DistillSpec {
+    /// What `teacher` is where the network teaches itself.
+    pub(super) const SELF: &'static str = "self";
+
     /// `model` is the student, `base` where paths start.
     pub(super) fn from_raw(
         raw: RawDistill,
@@ -127,7 +130,7 @@ impl DistillSpec {
         }
         let teacher = match raw.teacher.as_str() {
             "" => return refuse("teacher", "no teacher is named".into(), "write a run folder, or \"self\""),
-            "self" => TeacherSource::Own,
+            Self::SELF => TeacherSource::Own,
             folder => TeacherSource::Run(base.join(folder)),
         };
         let RawDistill { task_weight, weight, temperature, divergence, features, .. } = raw;

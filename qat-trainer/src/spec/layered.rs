@@ -10,7 +10,7 @@
 //! ```
 
 use super::origins::{Origins, parse};
-use super::{DataSpec, LlmRun, Run, Source, relative_path};
+use super::{DistillSpec, LlmRun, Run, Source, relative_path};
 use crate::error::{Error, ErrorKind, Result};
 use crate::presets;
 use std::path::{Path, PathBuf};
@@ -199,24 +199,36 @@ fn merge(layers: Vec<Layer>, base: &Path) -> Result<(String, Origins)> {
     Ok((whole.to_string(), origins))
 }
 
+/// The keys that hold paths or lists of them, by section.
+const PATHS: [(&str, &[&str]); 4] = [
+    ("data", &["train", "test", "train_images", "train_labels", "test_images", "test_labels", "held_out"]),
+    ("model", &["from"]),
+    ("qat", &["codes"]),
+    ("distill", &["teacher"]),
+];
+
 /// Makes the paths of a layer lead from `base` to where they led from the layer's own.
 fn rebase(layer: &mut Layer, base: &Path) -> Result<()> {
-    let Some(data) = layer.document.get_mut("data").and_then(Item::as_table_like_mut) else { return Ok(()) };
-    if !DataSpec::PATHS.iter().any(|key| data.contains_key(key)) {
-        return Ok(());
+    for (section, keys) in PATHS {
+        let Some(section) = layer.document.get_mut(section).and_then(Item::as_table_like_mut) else {
+            continue;
+        };
+        for key in keys {
+            let Some(value) = section.get_mut(key).and_then(Item::as_value_mut) else { continue };
+            match value {
+                Value::Array(paths) => paths.iter_mut().try_for_each(|path| lead(path, &layer.base, base))?,
+                path => lead(path, &layer.base, base)?,
+            }
+        }
     }
-    let way = relative_path(&layer.base, base)?;
-    let moved = |path: &mut Value| {
-        if let Some(text) = path.as_str() {
-            *path = way.join(text).to_string_lossy().as_ref().into();
-        }
-    };
-    for key in DataSpec::PATHS {
-        match data.get_mut(key).and_then(Item::as_value_mut) {
-            Some(Value::Array(paths)) => paths.iter_mut().for_each(moved),
-            Some(path) => moved(path),
-            None => {}
-        }
+    Ok(())
+}
+
+/// Makes a path that led from the folder `from` lead from the folder `to`. What is no path stays: numbers of examples, and the
+/// word for a network that teaches itself.
+fn lead(path: &mut Value, from: &Path, to: &Path) -> Result<()> {
+    if let Some(text) = path.as_str().filter(|text| *text != DistillSpec::SELF) {
+        *path = relative_path(from, to)?.join(text).to_string_lossy().as_ref().into();
     }
     Ok(())
 }
@@ -315,7 +327,7 @@ fn bare(item: &Item) -> Item {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::spec::{Files, tests::MLP};
+    use crate::spec::{Files, LlmFiles, LlmModelSpec, TeacherSource, tests::MLP};
     use std::fs;
 
     /// A folder with `base/run.toml` and `top.toml` that extends it by `changes`.
@@ -375,6 +387,33 @@ mod tests {
         let Files::Csv { train, test, .. } = run.data.files else { panic!() };
         assert_eq!(train, dir.path().join("base/train.csv"));
         assert_eq!(test, Some(dir.path().join("t.csv")));
+        let below = format!("{MLP}\n[distill]\nteacher = \"../big\"\n");
+        fs::write(dir.path().join("base/run.toml"), below).unwrap();
+        let teacher = |set: &[String]| {
+            let layers = Layers { file: Some(&file), set, ..Layers::default() };
+            Run::layered(layers).unwrap().distill.unwrap().teacher
+        };
+        assert_eq!(teacher(&[]), TeacherSource::Run(dir.path().join("base/../big")));
+        assert_eq!(teacher(&["distill.teacher=self".into()]), TeacherSource::Own);
+    }
+
+    #[test]
+    fn paths_of_language_models_start_where_they_were_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let below = dir.path().join("base");
+        fs::create_dir(&below).unwrap();
+        let text = "[data]\nformat = \"text\"\ntrain = [\"a.txt\"]\nheld_out = [\"b.txt\"]\n\
+            [model]\nfrom = \"model\"\n[train]\nsteps = 1\n[qat]\nbits = 3\ncodes = \"codes.safetensors\"\n\
+            [distill]\nteacher = \"model\"\n";
+        fs::write(below.join("run.toml"), text).unwrap();
+        let file = dir.path().join("top.toml");
+        fs::write(&file, "extends = \"base/run.toml\"\n[train]\nsteps = 2\n").unwrap();
+        let run = LlmRun::layered(Layers { file: Some(&file), ..Layers::default() }).unwrap();
+        let LlmFiles::Text { train, held_out, .. } = run.data.files else { panic!() };
+        assert_eq!((train, held_out), (vec![below.join("a.txt")], vec![below.join("b.txt")]));
+        assert_eq!(run.model, LlmModelSpec::Files(below.join("model")));
+        assert_eq!(run.qat.unwrap().codes, Some(below.join("codes.safetensors")));
+        assert_eq!(run.distill.unwrap().teacher, below.join("model"));
     }
 
     #[test]

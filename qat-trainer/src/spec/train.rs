@@ -18,6 +18,8 @@ pub struct TrainSpec {
     pub accumulate: usize,
     /// What moves the parameters; default `"adamw"`.
     pub optimizer: Optimizer,
+    /// What the weights are drawn from; default `"he"`.
+    pub init: WeightInit,
     /// Peak learning rate; positive, default 2e-3.
     pub lr: f32,
     /// How the learning rate moves, in both phases; default `cosine`.
@@ -50,6 +52,19 @@ pub struct TrainSpec {
     pub patience: u32,
     /// Seed of everything random: initial weights, order, augmentation; default 1.
     pub seed: u64,
+}
+
+/// The uniform distribution that a layer's weights are drawn from, given its inputs per output, n. Behind batch normalisation the
+/// outputs do not depend on their scale, and the smaller the weights are the further a step of the same length turns them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum WeightInit {
+    /// `"he"`: ±√(6/n) in front of a ReLU, which keeps the variance of its input (He et al. 2015), ±√(3/n) elsewhere (LeCun et
+    /// al. 1998).
+    #[default]
+    He,
+    /// `"torch"`: ±√(1/n), as PyTorch's layers begin.
+    Torch,
 }
 
 /// How the learning rate moves after the warm-up.
@@ -130,6 +145,7 @@ impl Default for TrainSpec {
             batch: 128,
             accumulate: 1,
             optimizer: Optimizer::default(),
+            init: WeightInit::default(),
             lr: 2e-3,
             schedule: Schedule::default(),
             warm_up: 1.0,

@@ -173,7 +173,7 @@ impl<'a> QatTrainer<'a> {
         let (model, shape, spec) = (&self.run.model, self.data.shape, &self.run.train);
         let _threads = Threads::worth(model, shape, spec.batch)?;
         let mut net = match from {
-            None => FloatNet::new(model, shape, spec.seed)?,
+            None => FloatNet::new(model, shape, spec.init, spec.seed)?,
             Some(state) => {
                 let mut net = FloatNet::load(model, shape, &state.network)?;
                 net.load_state(&state.network)?;

@@ -109,10 +109,6 @@ struct RawLogMel {
 const MAX_SIDE: usize = 4096;
 
 impl DataSpec {
-    /// The keys whose values are paths.
-    pub(in crate::spec) const PATHS: [&str; 6] =
-        ["train", "test", "train_images", "train_labels", "test_images", "test_labels"];
-
     pub(in crate::spec) fn from_raw(
         raw: toml::Spanned<RawData>,
         base: &Path,
