@@ -417,6 +417,25 @@ mod tests {
     }
 
     #[test]
+    fn descriptions_of_one_model_share_their_files() {
+        let configs = Path::new(env!("CARGO_MANIFEST_DIR")).join("configs");
+        let files = configs.join("../../.cache");
+        for name in ["smollm2-3bit", "smollm2-2bit", "smollm2-3bit-lora", "smollm2-2bit-lora"] {
+            let file = configs.join(name).with_extension("toml");
+            let run = LlmRun::layered(Layers { file: Some(&file), ..Layers::default() }).unwrap();
+            let bits = if name.contains("2bit") { 2 } else { 3 };
+            let codes = files.join(format!("smollm2-ptq_two_texts_{bits}bit/codes.safetensors"));
+            assert_eq!(run.qat.unwrap().codes, Some(codes), "{name}");
+            assert_eq!(run.model, LlmModelSpec::Files(run.distill.unwrap().teacher), "{name}");
+            assert_eq!(
+                run.model,
+                LlmModelSpec::Files(files.join("SmolLM2-135M-Instruct.Q4_1.gguf")),
+                "{name}"
+            );
+        }
+    }
+
+    #[test]
     fn mistakes_are_found_where_they_were_written() {
         let error = |changes: &str, set: &[&str]| load(changes, set).unwrap_err().to_string();
         for (changes, set, wants) in [
