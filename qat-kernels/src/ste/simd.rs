@@ -229,23 +229,74 @@ impl Kernels {
     ) -> Result<()> {
         ste.validate()?;
         adamw.validate()?;
-        let per_step = layout(w.len(), What::Weights, steps)?;
+        let per_step = state_layout(steps, w, g, m, v)?;
         length(What::Steps, next_steps.len(), steps.len())?;
         positive(next_steps)?;
-        length(What::Gradient, g.len(), w.len())?;
-        length(What::Moments, m.len(), w.len())?;
-        length(What::Moments, v.len(), w.len())?;
         length(What::Output, w_hat.len(), w.len())?;
         let (bounds, factors) = (Bounds::new(levels, mask), adamw.factors());
         let output = self.output(w_hat.len());
         if step_grads.is_empty() {
-            let pass =
-                Fused::<false> { bounds, steps, next_steps, factors, w, g, m, v, w_hat, step_grads, output };
+            let pass = Fused::<false, true> {
+                bounds,
+                steps,
+                next_steps,
+                factors,
+                w,
+                g,
+                m,
+                v,
+                w_hat,
+                step_grads,
+                output,
+            };
             return self.run_with(ste, pass, per_step);
         }
         length(What::Steps, step_grads.len(), steps.len())?;
         let pass =
-            Fused::<true> { bounds, steps, next_steps, factors, w, g, m, v, w_hat, step_grads, output };
+            Fused::<true, true> { bounds, steps, next_steps, factors, w, g, m, v, w_hat, step_grads, output };
+        self.run_with(ste, pass, per_step)
+    }
+
+    /// [`backward_adamw`] on this backend.
+    ///
+    /// # Errors
+    /// The same.
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "slices in, slices out: a struct of them would only be taken apart"
+    )]
+    pub fn backward_adamw(
+        self,
+        ste: SteVariant,
+        levels: Levels,
+        mask: LsqMask,
+        steps: &[f32],
+        adamw: &AdamW,
+        w: &mut [f32],
+        g: &[f32],
+        m: &mut [f32],
+        v: &mut [f32],
+        step_grads: &mut [f32],
+    ) -> Result<()> {
+        ste.validate()?;
+        adamw.validate()?;
+        let per_step = state_layout(steps, w, g, m, v)?;
+        length(What::Steps, step_grads.len(), steps.len())?;
+        let (bounds, factors) = (Bounds::new(levels, mask), adamw.factors());
+        let (next_steps, w_hat, output) = (&[][..], &mut [][..], self.output(0));
+        let pass = Fused::<true, false> {
+            bounds,
+            steps,
+            next_steps,
+            factors,
+            w,
+            g,
+            m,
+            v,
+            w_hat,
+            step_grads,
+            output,
+        };
         self.run_with(ste, pass, per_step)
     }
 
@@ -383,8 +434,7 @@ pub fn step_gradient(
 /// unless the steps were updated in between. All slices have the length of `w`; `next_steps` and `step_grads` have one
 /// entry per step. An empty `step_grads` saves the work of forming them. Moments start at zero.
 ///
-/// Where the next steps follow from the steps' gradients of the same update, call [`backward`] first, and then this with
-/// [`SteVariant::Standard`] on the gradients that it passed on.
+/// Where the next steps follow from the steps' gradients of the same update, take [`backward_adamw`] instead.
 ///
 /// # Errors
 /// As [`backward`]; [`AdamW::validate`]'s; [`Error::NotFinite`] for moments that are NaN or infinite.
@@ -407,6 +457,39 @@ pub fn fused_adamw(
     step_grads: &mut [f32],
 ) -> Result<()> {
     Kernels::default().fused_adamw(ste, levels, mask, steps, next_steps, adamw, w, g, m, v, w_hat, step_grads)
+}
+
+/// [`fused_adamw`] up to the new quantised values: estimator, step gradients, and the update of `w`, `m` and `v`. With the steps
+/// that follow from `step_grads`, [`fake_quantize`] makes those values, best while the weights are in the cache.
+///
+/// # Errors
+/// As [`fused_adamw`].
+#[allow(
+    clippy::too_many_arguments,
+    reason = "slices in, slices out: a struct of them would only be taken apart"
+)]
+pub fn backward_adamw(
+    ste: SteVariant,
+    levels: Levels,
+    mask: LsqMask,
+    steps: &[f32],
+    adamw: &AdamW,
+    w: &mut [f32],
+    g: &[f32],
+    m: &mut [f32],
+    v: &mut [f32],
+    step_grads: &mut [f32],
+) -> Result<()> {
+    Kernels::default().backward_adamw(ste, levels, mask, steps, adamw, w, g, m, v, step_grads)
+}
+
+/// [`layout`] of weights with their gradients and moments.
+fn state_layout(steps: &[f32], w: &[f32], g: &[f32], m: &[f32], v: &[f32]) -> Result<usize> {
+    let per_step = layout(w.len(), What::Weights, steps)?;
+    length(What::Gradient, g.len(), w.len())?;
+    length(What::Moments, m.len(), w.len())?;
+    length(What::Moments, v.len(), w.len())?;
+    Ok(per_step)
 }
 
 /// Checks the steps and how many values each of them covers.

@@ -225,9 +225,10 @@ pub(super) struct NewState<'a> {
     pub(super) w_hat: &'a mut Tile,
 }
 
-/// Gradients, updated weights and moments, and the new quantised values; with `TERMS` also the terms of the steps' gradients.
+/// Gradients, updated weights and moments; with `TERMS` also the terms of the steps' gradients, with `QUANTISED` also the new
+/// quantised values.
 #[inline(always)]
-pub(super) fn fused<E: Estimator, const TERMS: bool>(
+pub(super) fn fused<E: Estimator, const TERMS: bool, const QUANTISED: bool>(
     (e, b): (E, Bounds),
     f: Factors,
     (steps, next_steps): (&Tile, &Tile),
@@ -249,7 +250,9 @@ pub(super) fn fused<E: Estimator, const TERMS: bool>(
             *term = of_step;
         }
         (*w1, *m1, *v1) = f.update(*w, grad, *m, *v);
-        *w_hat = b.level(*w1 / next) * next;
+        if QUANTISED {
+            *w_hat = b.level(*w1 / next) * next;
+        }
     }
     is_finite(top)
 }

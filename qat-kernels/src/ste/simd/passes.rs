@@ -334,8 +334,8 @@ impl Pass for StepGradient<'_> {
     }
 }
 
-/// `TERMS`: whether the terms of the steps' gradients are formed.
-pub(super) struct Fused<'a, const TERMS: bool> {
+/// `TERMS`: whether the terms of the steps' gradients are formed. `QUANTISED`: whether the new quantised values are.
+pub(super) struct Fused<'a, const TERMS: bool, const QUANTISED: bool> {
     pub(super) bounds: Bounds,
     pub(super) steps: &'a [f32],
     pub(super) next_steps: &'a [f32],
@@ -349,7 +349,7 @@ pub(super) struct Fused<'a, const TERMS: bool> {
     pub(super) output: Output,
 }
 
-impl<const TERMS: bool> Pass for Fused<'_, TERMS> {
+impl<const TERMS: bool, const QUANTISED: bool> Pass for Fused<'_, TERMS, QUANTISED> {
     #[inline(always)]
     fn steps(&self) -> &[f32] {
         self.steps
@@ -367,13 +367,16 @@ impl<const TERMS: bool> Pass for Fused<'_, TERMS> {
         let Scratch { steps, next_steps, terms, out, state: [w, m, v], .. } = scratch;
         let new = NewState { w: &mut *w, m: &mut *m, v: &mut *v, w_hat: &mut *out };
         let how = (estimator, self.bounds);
-        let fine = lanes::fused::<_, TERMS>(how, self.factors, (steps, next_steps), old, new, terms);
+        let of_step = (&*steps, &*next_steps);
+        let fine = lanes::fused::<_, TERMS, QUANTISED>(how, self.factors, of_step, old, new, terms);
         if fine {
             let n = range.len();
             self.w[r()].copy_from_slice(&w[..n]);
             self.m[r()].copy_from_slice(&m[..n]);
             self.v[r()].copy_from_slice(&v[..n]);
-            self.output.write(&mut self.w_hat[r()], &out[..n]);
+            if QUANTISED {
+                self.output.write(&mut self.w_hat[r()], &out[..n]);
+            }
         }
         fine
     }

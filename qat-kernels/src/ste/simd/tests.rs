@@ -209,6 +209,18 @@ impl Case {
             w_hat.is(&hat, at);
             s.is(if summed { sums } else { &self.steps }, at);
         }
+        // The same update with the new quantised values made afterwards.
+        let mut w = Guarded::new(&self.w, offset);
+        let (mut m, mut v) = (Guarded::new(&m0, offset + 2), Guarded::new(&v0, offset + 3));
+        let (mut w_hat, mut s) = (Guarded::new(&m0, offset), Guarded::new(&self.steps, offset));
+        let (w_, m_, v_, s_) = (w.get_mut(), m.get_mut(), v.get_mut(), s.get_mut());
+        k.backward_adamw(self.ste, lv, mask, steps, &a, w_, &self.g, m_, v_, s_).unwrap();
+        k.fake_quantize(lv, next, w.get(), w_hat.get_mut()).unwrap();
+        w.is(&w1, at);
+        m.is(&m1, at);
+        v.is(&v1, at);
+        w_hat.is(&hat, at);
+        s.is(sums, at);
     }
 }
 
@@ -395,6 +407,13 @@ fn a_bad_number_is_named_and_nothing_from_it_on_is_touched() {
                         for (x, was) in [(&w, &w0), (&m, &m0), (&v, &v0), (&hat, &blank)] {
                             untouched(x, was);
                         }
+                        let (mut w, mut m, mut v) = (w0.clone(), m0.clone(), v0.clone());
+                        let (w_, m_, v_) = (&mut w, &mut m, &mut v);
+                        let got = k.backward_adamw(lsq, lv, mask, &steps, &adamw, w_, &g, m_, v_, &mut sums);
+                        assert_eq!(got, named(what));
+                        for (x, was) in [(&w, &w0), (&m, &m0), (&v, &v0)] {
+                            untouched(x, was);
+                        }
                     }
                 }
             }
@@ -491,6 +510,16 @@ fn slices_that_do_not_fit_together_are_refused() {
         fused(&[1.0, 0.0], &a, [6, 6, 6, 6, 6, 2]),
         Err(Error::NotPositive { what: What::Steps, index: 1, .. })
     ));
+    let apart = |lens: [usize; 5]| {
+        let [mut w, mut m, mut v] = [[0.5; 6]; 3];
+        let (w, m, v) = (&mut w[..lens[0]], &mut m[..lens[2]], &mut v[..lens[3]]);
+        backward_adamw(lsq, lv, mask, &steps, &a, w, &g[..lens[1]], m, v, &mut [7.0; 2][..lens[4]])
+    };
+    assert_eq!(apart([6, 6, 6, 6, 2]), Ok(()));
+    assert_eq!(apart([6, 5, 6, 6, 2]), length(What::Gradient, 6, 5));
+    assert_eq!(apart([6, 6, 5, 6, 2]), length(What::Moments, 6, 5));
+    assert_eq!(apart([6, 6, 6, 5, 2]), length(What::Moments, 6, 5));
+    assert_eq!(apart([6, 6, 6, 6, 1]), length(What::Steps, 2, 1));
     let no_rate = AdamW { lr: 0.0, ..a };
     assert!(matches!(
         fused(&steps, &no_rate, [6, 6, 6, 6, 6, 2]),

@@ -53,62 +53,53 @@ impl Shared {
     }
 
     /// One step of everything in a unit.
-    pub(crate) fn update(&self, unit: Unit<'_>, scratch: &mut Scratch) -> Result<(), Error> {
+    pub(crate) fn update(&self, mut unit: Unit<'_>, scratch: &mut Scratch) -> Result<(), Error> {
         let Scratch { gradient, steps: now, sums } = scratch;
         now.clear();
         now.extend_from_slice(unit.steps);
         sums.resize(now.len(), 0.0);
-        // The gradients of weights and steps first, while the weights are on their way into the cache: the next steps have to
-        // be known before anything is requantised with them.
-        gradient.resize(unit.w.len(), 0.0);
         let (ste, levels, mask) = (self.ste, self.levels, LsqMask::Exact);
-        if self.factor == 1.0 {
-            ste_simd::backward(ste, levels, mask, now, unit.w, unit.g, gradient, sums)?;
-        } else {
-            gradient.iter_mut().zip(unit.g).for_each(|(scaled, g)| *scaled = g * self.factor);
-            ste_simd::backward_in_place(ste, levels, mask, now, unit.w, gradient, sums)?;
-        }
-        if self.learns_steps() {
-            let per_alpha = (now.len() / unit.alpha.len().max(1)).max(1);
-            let groups =
-                sums.chunks(per_alpha).zip(now.chunks(per_alpha)).zip(unit.steps.chunks_mut(per_alpha));
-            let moments = unit.alpha_m.iter_mut().zip(unit.alpha_v);
-            let channels = unit.alpha.iter_mut().zip(moments).zip(groups).enumerate();
-            for (c, ((alpha, (m, v)), ((sums, now), next))) in channels {
-                // ∂L/∂log α = Σ α·(∂L/∂Δ·∂Δ/∂α) = Σ Δ·∂L/∂Δ under every rule, over the groups that share α.
-                let g = sums.iter().zip(now).map(|(g, step)| g * self.lsq_scale * step).sum();
-                *alpha = scaled(*alpha, self.scales.step(g, m, v));
-                let divisors = unit.divisors.get(c * per_alpha..(c + 1) * per_alpha).unwrap_or(&[]);
-                steps(self.rule, *alpha, divisors, next)?;
-            }
-        }
-        let (next, w, m) = (&*unit.steps, unit.w, unit.m);
         match &self.weights {
             Rule::AdamW(adamw) => {
-                // The estimator has had its say: what is left of it is the identity.
-                let ste = SteVariant::Standard;
-                ste_simd::fused_adamw(
-                    ste,
-                    levels,
-                    mask,
-                    next,
-                    next,
-                    adamw,
-                    w,
-                    gradient,
-                    m,
-                    unit.v,
-                    unit.w_hat,
-                    &mut [],
-                )
+                let g = if self.factor == 1.0 {
+                    unit.g
+                } else {
+                    gradient.clear();
+                    gradient.extend(unit.g.iter().map(|g| g * self.factor));
+                    gradient
+                };
+                ste_simd::backward_adamw(ste, levels, mask, now, adamw, unit.w, g, unit.m, unit.v, sums)?;
             }
             Rule::Sgd(sgd) => {
-                for ((w, &g), m) in w.iter_mut().zip(&*gradient).zip(m) {
+                gradient.clear();
+                gradient.extend(unit.g.iter().map(|g| g * self.factor));
+                ste_simd::backward_in_place(ste, levels, mask, now, unit.w, gradient, sums)?;
+                for ((w, &g), m) in unit.w.iter_mut().zip(&*gradient).zip(&mut *unit.m) {
                     sgd.step(w, g, m);
                 }
-                ste_simd::fake_quantize(levels, next, w, unit.w_hat)
             }
         }
+        if self.learns_steps() {
+            self.next_steps(&mut unit, now, sums)?;
+        }
+        // The weights are in the cache still.
+        ste_simd::fake_quantize(levels, unit.steps, unit.w, unit.w_hat)
+    }
+
+    /// One step of every α, given the steps as they were and the sums of their gradients.
+    fn next_steps(&self, unit: &mut Unit<'_>, now: &[f32], sums: &[f32]) -> Result<(), Error> {
+        let per_alpha = (now.len() / unit.alpha.len().max(1)).max(1);
+        let groups = sums.chunks(per_alpha).zip(now.chunks(per_alpha)).zip(unit.steps.chunks_mut(per_alpha));
+        let moments = unit.alpha_m.iter_mut().zip(&mut *unit.alpha_v);
+        let channels = unit.alpha.iter_mut().zip(moments).zip(groups).enumerate();
+        for (c, ((alpha, (m, v)), ((sums, now), next))) in channels {
+            // ∂L/∂log α = Σ α·(∂L/∂Δ·∂Δ/∂α) = Σ Δ·∂L/∂Δ under every rule, over the groups that share α.
+            let g = sums.iter().zip(now).map(|(g, step)| g * self.lsq_scale * step).sum();
+            *alpha = scaled(*alpha, self.scales.step(g, m, v));
+            let divisors = unit.divisors.get(c * per_alpha..(c + 1) * per_alpha).unwrap_or(&[]);
+            steps(self.rule, *alpha, divisors, next)?;
+        }
+        Ok(())
     }
 }
 
