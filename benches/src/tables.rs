@@ -5,6 +5,7 @@ mod fuzzing;
 mod gpu;
 mod language;
 mod presets;
+mod reasoning;
 
 use crate::curves::CURVES;
 use crate::results::{rival, value, value_if_any};
@@ -116,6 +117,9 @@ pub fn pages() -> Vec<Page> {
         Page::new("firmware/README.md", |text| between(text, "memory", &memory()?)),
         Page::new("docs/quantisation.md", |text| between(text, "sqnr", &errors()?)),
         Page::new("docs/language-models.md", renew_language),
+        Page::new("docs/distillation-and-reasoning.md", |text| {
+            between(text, "ablation", &reasoning::ablation()?)
+        }),
         Page::new("docs/gpu-workstation.md", |text| between(text, "gpu", &gpu::steps()?)),
         Page::new("fuzz/RESULTS.md", |text| between(text, "fuzz", &fuzzing::targets()?)),
         Page::new("benches/RESULTS.md", |_| anchors::page()),

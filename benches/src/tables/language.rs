@@ -4,24 +4,28 @@ use crate::results::{rival, value, value_if_any};
 use anyhow::Result;
 
 /// Rows: the end of the case's name, and what was done.
-const SCHEMES: [(&str, &str); 11] = [
+const SCHEMES: [(&str, &str); 18] = [
     ("as_shipped", "as shipped"),
     ("rtn_g32_3bit", "rounded to nearest, 3 bits, asymmetric groups of 32"),
     ("ptq_compensated_b32_g16_3bit", "`qat llm quantize`, 3 bits, blocks of 32, k for each 16"),
+    ("gpu_ptq_3bit", "`qat llm quantize`, 3 bits, blocks of 32, k for each 16, half on its own texts"),
     ("qat_adaptive_k_g16_3bit", "trained in 3 bits from rounding, blocks of 64, k for each 16"),
     ("own_texts_3bit", "trained in 3 bits from the codes of `qat llm quantize`, half on its own texts"),
+    ("gpu_3bit", "trained in 3 bits from such codes, half on its own texts, on an H100, 9.0 million tokens"),
     (
-        "gpu_3bit",
-        "trained in 3 bits on an H100 from the codes of `qat llm quantize`, half on its own texts, 9.0 million tokens",
+        "gpu_merged_3bit",
+        "adapters in front of 3-bit quantisers, from rounding, on an H100, 4.1 million tokens",
     ),
+    ("lora_3bit", "adapters beside the codes of `qat llm quantize`, half on its own texts"),
+    ("gpu_lora_3bit", "adapters beside such codes, half on its own texts, on an H100, 4.1 million tokens"),
     ("rtn_g32_2bit", "rounded to nearest, 2 bits, asymmetric groups of 32"),
     ("ptq_compensated_b32_g16_2bit", "`qat llm quantize`, 2 bits, blocks of 32, k for each 16"),
+    ("gpu_ptq_2bit", "the same, half on its own texts"),
     ("qat_from_ptq_b32_g16_2bit", "trained in 2 bits from the codes of `qat llm quantize`"),
-    ("own_texts_2bit", "trained in 2 bits from the codes of `qat llm quantize`, half on its own texts"),
-    (
-        "gpu_2bit",
-        "trained in 2 bits on an H100 from the codes of `qat llm quantize`, half on its own texts, 9.8 million tokens",
-    ),
+    ("own_texts_2bit", "the same, half on its own texts"),
+    ("gpu_2bit", "trained in 2 bits from such codes, half on its own texts, on an H100, 9.8 million tokens"),
+    ("lora_2bit", "adapters beside the codes of `qat llm quantize`, half on its own texts"),
+    ("gpu_lora_2bit", "adapters beside such codes, half on its own texts, on an H100, 2.5 million tokens"),
 ];
 
 /// Texts: as cases name them.

@@ -25,8 +25,9 @@ pub(super) struct Training {
 enum How {
     /// The example `self_distillation`, on speeches.
     Example { begin: Begin, steps: &'static str, lr: &'static str },
-    /// `qat llm train` by a run description, from codes that were fitted to both kinds of text.
-    Described { config: &'static str, codes: ptq::Compensated },
+    /// `qat llm train` by a run description, from codes that were fitted to both kinds of text; whether what learns are adapters, which
+    /// are merged into the model that is judged.
+    Described { config: &'static str, codes: ptq::Compensated, adapters: bool },
 }
 
 /// What the training begins with.
@@ -46,7 +47,7 @@ pub(super) enum Against {
 }
 
 /// All there are.
-pub(super) const TRAININGS: [Training; 4] = [
+pub(super) const TRAININGS: [Training; 6] = [
     Training {
         name: "qat_adaptive_k_g16_3bit",
         how: How::Example { begin: Begin::Rounded("3"), steps: "300", lr: "2e-4" },
@@ -59,12 +60,22 @@ pub(super) const TRAININGS: [Training; 4] = [
     },
     Training {
         name: "own_texts_3bit",
-        how: How::Described { config: "smollm2-3bit", codes: ptq::TWO_TEXTS[0] },
+        how: How::Described { config: "smollm2-3bit", codes: ptq::TWO_TEXTS[0], adapters: false },
         against: Against::AsShipped,
     },
     Training {
         name: "own_texts_2bit",
-        how: How::Described { config: "smollm2-2bit", codes: ptq::TWO_TEXTS[1] },
+        how: How::Described { config: "smollm2-2bit", codes: ptq::TWO_TEXTS[1], adapters: false },
+        against: Against::Rounded(ptq::FINE_2_BITS.rounded),
+    },
+    Training {
+        name: "lora_3bit",
+        how: How::Described { config: "smollm2-3bit-lora", codes: ptq::TWO_TEXTS[0], adapters: true },
+        against: Against::AsShipped,
+    },
+    Training {
+        name: "lora_2bit",
+        how: How::Described { config: "smollm2-2bit-lora", codes: ptq::TWO_TEXTS[1], adapters: true },
         against: Against::Rounded(ptq::FINE_2_BITS.rounded),
     },
 ];
@@ -75,6 +86,8 @@ pub(super) struct Trained {
     pub(super) model: PathBuf,
     /// What the training says of itself.
     about: PathBuf,
+    /// Whether the parameters that it counts stand beside the quantised weights.
+    adapters: bool,
 }
 
 /// Trains unless that was done before.
@@ -98,9 +111,9 @@ pub(super) fn ensure(training: &Training, qat: &Path, model: &Path, speeches: &P
                 told();
                 run(train.args(["--steps", steps, "--lr", lr, "--threads", "1"]))?;
             }
-            Ok(Trained { model: folder, about })
+            Ok(Trained { model: folder, about, adapters: false })
         }
-        How::Described { config, codes } => {
+        How::Described { config, codes, adapters } => {
             let about = folder.join("summary.json");
             if !about.exists() {
                 ptq::ensure(codes, qat, model, speeches)?;
@@ -110,15 +123,25 @@ pub(super) fn ensure(training: &Training, qat: &Path, model: &Path, speeches: &P
                 train.arg(format!("qat-trainer/configs/{config}.toml")).arg("--out").arg(&folder);
                 run(train.args(["--dtype", "bf16", "--threads", "1", "--resume"]))?;
             }
-            Ok(Trained { model: folder.join("model"), about })
+            let (learned, merged) = (folder.join("model"), folder.join("merged"));
+            if *adapters && !merged.exists() {
+                let mut merge = Command::new(qat);
+                merge.args(["llm", "merge"]).arg(&learned).arg(folder.join("adapter"));
+                run(merge.arg("--out").arg(&merged))?;
+            }
+            Ok(Trained { model: if *adapters { merged } else { learned }, about, adapters: *adapters })
         }
     }
 }
 
 /// Tokens in an update of the run descriptions.
 const WINDOW: f64 = 512.0;
+/// Weights of the matrices of all blocks.
+const WEIGHTS: f64 = 106_168_320.0;
+/// Bits of a number of the adapters, as they are used.
+const ADAPTER_BITS: f64 = 16.0;
 
-/// Mean bits of a quantised weight, tokens and minutes of the training.
+/// Mean bits of a quantised weight, the adapters beside it shared out, tokens and minutes of the training.
 pub(super) fn about(trained: &Trained, case: &str) -> Result<Vec<Figure>> {
     let file = &trained.about;
     let text = fs::read_to_string(file).with_context(|| file.display().to_string())?;
@@ -129,9 +152,13 @@ pub(super) fn about(trained: &Trained, case: &str) -> Result<Vec<Figure>> {
         value.with_context(|| format!("{}: no `{}`", file.display(), keys.join("` or `")))
     };
     let tokens = get(["tokens"; 2]).or_else(|_| get(["steps"; 2]).map(|steps| steps * WINDOW))?;
+    let mut bits = get(["bits", "bits_per_weight"])?;
+    if trained.adapters {
+        bits += ADAPTER_BITS * get(["parameters"; 2])? / WEIGHTS;
+    }
     let figure = |metric, value, unit| Figure::new(case.into(), metric, value, unit);
     Ok(vec![
-        figure("bits_per_weight", format!("{:.3}", get(["bits", "bits_per_weight"])?), ""),
+        figure("bits_per_weight", format!("{bits:.3}"), ""),
         figure("training_tokens", format!("{tokens}"), ""),
         figure("training_time", format!("{:.0}", get(["processor_seconds", "seconds"])? / 60.0), "min"),
     ])

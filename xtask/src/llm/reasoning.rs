@@ -36,16 +36,20 @@ struct Training {
 const REASONING: &str = "arithmetic-2bit-reasoning";
 const WITHOUT_REASONING_LOSS: &str = "distill.reasoning.weight=0.0";
 const SHORT: &str = "train.steps=300";
+const SHORTEST: &str = "train.steps=100";
 
 /// The first is the one that goals are for; the others show what its parts bring: the cross-entropy alone, with the teacher's
-/// answers, and with its reasoning, each also with less than a third of the steps.
-const TRAININGS: [Training; 6] = [
+/// answers, and with its reasoning, each also with less than a third, and with a tenth, of the steps.
+const TRAININGS: [Training; 9] = [
     Training { name: "qat", config: REASONING, set: &[] },
     Training { name: "kd", config: REASONING, set: &[WITHOUT_REASONING_LOSS] },
     Training { name: "ce", config: "arithmetic-2bit", set: &[] },
     Training { name: "300_steps_kd_reasoning", config: REASONING, set: &[SHORT] },
     Training { name: "300_steps_kd", config: REASONING, set: &[SHORT, WITHOUT_REASONING_LOSS] },
     Training { name: "300_steps_ce", config: "arithmetic-2bit", set: &[SHORT] },
+    Training { name: "100_steps_kd_reasoning", config: REASONING, set: &[SHORTEST] },
+    Training { name: "100_steps_kd", config: REASONING, set: &[SHORTEST, WITHOUT_REASONING_LOSS] },
+    Training { name: "100_steps_ce", config: "arithmetic-2bit", set: &[SHORTEST] },
 ];
 
 /// Percent of the float model's exact answers that quantised models are to keep, by bits.
@@ -138,6 +142,9 @@ fn train(qat: &Path, out: &str, config: &str, set: &[&str]) -> Result<Trained> {
 fn keep(case: &str, exact: &[f64], float: f64, width: f64, goal: Option<&str>, command: &str) -> Result<()> {
     let mean = exact.iter().sum::<f64>() / exact.len().max(1) as f64;
     let retention = 100.0 * mean / float;
+    let (least, most) = exact
+        .iter()
+        .fold((f64::INFINITY, f64::NEG_INFINITY), |(least, most), &x| (least.min(x), most.max(x)));
     let seeds: Vec<String> = exact.iter().map(|x| format!("{x:.1}")).collect();
     println!(
         "{case:<40} {mean:.1} % exact ({}), {retention:.1} % of float, {width:.3} bits",
@@ -147,6 +154,7 @@ fn keep(case: &str, exact: &[f64], float: f64, width: f64, goal: Option<&str>, c
     let kept = figure("retention_percent", format!("{retention:.1}"), "%");
     let figures = [
         figure("exact_percent", format!("{mean:.1}"), "%"),
+        figure("exact_spread", format!("{:.1}", most - least), "%"),
         goal.map_or(kept.clone(), |goal| kept.with_goal(goal.into())),
         figure("bits_per_weight", format!("{width:.3}"), ""),
         figure("seeds", exact.len().to_string(), ""),
