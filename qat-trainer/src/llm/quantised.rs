@@ -238,6 +238,20 @@ impl QuantisedMatrix {
         self.quantiser()?.dequantize(&self.codes, &mut weights)?;
         Ok(weights)
     }
+
+    /// The weights as a model in bf16 holds them: each the nearest there is, ties to even.
+    ///
+    /// # Errors
+    /// As [`Self::quantiser`].
+    pub(crate) fn dequantise_bf16(&self) -> Result<Vec<f32>> {
+        let mut weights = self.dequantise()?;
+        for weight in &mut weights {
+            let bits = weight.to_bits();
+            let up = 0x7fff + (bits >> 16 & 1);
+            *weight = f32::from_bits(bits.wrapping_add(up) & 0xffff_0000);
+        }
+        Ok(weights)
+    }
 }
 
 /// Refuses the first weight that is NaN or infinite.
@@ -259,6 +273,16 @@ pub(super) mod tests {
             quant: WeightQuant { levels: Levels::new(bits, grid).unwrap(), step },
             block: Some(block),
         }
+    }
+
+    #[test]
+    fn weights_in_bf16_are_those_that_torch_rounds_to() {
+        let how = how(3, Grid::MidRise, StepRule::PiAdaptive { group: 16 }, 32);
+        let matrix = QuantisedMatrix::fit(how, &weights(256), 64, None).unwrap();
+        let exact = tch::Tensor::from_slice(&matrix.dequantise().unwrap());
+        let rounded = exact.to_kind(tch::Kind::BFloat16).to_kind(tch::Kind::Float);
+        assert_eq!(matrix.dequantise_bf16().unwrap(), Vec::<f32>::try_from(&rounded).unwrap());
+        assert_ne!(matrix.dequantise_bf16().unwrap(), matrix.dequantise().unwrap());
     }
 
     /// Generated weights.

@@ -41,8 +41,8 @@ pub fn verify_packed(bytes: Vec<u8>) -> Vec<Check> {
 /// Checks a folder of dequantised weights.
 ///
 /// 1. `codes`: `codes.safetensors` reads, every code is on its grid, every step positive and finite;
-/// 2. `weights`: every matrix that has codes is in `model.safetensors`, in f32, and each of its weights is the one that its code
-///    stands for, bit for bit.
+/// 2. `weights`: every matrix that has codes is in `model.safetensors`, in f32 or bf16, and each of its weights is the one that its
+///    code stands for, bit for bit, in bf16 rounded to the nearest.
 ///
 /// # Errors
 /// [`ErrorKind::Io`] if a file cannot be read.
@@ -79,16 +79,26 @@ fn compare(bytes: &[u8], codes: &BTreeMap<String, QuantisedMatrix>) -> Result<()
         let check = || -> Result<()> {
             let tensor = tensors.tensor(&name).map_err(|_| wrong("it is missing".into()))?;
             let (shape, columns) = (tensor.shape(), matrix.columns());
-            if tensor.dtype() != Dtype::F32 || shape != [matrix.rows(), columns] {
-                let codes = matrix.rows();
-                return Err(wrong(format!(
-                    "{:?} of {shape:?} for codes of {codes} rows of {columns}",
-                    tensor.dtype()
-                )));
-            }
-            let expected = matrix.dequantise()?;
-            let got = tensor.data().as_chunks::<4>().0.iter().map(|&x| f32::from_le_bytes(x));
-            match expected.iter().zip(got).position(|(a, b)| a.to_bits() != b.to_bits()) {
+            let (expected, got): (_, Vec<f32>) = match tensor.dtype() {
+                Dtype::F32 if shape == [matrix.rows(), columns] => {
+                    let words = tensor.data().as_chunks::<4>().0.iter();
+                    (matrix.dequantise()?, words.map(|&x| f32::from_le_bytes(x)).collect())
+                }
+                Dtype::BF16 if shape == [matrix.rows(), columns] => {
+                    let halves = tensor.data().as_chunks::<2>().0.iter();
+                    (
+                        matrix.dequantise_bf16()?,
+                        halves.map(|&[a, b]| f32::from_le_bytes([0, 0, a, b])).collect(),
+                    )
+                }
+                dtype => {
+                    let codes = matrix.rows();
+                    return Err(wrong(format!(
+                        "{dtype:?} of {shape:?} for codes of {codes} rows of {columns}"
+                    )));
+                }
+            };
+            match expected.iter().zip(&got).position(|(a, b)| a.to_bits() != b.to_bits()) {
                 None => Ok(()),
                 Some(i) => {
                     Err(wrong(format!("weight [{}, {}] is not that of its code", i / columns, i % columns)))
@@ -122,10 +132,13 @@ mod tests {
         let weights: Vec<f32> = (0..96).map(|i| (i as f32 * 0.7).sin()).collect();
         let matrix = QuantisedMatrix::fit(how, &weights, 32, None).unwrap();
         let mut weights = matrix.dequantise().unwrap();
+        if dtype == Dtype::BF16 {
+            weights = matrix.dequantise_bf16().unwrap();
+        }
         change(&mut weights);
         write_codes(&dir.path().join(CODES), &BTreeMap::from([("m".to_owned(), matrix)])).unwrap();
-        let bytes: Vec<u8> = weights.iter().flat_map(|w| w.to_le_bytes()).collect();
         let size = if dtype == Dtype::F32 { 4 } else { 2 };
+        let bytes: Vec<u8> = weights.iter().flat_map(|w| w.to_le_bytes()[4 - size..].to_vec()).collect();
         let view = TensorView::new(dtype, vec![bytes.len() / size / 32, 32], &bytes).unwrap();
         fs::write(dir.path().join(WEIGHTS), safetensors::serialize([(name, view)], None).unwrap()).unwrap();
         dir
@@ -133,9 +146,13 @@ mod tests {
 
     #[test]
     fn a_folder_is_sound_if_every_weight_is_its_codes() {
-        let sound = folder(|_| (), "m.weight", Dtype::F32);
-        let checks = verify_folder(sound.path()).unwrap();
-        assert!(checks.iter().all(|c| c.ok) && checks.len() == 2, "{checks:?}");
+        let [half, sound] = [Dtype::BF16, Dtype::F32].map(|dtype| {
+            let sound = folder(|_| (), "m.weight", dtype);
+            let checks = verify_folder(sound.path()).unwrap();
+            assert!(checks.iter().all(|c| c.ok) && checks.len() == 2, "{checks:?}");
+            sound
+        });
+        drop(half);
         for (bad, why) in [
             (
                 folder(|w| w[70] = w[70].next_up(), "m.weight", Dtype::F32),
@@ -144,7 +161,8 @@ mod tests {
             (folder(|w| w[0] = -w[0], "m.weight", Dtype::F32), "weight [0, 0]"),
             (folder(|_| (), "n.weight", Dtype::F32), "tensor `m.weight`: it is missing"),
             (folder(|w| w.truncate(64), "m.weight", Dtype::F32), "F32 of [2, 32] for codes of 3 rows of 32"),
-            (folder(|_| (), "m.weight", Dtype::BF16), "BF16 of [6, 32]"),
+            (folder(|w| w[33] = -w[33], "m.weight", Dtype::BF16), "weight [1, 1] is not that of its code"),
+            (folder(|_| (), "m.weight", Dtype::F16), "F16 of [3, 32]"),
         ] {
             let e = first_failure(&verify_folder(bad.path()).unwrap()).unwrap_err().to_string();
             assert!(e.contains(why), "{why}: {e}");

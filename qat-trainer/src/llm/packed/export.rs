@@ -14,7 +14,8 @@ impl LanguageModel {
     /// are rounded, to the nearest levels, where `codes` has none of them.
     ///
     /// # Errors
-    /// [`ErrorKind::Model`] for codes of other matrices than the model's, or of other weights, bit for bit; those of [`pack`].
+    /// [`ErrorKind::Model`] for codes of other matrices than the model's, or of other weights, bit for bit, be they rounded to bf16 as
+    /// a whole; those of [`pack`].
     pub fn pack(
         &self,
         mut codes: BTreeMap<String, QuantisedMatrix>,
@@ -35,7 +36,7 @@ impl LanguageModel {
             let place = |e: Error| e.place(format!("matrix `{name}`"));
             if let Some(matrix) = codes.get(&name) {
                 let [rows, columns] = [matrix.rows(), matrix.columns()].map(|n| n as i64);
-                if weight.size() != [rows, columns] || !same(&matrix.dequantise()?, &numbers(&weight)?) {
+                if weight.size() != [rows, columns] || !stands_for(matrix, &numbers(&weight)?)? {
                     let problem = "the codes are those of other weights";
                     return Err(place(
                         Error::new(ErrorKind::Model, problem).remedy("quantise the model again"),
@@ -77,6 +78,11 @@ impl LanguageModel {
 fn numbers(tensor: &Tensor) -> Result<Vec<f32>> {
     let plain = tensor.f_detach()?.f_to_device(Device::Cpu)?.f_to_kind(Kind::Float)?.f_contiguous()?;
     Ok(slice(&plain)?.to_vec())
+}
+
+/// Whether these are the weights of the codes, in f32 or as a model in bf16 has them.
+fn stands_for(matrix: &QuantisedMatrix, weights: &[f32]) -> Result<bool> {
+    Ok(same(&matrix.dequantise()?, weights) || same(&matrix.dequantise_bf16()?, weights))
 }
 
 fn same(a: &[f32], b: &[f32]) -> bool {

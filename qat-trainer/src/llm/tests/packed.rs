@@ -79,6 +79,16 @@ fn a_packed_file_loads_as_a_model_that_makes_text() {
 }
 
 #[test]
+fn a_model_in_bf16_is_packed_by_the_same_codes() {
+    let (model, codes) = quantised(&tiny(Architecture::Llama));
+    let in_codes =
+        |model: &LanguageModel| Contents::parse(&model.pack(codes.clone(), None).unwrap()).unwrap().codes();
+    let exact = in_codes(&model);
+    let model = LanguageModel { decoder: model.decoder.to(Kind::BFloat16, CPU).unwrap(), ..model };
+    assert_eq!(in_codes(&model), exact);
+}
+
+#[test]
 fn codes_of_other_weights_are_refused() {
     let (model, codes) = quantised(&tiny(Architecture::Llama));
     let refused = |codes: BTreeMap<String, QuantisedMatrix>, why: &str| {
