@@ -148,9 +148,21 @@ impl Raw {
         }
     }
 
+    /// The examples standardised, with the numbers of their classes.
     pub(super) fn finish(mut self, labels: &Labels, standardisation: &Standardisation) -> Result<Split> {
         let classes = labels.assign(&self)?;
         standardisation.apply(&mut self.features);
+        // What a file holds is finite; the distance from a mean, in deviations, need not be.
+        if let Some(at) = self.features.iter().position(|x| !x.is_finite()) {
+            let (example, feature) = (at / self.shape.len(), at % self.shape.len());
+            let problem = format!(
+                "feature {feature} is too far from the mean of the training split to be standardised"
+            );
+            return Err(Error::new(ErrorKind::Data, problem)
+                .file(&self.file)
+                .place(self.place(example))
+                .remedy("correct it, or set standardise = false"));
+        }
         Ok(Split { features: self.features, labels: classes })
     }
 }

@@ -86,6 +86,22 @@ fn disagreeing_files_are_errors() {
 }
 
 #[test]
+fn what_cannot_be_standardised_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let load = |test: &str, more: &str| {
+        fs::write(dir.path().join("a.csv"), "x,y,l\n0.1,1,A\n0.2,2,B\n").unwrap();
+        fs::write(dir.path().join("b.csv"), test).unwrap();
+        let text = format!("format = \"csv\"\ntrain = \"a.csv\"\ntest = \"b.csv\"\nlabel = \"l\"\n{more}");
+        Dataset::load(&run(dir.path(), &text).data)
+    };
+    let far = "x,y,l\n0.1,1,A\n3e38,2,B\n";
+    let e = load(far, "").unwrap_err().to_string();
+    assert!(e.contains("b.csv: line 3: feature 0 is too far") && e.contains("standardise = false"), "{e}");
+    assert_eq!(load(far, "standardise = false").unwrap().test.features[2], 3e38);
+    assert!(load("x,y,l\n1e37,2,B\n", "").is_ok());
+}
+
+#[test]
 fn csv_labels_are_names_or_numbers() {
     let dir = tempfile::tempdir().unwrap();
     let load = |train: &str, test: &str, more: &str| {
