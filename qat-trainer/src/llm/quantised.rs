@@ -275,16 +275,6 @@ pub(super) mod tests {
         }
     }
 
-    #[test]
-    fn weights_in_bf16_are_those_that_torch_rounds_to() {
-        let how = how(3, Grid::MidRise, StepRule::PiAdaptive { group: 16 }, 32);
-        let matrix = QuantisedMatrix::fit(how, &weights(256), 64, None).unwrap();
-        let exact = tch::Tensor::from_slice(&matrix.dequantise().unwrap());
-        let rounded = exact.to_kind(tch::Kind::BFloat16).to_kind(tch::Kind::Float);
-        assert_eq!(matrix.dequantise_bf16().unwrap(), Vec::<f32>::try_from(&rounded).unwrap());
-        assert_ne!(matrix.dequantise_bf16().unwrap(), matrix.dequantise().unwrap());
-    }
-
     /// Generated weights.
     pub(in crate::llm) fn weights(count: usize) -> Vec<f32> {
         let mut random = Random::new(7, Purpose::Weights(0));

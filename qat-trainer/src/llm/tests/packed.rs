@@ -84,6 +84,12 @@ fn a_model_in_bf16_is_packed_by_the_same_codes() {
     let in_codes =
         |model: &LanguageModel| Contents::parse(&model.pack(codes.clone(), None).unwrap()).unwrap().codes();
     let exact = in_codes(&model);
+    for matrix in codes.values() {
+        let weights = matrix.dequantise().unwrap();
+        let torch = Tensor::from_slice(&weights).to_kind(Kind::BFloat16).to_kind(Kind::Float);
+        let rounded = matrix.dequantise_bf16().unwrap();
+        assert!(rounded == Vec::<f32>::try_from(&torch).unwrap() && rounded != weights);
+    }
     let model = LanguageModel { decoder: model.decoder.to(Kind::BFloat16, CPU).unwrap(), ..model };
     assert_eq!(in_codes(&model), exact);
 }
