@@ -119,15 +119,21 @@ fn layer_of<'a>(document: &'a mut DocumentMut, name: &str) -> Option<&'a mut dyn
     }
 }
 
-/// The way from the folder `start` to the folder `target`, both of which must exist.
+/// The way from the folder `start` to the folder `target`. Neither need exist: that a file is missing is said by whoever
+/// opens it.
 pub(super) fn relative_path(target: &Path, start: &Path) -> Result<PathBuf> {
     Ok(relative(&absolute(target)?, &absolute(start)?))
 }
 
+/// The folder from the root on, links followed as far as it exists.
 fn absolute(folder: &Path) -> Result<PathBuf> {
-    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
-    folder.canonicalize().map_err(|e| {
+    let folder = std::path::absolute(folder.join(".")).map_err(|e| {
         Error::new(ErrorKind::Io, format!("cannot find this folder: {e}")).file(folder).remedy("check `base`")
+    })?;
+    let found = folder.ancestors().find_map(|there| Some((there, there.canonicalize().ok()?)));
+    Ok(match found {
+        Some((there, found)) => found.join(folder.strip_prefix(there).unwrap_or(Path::new(""))),
+        None => folder,
     })
 }
 
@@ -158,6 +164,26 @@ mod tests {
         {
             assert_eq!(relative(Path::new(target), Path::new(start)), Path::new(way));
         }
+    }
+
+    #[test]
+    fn a_folder_need_not_exist() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |way: &str| dir.path().join(way);
+        fs::create_dir(at("configs")).unwrap();
+        for (target, start, way) in [
+            ("configs/../models", "configs", "../models"),
+            ("configs/../models/a", "models/b", "../a"),
+            ("models", "configs/../models", "."),
+        ] {
+            assert_eq!(
+                relative_path(&at(target), &at(start)).unwrap(),
+                Path::new(way),
+                "{target} from {start}"
+            );
+        }
+        let here = std::env::current_dir().unwrap();
+        assert_eq!(relative_path(Path::new(""), &here).unwrap(), Path::new("."));
     }
 
     #[test]
