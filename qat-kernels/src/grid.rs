@@ -14,6 +14,14 @@ use crate::error::{Error, Result, What};
 use serde::{Deserialize, Serialize};
 
 /// Which points of the real line the codes stand for.
+///
+/// ```
+/// use qat_kernels::{Grid, Levels};
+/// let (tread, rise) = (Levels::new(2, Grid::MidTread)?, Levels::new(2, Grid::MidRise)?);
+/// assert_eq!([-2, -1, 0, 1].map(|code| tread.level(code)), [-2.0, -1.0, 0.0, 1.0]);
+/// assert_eq!([-2, -1, 0, 1].map(|code| rise.level(code)), [-1.5, -0.5, 0.5, 1.5]);
+/// # Ok::<(), qat_kernels::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Grid {
@@ -26,6 +34,12 @@ pub enum Grid {
 
 impl Grid {
     /// Distance of the levels from the integers: 0 or ½.
+    ///
+    /// ```
+    /// use qat_kernels::Grid;
+    /// let weight = |grid: Grid| (0.0 + grid.offset()) * 0.25; // of code 0, the step being ¼
+    /// assert_eq!((weight(Grid::MidTread), weight(Grid::MidRise)), (0.0, 0.125));
+    /// ```
     #[must_use]
     #[inline]
     pub const fn offset(self) -> f32 {
@@ -57,6 +71,14 @@ impl Levels {
     ///
     /// # Errors
     /// [`Error::Bits`] outside 2..=8.
+    ///
+    /// ```
+    /// use qat_kernels::{Error, Grid, Levels};
+    /// const FOUR_BIT: Result<Levels, Error> = Levels::new(4, Grid::MidTread); // at compile time
+    /// assert_eq!(FOUR_BIT?.count(), 16);
+    /// assert_eq!(Levels::new(1, Grid::MidRise), Err(Error::Bits { bits: 1 }));
+    /// # Ok::<(), Error>(())
+    /// ```
     pub const fn new(bits: u8, grid: Grid) -> Result<Self> {
         if bits < MIN_BITS || bits > MAX_BITS {
             return Err(Error::Bits { bits });
@@ -65,6 +87,13 @@ impl Levels {
     }
 
     /// Bits per code, 2..=8.
+    ///
+    /// ```
+    /// use qat_kernels::{Grid, Levels};
+    /// let levels = Levels::new(3, Grid::MidTread)?;
+    /// assert_eq!((1000 * usize::from(levels.bits())).div_ceil(8), 375); // bytes of a thousand packed codes
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     #[must_use]
     #[inline]
     pub const fn bits(self) -> u8 {
@@ -72,6 +101,13 @@ impl Levels {
     }
 
     /// The grid.
+    ///
+    /// ```
+    /// use qat_kernels::{Grid, Levels};
+    /// let has_zero = |levels: Levels| levels.grid() == Grid::MidTread;
+    /// assert!(has_zero(Levels::new(8, Grid::MidTread)?) && !has_zero(Levels::new(2, Grid::MidRise)?));
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     #[must_use]
     #[inline]
     pub const fn grid(self) -> Grid {
@@ -79,6 +115,14 @@ impl Levels {
     }
 
     /// Smallest code, −2^(b−1).
+    ///
+    /// ```
+    /// use qat_kernels::{Grid, Levels};
+    /// let levels = Levels::new(3, Grid::MidTread)?;
+    /// assert_eq!(levels.lo(), -4);
+    /// assert_eq!(levels.quantize(-100.0, 1.0), levels.lo()); // clamped
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     #[must_use]
     #[inline]
     pub const fn lo(self) -> i32 {
@@ -86,6 +130,13 @@ impl Levels {
     }
 
     /// Largest code, 2^(b−1) − 1.
+    ///
+    /// ```
+    /// use qat_kernels::{Grid, Levels};
+    /// assert_eq!(Levels::new(8, Grid::MidTread)?.hi(), i32::from(i8::MAX));
+    /// assert_eq!(Levels::new(2, Grid::MidRise)?.hi(), 1); // a code, not its level, which is 1½
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     #[must_use]
     #[inline]
     pub const fn hi(self) -> i32 {
@@ -93,6 +144,14 @@ impl Levels {
     }
 
     /// Number of codes, 2^b.
+    ///
+    /// ```
+    /// use qat_kernels::{Grid, Levels};
+    /// let levels = Levels::new(5, Grid::MidRise)?;
+    /// assert_eq!(levels.count(), 32);
+    /// assert_eq!((levels.lo()..=levels.hi()).count(), levels.count());
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     #[must_use]
     #[inline]
     pub const fn count(self) -> usize {
@@ -101,6 +160,13 @@ impl Levels {
 
     /// The level of the largest code in units of the step: Qp of the LSQ paper (Esser et al. 2020), which its initial
     /// step and gradient scale use. On the mid-rise grid this is `hi + ½`.
+    ///
+    /// ```
+    /// use qat_kernels::{Grid, Levels};
+    /// assert_eq!(Levels::new(2, Grid::MidTread)?.top(), 1.0);
+    /// assert_eq!(Levels::new(2, Grid::MidRise)?.top(), 1.5);
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     #[must_use]
     #[inline]
     pub fn top(self) -> f32 {
@@ -108,6 +174,13 @@ impl Levels {
     }
 
     /// Twice the level of `code`: an integer on both grids, which is what the integer engine multiplies with.
+    ///
+    /// ```
+    /// use qat_kernels::{Grid, Levels};
+    /// let levels = Levels::new(2, Grid::MidRise)?;
+    /// assert_eq!([-2, -1, 0, 1].map(|code| levels.twice_level(code)), [-3, -1, 1, 3]);
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     #[must_use]
     #[inline]
     pub const fn twice_level(self, code: i32) -> i32 {
@@ -118,6 +191,13 @@ impl Levels {
     }
 
     /// Largest |2·level| of the grid, for overflow bounds.
+    ///
+    /// ```
+    /// use qat_kernels::{Grid, Levels};
+    /// assert_eq!(Levels::new(4, Grid::MidTread)?.max_twice_level(), 16); // of code −8
+    /// assert_eq!(Levels::new(4, Grid::MidRise)?.max_twice_level(), 15); // of codes −8 and 7
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     #[must_use]
     #[inline]
     pub const fn max_twice_level(self) -> i32 {
@@ -126,6 +206,13 @@ impl Levels {
     }
 
     /// The level of `code` in units of the step.
+    ///
+    /// ```
+    /// use qat_kernels::{Grid, Levels};
+    /// assert_eq!(Levels::new(3, Grid::MidTread)?.level(-4), -4.0);
+    /// assert_eq!(Levels::new(3, Grid::MidRise)?.level(-4), -3.5);
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     #[must_use]
     #[inline]
     pub fn level(self, code: i32) -> f32 {
@@ -137,6 +224,14 @@ impl Levels {
     /// Clamping first is the same (the bounds are integers and rounding is monotone) and lets rounding be two
     /// additions on any core: for |x| ≤ 2^22, `(x + 1.5·2^23) − 1.5·2^23` is x rounded to an integer, ties to even.
     /// NaN becomes `lo`; callers that must not lose a NaN check for it first.
+    ///
+    /// ```
+    /// use qat_kernels::{Grid, Levels};
+    /// let levels = Levels::new(3, Grid::MidTread)?; // codes −4..=3
+    /// assert_eq!([0.5, 1.5, 2.5].map(|v| levels.round(v)), [0.0, 2.0, 2.0]); // ties to even
+    /// assert_eq!([3.5, -4.5, f32::NAN].map(|v| levels.round(v)), [3.0, -4.0, -4.0]);
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     #[must_use]
     #[inline(always)]
     pub fn round(self, v: f32) -> f32 {
@@ -150,6 +245,13 @@ impl Levels {
     }
 
     /// Quantises one weight: `clamp(round_ties_even(w/Δ − offset), lo, hi)`. `step` must be positive and finite.
+    ///
+    /// ```
+    /// use qat_kernels::{Grid, Levels};
+    /// let levels = Levels::new(4, Grid::MidTread)?; // codes −8..=7
+    /// assert_eq!([0.75, 1.25, 9.0].map(|w| levels.quantize(w, 0.5)), [2, 2, 7]); // v = 1.5, 2.5 and 18
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     #[must_use]
     #[inline(always)]
     pub fn quantize(self, w: f32, step: f32) -> i32 {
@@ -157,6 +259,13 @@ impl Levels {
     }
 
     /// The real value of a code: `level(q)·Δ`.
+    ///
+    /// ```
+    /// use qat_kernels::{Grid, Levels};
+    /// let levels = Levels::new(4, Grid::MidRise)?;
+    /// assert_eq!([-8, 0, 7].map(|code| levels.dequantize(code, 0.25)), [-1.875, 0.125, 1.875]);
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     #[must_use]
     #[inline(always)]
     pub fn dequantize(self, code: i32, step: f32) -> f32 {
@@ -164,6 +273,14 @@ impl Levels {
     }
 
     /// Quantise and dequantise in one go: the value that the network sees during training.
+    ///
+    /// ```
+    /// use qat_kernels::{Grid, Levels};
+    /// let levels = Levels::new(2, Grid::MidTread)?; // codes −2..=1
+    /// assert_eq!([0.6, -0.1, 2.0].map(|w| levels.fake_quantize(w, 0.5)), [0.5, 0.0, 0.5]);
+    /// assert_eq!(levels.fake_quantize(0.6, 0.5), levels.dequantize(levels.quantize(0.6, 0.5), 0.5));
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     #[must_use]
     #[inline(always)]
     pub fn fake_quantize(self, w: f32, step: f32) -> f32 {
@@ -172,6 +289,13 @@ impl Levels {
 
     /// Whether `v = w/Δ` lies where the quantiser is not saturated, judged on v itself as the LSQ paper does:
     /// `lo ≤ v − offset ≤ hi`.
+    ///
+    /// ```
+    /// use qat_kernels::{Grid, Levels};
+    /// let levels = Levels::new(2, Grid::MidTread)?; // codes −2..=1
+    /// assert_eq!([-2.0, 1.0, 1.2].map(|v| levels.inside(v)), [true, true, false]); // though 1.2 rounds to code 1
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     #[must_use]
     #[inline(always)]
     pub fn inside(self, v: f32) -> bool {
