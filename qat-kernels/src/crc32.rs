@@ -43,12 +43,27 @@ pub struct Crc32 {
 
 impl Crc32 {
     /// The checksum of no bytes.
+    ///
+    /// ```
+    /// use qat_kernels::crc32::Crc32;
+    /// assert_eq!(Crc32::new().finish(), 0);
+    /// assert_eq!(Crc32::new(), Crc32::default());
+    /// ```
     #[must_use]
     pub const fn new() -> Self {
         Self { state: u32::MAX }
     }
 
     /// Appends `bytes`.
+    ///
+    /// ```
+    /// use qat_kernels::crc32::Crc32;
+    /// let mut crc = Crc32::new();
+    /// for byte in *b"abc" {
+    ///     crc.update(&[byte]); // as bytes come off a wire
+    /// }
+    /// assert_eq!(crc.finish(), 0x3524_41C2);
+    /// ```
     pub const fn update(&mut self, mut bytes: &[u8]) {
         let mut r = self.state;
         while let [first, rest @ ..] = bytes {
@@ -61,6 +76,15 @@ impl Crc32 {
     }
 
     /// The checksum of everything appended so far; more may follow.
+    ///
+    /// ```
+    /// use qat_kernels::crc32::Crc32;
+    /// let mut crc = Crc32::new();
+    /// crc.update(b"a");
+    /// assert_eq!(crc.finish(), 0xE8B7_BE43);
+    /// crc.update(&crc.finish().to_le_bytes());
+    /// assert_eq!(crc.finish(), 0x2144_DF1C); // the same for all bytes that end in their own checksum
+    /// ```
     #[must_use]
     pub const fn finish(self) -> u32 {
         !self.state
@@ -74,6 +98,13 @@ impl Default for Crc32 {
 }
 
 /// CRC-32/ISO-HDLC of `bytes`.
+///
+/// ```
+/// use qat_kernels::crc32::crc32;
+/// const SEAL: u32 = crc32(b"weights"); // at compile time
+/// assert_eq!(SEAL, 0x1AD2_7358); // as zlib and Python's binascii have it
+/// assert_ne!(crc32(b"weighty"), SEAL);
+/// ```
 #[must_use]
 pub const fn crc32(bytes: &[u8]) -> u32 {
     let mut crc = Crc32::new();
