@@ -53,6 +53,11 @@ pub struct Rotation {
 
 impl Rotation {
     /// Blocks as large as they fit.
+    ///
+    /// ```
+    /// use qat_kernels::hadamard::Rotation;
+    /// assert_eq!(Rotation::new(3).blocks(100).collect::<Vec<_>>(), [0..64, 64..96, 96..100]);
+    /// ```
     #[must_use]
     pub const fn new(seed: u64) -> Self {
         Self { seed, max_block: 1 << (usize::BITS - 1) }
@@ -62,6 +67,14 @@ impl Rotation {
     ///
     /// # Errors
     /// [`Error::Empty`] for a length of 0.
+    ///
+    /// ```
+    /// use qat_kernels::{Error, What, hadamard::Rotation};
+    /// assert_eq!(Rotation::even(7, 100)?.max_block(), 4); // 25·4
+    /// assert_eq!(Rotation::even(7, 768)?.max_block(), 256); // 3·256
+    /// assert_eq!(Rotation::even(7, 0), Err(Error::Empty { what: What::Input }));
+    /// # Ok::<(), Error>(())
+    /// ```
     pub const fn even(seed: u64, len: usize) -> Result<Self> {
         if len == 0 {
             return Err(Error::Empty { what: What::Input });
@@ -73,6 +86,15 @@ impl Rotation {
     ///
     /// # Errors
     /// [`Error::Range`] unless `max_block` is a power of two.
+    ///
+    /// ```
+    /// use qat_kernels::hadamard::Rotation;
+    /// let rotation = Rotation::new(0).with_max_block(64)?;
+    /// assert_eq!(rotation.max_block(), 64);
+    /// assert_eq!(rotation.with_max_block(256)?.max_block(), 64); // a limit is never raised
+    /// assert!(rotation.with_max_block(48).is_err());
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     pub const fn with_max_block(self, max_block: usize) -> Result<Self> {
         if !max_block.is_power_of_two() {
             let value = max_block as f32;
@@ -82,12 +104,28 @@ impl Rotation {
     }
 
     /// The seed of the signs.
+    ///
+    /// ```
+    /// use qat_kernels::hadamard::Rotation;
+    /// let rotation = Rotation::even(42, 640)?;
+    /// let stored = (rotation.seed(), rotation.max_block());
+    /// assert_eq!(stored, (42, 128));
+    /// assert_eq!(Rotation::new(stored.0).with_max_block(stored.1)?, rotation);
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     #[must_use]
     pub const fn seed(self) -> u64 {
         self.seed
     }
 
     /// The limit of the block size.
+    ///
+    /// ```
+    /// use qat_kernels::hadamard::{MAX_I16_BLOCK, Rotation};
+    /// assert!(Rotation::even(5, 896)?.max_block() <= MAX_I16_BLOCK); // 7·128: activations fit i16
+    /// assert!(Rotation::even(5, 1024)?.max_block() > MAX_I16_BLOCK);
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     #[must_use]
     pub const fn max_block(self) -> usize {
         self.max_block
@@ -120,6 +158,14 @@ impl Rotation {
     ///
     /// # Errors
     /// [`Error::Empty`].
+    ///
+    /// ```
+    /// use qat_kernels::hadamard::Rotation;
+    /// let mut x = [8.0, 0.0, 0.0, 0.0];
+    /// Rotation::new(5).rotate(&mut x)?;
+    /// assert_eq!(x.map(f32::abs), [4.0; 4]); // the outlier is spread, the length is kept: 8² = 4·4²
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     pub fn rotate(self, x: &mut [f32]) -> Result<()> {
         not_empty(x, What::Input)?;
         self.rotate_one(x);
@@ -130,6 +176,16 @@ impl Rotation {
     ///
     /// # Errors
     /// [`Error::Empty`].
+    ///
+    /// ```
+    /// use qat_kernels::hadamard::Rotation;
+    /// let rotation = Rotation::new(11);
+    /// let mut x = [1.5, -2.0, 0.25, 3.0];
+    /// rotation.rotate(&mut x)?;
+    /// rotation.rotate_back(&mut x)?;
+    /// assert_eq!(x, [1.5, -2.0, 0.25, 3.0]); // exact here: √4 = 2
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     pub fn rotate_back(self, x: &mut [f32]) -> Result<()> {
         not_empty(x, What::Input)?;
         self.rotate_one_back(x);
@@ -141,6 +197,20 @@ impl Rotation {
     ///
     /// # Errors
     /// [`Error::Empty`] for no weights or no columns; [`Error::NotDivisible`] if the rows are not whole.
+    ///
+    /// ```
+    /// use qat_kernels::{Error, What, hadamard::Rotation};
+    /// let rotation = Rotation::new(2);
+    /// let (mut weights, mut second) = ([0.5, -1.0, 2.0, 0.0, 3.0, 1.0], [0.0, 3.0, 1.0]);
+    /// rotation.rotate_rows(&mut weights, 3)?;
+    /// rotation.rotate(&mut second)?;
+    /// assert_eq!(weights[3..], second);
+    /// assert_eq!(
+    ///     rotation.rotate_rows(&mut weights, 4),
+    ///     Err(Error::NotDivisible { what: What::Weights, len: 6, by: 4 })
+    /// );
+    /// # Ok::<(), Error>(())
+    /// ```
     pub fn rotate_rows(self, weights: &mut [f32], columns: usize) -> Result<()> {
         rows(weights, columns)?.for_each(|row| self.rotate_one(row));
         Ok(())
@@ -151,6 +221,16 @@ impl Rotation {
     ///
     /// # Errors
     /// As [`Self::rotate_rows`].
+    ///
+    /// ```
+    /// use qat_kernels::hadamard::Rotation;
+    /// let rotation = Rotation::even(8, 4)?;
+    /// let mut gradient = [1.0, 0.0, -3.0, 0.5, 2.0, 2.0, -1.0, 4.0]; // of two rows
+    /// rotation.rotate_rows(&mut gradient, 4)?;
+    /// rotation.rotate_rows_back(&mut gradient, 4)?;
+    /// assert_eq!(gradient, [1.0, 0.0, -3.0, 0.5, 2.0, 2.0, -1.0, 4.0]);
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     pub fn rotate_rows_back(self, weights: &mut [f32], columns: usize) -> Result<()> {
         rows(weights, columns)?.for_each(|row| self.rotate_one_back(row));
         Ok(())
@@ -189,6 +269,14 @@ impl Rotation {
     ///
     /// # Errors
     /// [`Error::Empty`].
+    ///
+    /// ```
+    /// use qat_kernels::hadamard::Rotation;
+    /// let mut x = [12, -4, -6, 2]; // H·(1, 2, 3, 6)
+    /// Rotation::new(0).rotate_back_i32(&mut x)?;
+    /// assert_eq!(x, [-1, -2, -3, -6]); // this seed negates the first four
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     pub fn rotate_back_i32(self, x: &mut [i32]) -> Result<()> {
         not_empty(x, What::Input)?;
         self.blocks(x.len()).for_each(|block| transform::<Halved>(&mut x[block]));
@@ -228,6 +316,16 @@ impl Rotation {
     ///
     /// # Errors
     /// [`Error::Empty`]; [`Error::Length`]; [`Error::Range`] for a larger block.
+    ///
+    /// ```
+    /// use qat_kernels::hadamard::Rotation;
+    /// let (mut x, mut out) = ([-128; 256], [0; 256]);
+    /// x[9] = 127; // 255 above the zero point
+    /// Rotation::new(1).rotate_i8_to_i32(&x, -128, &mut out)?;
+    /// assert!(out.iter().all(|y| y.abs() == 255));
+    /// assert!(Rotation::new(1).rotate_i8_to_i16(&x, -128, &mut [0; 256]).is_err()); // could exceed an i16
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     pub fn rotate_i8_to_i32(self, x: &[i8], zero_point: i8, out: &mut [i32]) -> Result<()> {
         const MAX_I32_BLOCK: usize = 1 << 23;
         check_i8(x, out.len())?;
@@ -245,6 +343,13 @@ impl Rotation {
     }
 
     /// Whether number `i` of a vector is negated.
+    ///
+    /// ```
+    /// let rotation = qat_kernels::hadamard::Rotation::new(0);
+    /// // SplitMix64's first number for seed 0 is 0xE220_A839_7B1D_CDAF: its lowest byte is 1010_1111.
+    /// assert_eq!([0, 1, 2, 3].map(|i| rotation.negates(i)), [true; 4]);
+    /// assert_eq!([4, 5, 6, 7].map(|i| rotation.negates(i)), [false, true, false, true]);
+    /// ```
     #[must_use]
     #[inline]
     pub const fn negates(self, i: usize) -> bool {
