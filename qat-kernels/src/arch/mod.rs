@@ -42,6 +42,13 @@ pub(crate) use stream::Output;
 pub(crate) use wht64::wht64;
 
 /// An instruction set that the kernels can be compiled for.
+///
+/// ```
+/// use qat_kernels::arch::{Backend, Isa};
+/// assert_eq!(Isa::ALL[0], Isa::Portable);
+/// // No machine is of both families.
+/// assert!([Isa::Neon, Isa::Avx2].into_iter().filter_map(Backend::new).count() < 2);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Isa {
@@ -65,6 +72,12 @@ impl Isa {
         [Isa::Portable, Isa::Neon, Isa::NeonDot, Isa::Avx2, Isa::Avx512, Isa::Avx512Vnni];
 
     /// Its name in benchmarks and reports.
+    ///
+    /// ```
+    /// use qat_kernels::arch::Isa;
+    /// let asked_for = Isa::ALL.into_iter().find(|isa| isa.name() == "neon-dot");
+    /// assert_eq!(asked_for, Some(Isa::NeonDot));
+    /// ```
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -81,11 +94,28 @@ impl Isa {
 /// An instruction set that this machine has: the proof that its kernels may run.
 ///
 /// With the feature `std` the processor is asked at run time; without, only what the crate was compiled for counts.
+///
+/// ```
+/// use qat_kernels::{Grid, Levels, arch::Backend, ste_simd::Kernels};
+/// for backend in Backend::available() {
+///     let mut codes = [0; 3];
+///     Kernels::on(backend).quantize(Levels::new(2, Grid::MidTread)?, &[0.5], &[0.75, -0.75, 9.0], &mut codes)?;
+///     assert_eq!(codes, [1, -2, 1]); // −1.5 is a tie and goes to the even code, on every backend
+/// }
+/// # Ok::<(), qat_kernels::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Backend(Isa);
 
 impl Backend {
     /// The backend for `isa`, or `None` if this machine lacks it.
+    ///
+    /// ```
+    /// use qat_kernels::arch::{Backend, Isa};
+    /// assert_eq!(Backend::new(Isa::Portable).map(Backend::isa), Some(Isa::Portable)); // everywhere
+    /// let neon = Backend::new(Isa::Neon); // whatever it answers, no x86-64 processor has it
+    /// assert!(neon.is_none() || cfg!(target_arch = "aarch64"));
+    /// ```
     #[must_use]
     pub fn new(isa: Isa) -> Option<Self> {
         let present = match isa {
@@ -107,17 +137,36 @@ impl Backend {
     }
 
     /// The fastest backend of this machine.
+    ///
+    /// ```
+    /// use qat_kernels::arch::{Backend, Isa};
+    /// let fastest = Isa::ALL.into_iter().rev().find_map(Backend::new);
+    /// assert_eq!(fastest, Some(Backend::best()));
+    /// ```
     #[must_use]
     pub fn best() -> Self {
         Self::available().last().unwrap_or(Self(Isa::Portable))
     }
 
     /// Every backend of this machine, slowest first; always at least the portable one.
+    ///
+    /// ```
+    /// use qat_kernels::arch::Backend;
+    /// let names: Vec<_> = Backend::available().map(|backend| backend.isa().name()).collect();
+    /// assert_eq!(names[0], "portable"); // then, on a Zen 4, avx2, avx512 and avx512-vnni
+    /// ```
     pub fn available() -> impl Iterator<Item = Self> {
         Isa::ALL.into_iter().filter_map(Self::new)
     }
 
     /// The instruction set.
+    ///
+    /// ```
+    /// use qat_kernels::arch::{Backend, Isa};
+    /// // What a benchmark compares with the portable backend: all but the first.
+    /// let simd = Backend::available().filter(|backend| backend.isa() != Isa::Portable);
+    /// assert!(simd.eq(Backend::available().skip(1)));
+    /// ```
     #[must_use]
     pub const fn isa(self) -> Isa {
         self.0
