@@ -67,6 +67,20 @@ pub struct LogMelConfig {
 }
 
 /// A front end, checked. Small, `Copy`, and computable at compile time.
+///
+/// ```
+/// use qat_kernels::frontend::{LogMel, LogMelConfig};
+/// # use qat_kernels::Error;
+/// const CONFIG: LogMelConfig =
+///     LogMelConfig { sample_rate: 16_000, frame: 512, hop: 256, mels: 32, f_min: 0, f_max: 8_000 };
+/// const FEATURES: Result<LogMel, Error> = LogMel::new(CONFIG);
+/// // A tone of 1 kHz lies at 33·mel(1,000)/mel(8,000) = 11.6 on the scale of band centres, which counts from 1.
+/// let tone: [i16; 512] = core::array::from_fn(|i| if i % 16 < 8 { 8_000 } else { -8_000 });
+/// let (mut scratch, mut out) = ([0; 512], [0; 32]);
+/// FEATURES?.frame(&tone, &mut scratch, &mut out)?;
+/// assert_eq!(out.iter().max(), Some(&out[11]));
+/// # Ok::<(), Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LogMel {
     config: LogMelConfig,
@@ -86,6 +100,18 @@ impl LogMel {
     /// # Errors
     /// [`Error::Range`] for a parameter out of its range; [`Error::Empty`] if a band lies between two frequencies of the
     /// transform and would always be silent: take fewer bands, or longer frames.
+    ///
+    /// ```
+    /// use qat_kernels::frontend::{LogMel, LogMelConfig};
+    /// use qat_kernels::{Error, What};
+    /// let config = LogMelConfig { sample_rate: 8_000, frame: 240, hop: 80, mels: 20, f_min: 0, f_max: 4_000 };
+    /// assert_eq!(LogMel::new(config)?.config(), config);
+    /// // A transform of 256 has steps of 31 Hz; the lowest of 100 bands are narrower.
+    /// assert_eq!(LogMel::new(LogMelConfig { mels: 100, ..config }), Err(Error::Empty { what: What::Bands }));
+    /// let above_nyquist = LogMel::new(LogMelConfig { f_max: 4_001, ..config });
+    /// assert!(matches!(above_nyquist, Err(Error::Range { what: What::Frequency, max: 4_000.0, .. })));
+    /// # Ok::<(), Error>(())
+    /// ```
     pub const fn new(config: LogMelConfig) -> Result<Self> {
         const MAX_FRAME: u32 = fft::MAX_LEN as u32;
         let LogMelConfig { sample_rate, frame, hop, mels, f_min, f_max } = config;
@@ -116,18 +142,43 @@ impl LogMel {
     }
 
     /// The parameters.
+    ///
+    /// ```
+    /// use qat_kernels::frontend::{LogMel, LogMelConfig};
+    /// let config = LogMelConfig { sample_rate: 16_000, frame: 640, hop: 160, mels: 24, f_min: 60, f_max: 7_800 };
+    /// let features = LogMel::new(config)?;
+    /// let frames_a_second = features.config().sample_rate / u32::from(features.config().hop);
+    /// assert_eq!(frames_a_second, 100);
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     #[must_use]
     pub const fn config(&self) -> LogMelConfig {
         self.config
     }
 
     /// Words of scratch memory that a frame needs: the length of the transform.
+    ///
+    /// ```
+    /// use qat_kernels::frontend::{LogMel, LogMelConfig};
+    /// let config = LogMelConfig { sample_rate: 16_000, frame: 400, hop: 160, mels: 16, f_min: 100, f_max: 8_000 };
+    /// assert_eq!(LogMel::new(config)?.scratch_len(), 512); // the least power of two that holds 400
+    /// assert_eq!(LogMel::new(LogMelConfig { frame: 1_024, ..config })?.scratch_len(), 1_024);
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     #[must_use]
     pub const fn scratch_len(&self) -> usize {
         self.len as usize
     }
 
     /// Whole frames in this many samples.
+    ///
+    /// ```
+    /// use qat_kernels::frontend::{LogMel, LogMelConfig};
+    /// let config = LogMelConfig { sample_rate: 8_000, frame: 200, hop: 80, mels: 10, f_min: 50, f_max: 3_500 };
+    /// let features = LogMel::new(config)?;
+    /// assert_eq!([199, 200, 279, 280].map(|samples| features.frames(samples)), [0, 1, 1, 2]);
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     #[must_use]
     pub const fn frames(&self, samples: usize) -> usize {
         match samples.checked_sub(self.config.frame as usize) {
@@ -145,6 +196,19 @@ impl LogMel {
     ///
     /// # Errors
     /// [`Error::Length`] for another length.
+    ///
+    /// ```
+    /// use qat_kernels::frontend::{LogMel, LogMelConfig, STEPS_PER_OCTAVE};
+    /// let config = LogMelConfig { sample_rate: 8_000, frame: 256, hop: 128, mels: 8, f_min: 0, f_max: 4_000 };
+    /// let features = LogMel::new(config)?;
+    /// let (mut scratch, mut quiet, mut loud) = ([0; 256], [0; 8], [0; 8]);
+    /// let wave = |a: i16| -> [i16; 256] { core::array::from_fn(|i| if i % 8 < 4 { a } else { -a }) };
+    /// features.frame(&wave(5_000), &mut scratch, &mut quiet)?;
+    /// features.frame(&wave(10_000), &mut scratch, &mut loud)?;
+    /// let difference = quiet.iter().max().zip(loud.iter().max()).map(|(quiet, loud)| loud - quiet);
+    /// assert_eq!(difference, Some(2 * STEPS_PER_OCTAVE as i16)); // twice as loud is four times the energy
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     pub fn frame(&self, samples: &[i16], scratch: &mut [i32], out: &mut [i16]) -> Result<()> {
         let length = |what, expected: usize, got: usize| Error::Length { what, expected, got };
         let (frame, mels) = (usize::from(self.config.frame), usize::from(self.config.mels));
@@ -167,6 +231,18 @@ impl LogMel {
     ///
     /// # Errors
     /// [`Error::Length`] unless `out` has room for exactly [`Self::frames`] of them, or for a short `scratch`.
+    ///
+    /// ```
+    /// use qat_kernels::frontend::{LogMel, LogMelConfig};
+    /// let config = LogMelConfig { sample_rate: 16_000, frame: 512, hop: 512, mels: 4, f_min: 20, f_max: 8_000 };
+    /// let mut clip = [0; 1_100]; // two frames and a rest that is left out
+    /// clip[800] = 20_000; // a click in the second
+    /// let mut out = [0; 2 * 4];
+    /// LogMel::new(config)?.clip(&clip, &mut [0; 512], &mut out)?;
+    /// assert_eq!(out[..4], [0; 4]);
+    /// assert!(out[4..].iter().all(|&y| y > 0)); // a click is in all bands
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     pub fn clip(&self, samples: &[i16], scratch: &mut [i32], out: &mut [i16]) -> Result<()> {
         let (frame, mels) = (usize::from(self.config.frame), usize::from(self.config.mels));
         let expected = self.frames(samples.len()).saturating_mul(mels);
