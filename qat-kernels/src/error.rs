@@ -8,6 +8,14 @@ use core::fmt;
 pub type Result<T, E = Error> = core::result::Result<T, E>;
 
 /// The argument or buffer that an [`Error`] is about.
+///
+/// ```
+/// use qat_kernels::{Error, Grid, Levels, What, ste_simd};
+/// let (two_weights, mut one_code) = ([0.1, 0.2], [0]);
+/// let got = ste_simd::quantize(Levels::new(4, Grid::MidTread)?, &[0.5], &two_weights, &mut one_code);
+/// assert_eq!(got, Err(Error::Length { what: What::Codes, expected: 2, got: 1 }));
+/// # Ok::<(), Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum What {
@@ -96,6 +104,13 @@ pub enum What {
 }
 
 /// What is wrong with the outer layer of a file.
+///
+/// ```
+/// use qat_kernels::{Error, FileFault, artifact::MAGIC, infer::Model};
+/// let fault_of = |file| Model::parse(file).map(|_| ());
+/// assert_eq!(fault_of(b"RIFF"), Err(Error::File { at: 0, fault: FileFault::Magic }));
+/// assert_eq!(fault_of(&MAGIC), Err(Error::File { at: 4, fault: FileFault::Truncated { got: 4 } }));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum FileFault {
@@ -152,6 +167,20 @@ pub enum FileFault {
 }
 
 /// What is wrong with an operator of a model.
+///
+/// ```
+/// # #[cfg(feature = "alloc")] {
+/// use qat_kernels::artifact::{ModelBuilder, Output, Steps, TensorSpec, Weights};
+/// use qat_kernels::{Error, Grid, Levels, OpFault};
+/// let mut b = ModelBuilder::new(TensorSpec { shape: [1, 1, 1], scale: 0.5, zero_point: 0 });
+/// let levels = Levels::new(2, Grid::MidTread)?;
+/// let weights = Weights { levels, codes: &[1, -2], steps: Steps::PerChannel(&[0.5, 0.5]) };
+/// // The second bias is 2^40 units of 0.5·0.5/2: more than an accumulator holds.
+/// let layer = b.linear(b.input(), &weights, &[1.0, (1u64 << 37) as f32], Output::new(0.5, 0));
+/// assert_eq!(layer.err(), Some(Error::Op { op: 0, fault: OpFault::Overflow { channel: 1 } }));
+/// # }
+/// # Ok::<(), qat_kernels::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum OpFault {
@@ -198,6 +227,16 @@ pub enum OpFault {
 }
 
 /// What is wrong with a tensor of a calibration artifact.
+///
+/// ```
+/// use qat_kernels::calibration::{CalibrationConfig, Parts, TensorCalibration};
+/// use qat_kernels::{QuantGranularity, TensorFault};
+/// let config = CalibrationConfig::default().with_granularity(QuantGranularity::PerTensor);
+/// let mut tensor = TensorCalibration { name: "", config, parts: Parts::default() };
+/// assert_eq!(tensor.validate(), Err(TensorFault::Name));
+/// tensor.name = "conv1.out";
+/// assert_eq!(tensor.validate(), Err(TensorFault::Parts { got: 0 })); // one tensor, one part
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum TensorFault {
@@ -230,6 +269,13 @@ pub enum TensorFault {
 }
 
 /// What went wrong, and where.
+///
+/// ```
+/// use qat_kernels::{Error, pi_step};
+/// assert_eq!(pi_step(0.5, 7), Err(Error::Divisor { k: 7 }));
+/// let text = pi_step(0.5, 7).map_err(|error| error.to_string());
+/// assert_eq!(text, Err("Pi divisor k = 7; only 2, 3, 4 and 5 exist".into()));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Error {
