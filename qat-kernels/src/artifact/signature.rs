@@ -17,6 +17,26 @@ pub const SIGNATURE_LEN: usize = 64;
 
 /// The signature section: the public key of the signer, then the signature of all bytes of the file in front of the
 /// signature, the public key included.
+///
+/// ```
+/// # #[cfg(all(feature = "signature", feature = "alloc"))] {
+/// use qat_kernels::artifact::signature::sign;
+/// use qat_kernels::infer::Model;
+/// # use qat_kernels::artifact::{Metadata, ModelBuilder, Output, Steps, TensorSpec, Weights};
+/// # use qat_kernels::{Grid, Levels};
+/// # let mut b = ModelBuilder::new(TensorSpec { shape: [1, 1, 1], scale: 0.5, zero_point: 0 });
+/// # let levels = Levels::new(2, Grid::MidTread)?;
+/// # let weights = Weights { levels, codes: &[1], steps: Steps::PerChannel(&[0.5]) };
+/// # b.linear(b.input(), &weights, &[0.0], Output::new(0.5, 0))?;
+/// let signed = sign(&b.finish(&Metadata::default(), &[])?, &[7; 32])?;
+/// let model = Model::parse(&signed)?;
+/// let signature = model.signature().ok_or(qat_kernels::Error::Empty { what: qat_kernels::What::Input })?;
+/// // All of the file but the signature and the CRC-32 behind it; the key is the end of what is signed.
+/// assert_eq!(signature.message.len(), signed.len() - 64 - 4);
+/// assert!(signed.starts_with(signature.message) && signature.message.ends_with(signature.signer));
+/// # }
+/// # Ok::<(), qat_kernels::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Signature<'a> {
     /// Whose signature it claims to be. Nothing follows from it until the signature is checked against a key that is
@@ -42,6 +62,25 @@ impl<'a> Signature<'a> {
     /// # Errors
     /// [`FileFault::OtherSigner`] if it claims another key, [`FileFault::PublicKey`] for a key that is none,
     /// [`FileFault::Signature`] if a single bit of file or signature has changed.
+    ///
+    /// ```
+    /// use qat_kernels::artifact::signature::Signature;
+    /// use qat_kernels::{Error, FileFault};
+    /// # fn hex<const N: usize>(text: &str) -> [u8; N] {
+    /// #     core::array::from_fn(|i| u8::from_str_radix(&text[2 * i..2 * i + 2], 16).unwrap_or(0))
+    /// # }
+    /// // RFC 8032, section 7.1, test 2: a message of one byte.
+    /// let key: [u8; 32] = hex("3d4017c3e843895a92b70aa74d1b7ebc9c982ccf2ec4968cc0cd55f12af4660c");
+    /// let bytes: [u8; 64] = hex(concat!(
+    ///     "92a009a9f0d4cab8720e820b5f642540a2b27b5416503f8fb3762223ebdb69da",
+    ///     "085ac1e43e15996e458f3613d0f11d8c387b2eaeb4302aeeb00d291612bb0c00"
+    /// ));
+    /// let signature = Signature { signer: &key, message: &[0x72], bytes: &bytes };
+    /// assert_eq!(signature.check(&key), Ok(()));
+    /// let changed = Signature { message: &[0x73], ..signature };
+    /// assert_eq!(changed.check(&key), Err(Error::File { at: 1, fault: FileFault::Signature }));
+    /// assert_eq!(signature.check(&[1; 32]), Err(Error::File { at: 1, fault: FileFault::OtherSigner }));
+    /// ```
     #[cfg(feature = "signature")]
     pub fn check(&self, public_key: &[u8; PUBLIC_KEY_LEN]) -> Result<()> {
         // The signature, and the section that holds it, lie right behind the message.
@@ -57,6 +96,17 @@ impl<'a> Signature<'a> {
 }
 
 /// The public key that belongs to a private one.
+///
+/// ```
+/// use qat_kernels::artifact::signature::public_key;
+/// # fn hex<const N: usize>(text: &str) -> [u8; N] {
+/// #     core::array::from_fn(|i| u8::from_str_radix(&text[2 * i..2 * i + 2], 16).unwrap_or(0))
+/// # }
+/// // RFC 8032, section 7.1, test 1.
+/// let private: [u8; 32] = hex("9d61b19deffd5a60ba844af492ec2cc44449c5697b326919703bac031cae7f60");
+/// let public: [u8; 32] = hex("d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a");
+/// assert_eq!(public_key(&private), public);
+/// ```
 #[cfg(feature = "signature")]
 #[must_use]
 pub fn public_key(private_key: &[u8; PRIVATE_KEY_LEN]) -> [u8; PUBLIC_KEY_LEN] {
@@ -68,6 +118,26 @@ pub fn public_key(private_key: &[u8; PRIVATE_KEY_LEN]) -> [u8; PUBLIC_KEY_LEN] {
 ///
 /// # Errors
 /// Whatever is wrong with the file, as [`crate::infer::Model::parse`] says it.
+///
+/// ```
+/// use qat_kernels::artifact::signature::{public_key, sign};
+/// use qat_kernels::infer::Model;
+/// use qat_kernels::{Error, FileFault};
+/// # use qat_kernels::artifact::{Metadata, ModelBuilder, Output, Steps, TensorSpec, Weights};
+/// # use qat_kernels::{Grid, Levels};
+/// # let mut b = ModelBuilder::new(TensorSpec { shape: [1, 1, 1], scale: 0.5, zero_point: 0 });
+/// # let levels = Levels::new(2, Grid::MidTread)?;
+/// # let weights = Weights { levels, codes: &[1], steps: Steps::PerChannel(&[0.5]) };
+/// # b.linear(b.input(), &weights, &[0.0], Output::new(0.5, 0))?;
+/// let file = b.finish(&Metadata::default(), &[])?;
+/// let (private, other) = ([3; 32], [4; 32]);
+/// let signed = sign(&file, &private)?;
+/// assert_eq!(Model::parse_signed(&signed, &public_key(&private))?.output_len(), 1);
+/// assert_eq!(sign(&signed, &private)?, signed); // signed once more: the same bytes
+/// let fault = Model::parse_signed(&sign(&signed, &other)?, &public_key(&private)).map(|_| ());
+/// assert!(matches!(fault, Err(Error::File { fault: FileFault::OtherSigner, .. }))); // the first one is gone
+/// # Ok::<(), Error>(())
+/// ```
 #[cfg(all(feature = "signature", feature = "alloc"))]
 pub fn sign(file: &[u8], private_key: &[u8; PRIVATE_KEY_LEN]) -> Result<alloc::vec::Vec<u8>> {
     use super::sections::{Section, Sections, assemble};
