@@ -16,6 +16,16 @@ pub const MIN_BITS: u8 = 2;
 pub const MAX_BITS: u8 = 8;
 
 /// Which weights share a step.
+///
+/// ```
+/// use qat_kernels::{QatConfig, QuantGranularity, quantizer::scales_needed};
+/// // Steps of a layer of 8 outputs and 64 inputs.
+/// let steps = |granularity| scales_needed(&QatConfig::default().with_granularity(granularity), 8, 64);
+/// assert_eq!(steps(QuantGranularity::PerTensor)?, 1);
+/// assert_eq!(steps(QuantGranularity::PerChannel)?, 8);
+/// assert_eq!(steps(QuantGranularity::PerGroup(32))?, 16);
+/// # Ok::<(), qat_kernels::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum QuantGranularity {
@@ -31,6 +41,15 @@ pub enum QuantGranularity {
 }
 
 /// How the step comes about.
+///
+/// ```
+/// use qat_kernels::{QatConfig, config::StepRule, quantizer::divisors_needed};
+/// // Divisors to store for a layer of 4 outputs and 64 inputs.
+/// let divisors = |step| divisors_needed(&QatConfig::default().with_step(step), 4, 64);
+/// assert_eq!(divisors(StepRule::Pi { k: 3 })?, 0); // one k for all is part of the configuration
+/// assert_eq!(divisors(StepRule::PiAdaptive { group: 16 })?, 16);
+/// # Ok::<(), qat_kernels::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum StepRule {
@@ -50,6 +69,14 @@ pub enum StepRule {
 }
 
 /// Weights of the terms of a training loss, `λ_task·CE + λ_kd·T²·KL + λ_reason·L_reason`.
+///
+/// ```
+/// use qat_kernels::{QatConfig, QatLossWeights};
+/// let mostly_teacher = QatLossWeights { task: 0.25, distillation: 0.75, ..QatLossWeights::default() };
+/// assert_eq!(mostly_teacher.reasoning, 0.0);
+/// assert_eq!(QatConfig::default().with_loss(mostly_teacher).validate(), Ok(()));
+/// assert_eq!(QatLossWeights::default().distillation, 0.0); // without a teacher, the task alone
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct QatLossWeights {
@@ -125,78 +152,174 @@ impl Default for QatConfig {
 
 impl QatConfig {
     /// PiQ2: 2 bits, Δ = α·π/3, incoherence on, mid-tread.
+    ///
+    /// ```
+    /// use qat_kernels::{QatConfig, config::StepRule};
+    /// let piq2 = QatConfig::piq2();
+    /// assert_eq!((piq2.levels()?.lo(), piq2.levels()?.hi()), (-2, 1));
+    /// assert_eq!((piq2.step, piq2.incoherence), (StepRule::Pi { k: 3 }, true));
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     #[must_use]
     pub fn piq2() -> Self {
         Self { bits: 2, step: StepRule::Pi { k: 3 }, incoherence: true, ..Self::default() }
     }
 
     /// PiQ3: 3 bits, Δ = α·π/4, mid-tread.
+    ///
+    /// ```
+    /// use qat_kernels::{QatConfig, config::StepRule};
+    /// let piq3 = QatConfig::piq3();
+    /// assert_eq!((piq3.bits, piq3.step), (3, StepRule::Pi { k: 4 }));
+    /// assert!(!piq3.incoherence); // unlike PiQ2
+    /// ```
     #[must_use]
     pub fn piq3() -> Self {
         Self { bits: 3, step: StepRule::Pi { k: 4 }, ..Self::default() }
     }
 
     /// PiQ2a: 2 bits, mid-rise, α per channel and k per group of 16.
+    ///
+    /// ```
+    /// use qat_kernels::{QatConfig, quantizer::divisors_needed};
+    /// let piq2a = QatConfig::piq2a();
+    /// assert_eq!(piq2a.levels()?.top(), 1.5); // levels ±½ and ±1½
+    /// assert_eq!(divisors_needed(&piq2a, 1, 64)?, 4); // 64/16
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     #[must_use]
     pub fn piq2a() -> Self {
         Self { bits: 2, grid: Grid::MidRise, step: StepRule::PiAdaptive { group: 16 }, ..Self::default() }
     }
 
     /// PiQ3a: 3 bits, mid-rise, α per channel and k per group of 16.
+    ///
+    /// ```
+    /// use qat_kernels::{QatConfig, quantizer::packed_divisors_len};
+    /// let bits_of_a_row = 256 * usize::from(QatConfig::piq3a().bits) + 8 * packed_divisors_len(1, 256 / 16);
+    /// assert_eq!(bits_of_a_row as f32 / 256.0, 3.125); // per weight: 3, and ⅛ for the divisors
+    /// ```
     #[must_use]
     pub fn piq3a() -> Self {
         Self { bits: 3, ..Self::piq2a() }
     }
 
     /// Sets the bit width.
+    ///
+    /// ```
+    /// use qat_kernels::{Error, QatConfig};
+    /// assert_eq!(QatConfig::default().with_bits(8).levels()?.count(), 256);
+    /// assert_eq!(QatConfig::default().with_bits(16).validate(), Err(Error::Bits { bits: 16 }));
+    /// # Ok::<(), Error>(())
+    /// ```
     #[must_use]
     pub fn with_bits(self, bits: u8) -> Self {
         Self { bits, ..self }
     }
 
     /// Sets the grid.
+    ///
+    /// ```
+    /// use qat_kernels::{Grid, QatConfig};
+    /// let config = QatConfig::piq2().with_grid(Grid::MidRise);
+    /// assert_eq!(config.levels()?.level(-2), -1.5); // −2 before
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     #[must_use]
     pub fn with_grid(self, grid: Grid) -> Self {
         Self { grid, ..self }
     }
 
     /// Sets the step rule.
+    ///
+    /// ```
+    /// use qat_kernels::{Error, QatConfig, config::StepRule};
+    /// let coarse = QatConfig::piq3().with_step(StepRule::Pi { k: 2 });
+    /// assert_eq!(coarse.validate(), Ok(()));
+    /// assert_eq!(coarse.with_step(StepRule::Pi { k: 6 }).validate(), Err(Error::Divisor { k: 6 }));
+    /// ```
     #[must_use]
     pub fn with_step(self, step: StepRule) -> Self {
         Self { step, ..self }
     }
 
     /// Sets the gradient estimator.
+    ///
+    /// ```
+    /// use qat_kernels::{QatConfig, SteVariant};
+    /// let config = QatConfig::default().with_ste(SteVariant::Clipped { clip_val: 1.5 });
+    /// assert_eq!(config.validate(), Ok(()));
+    /// assert!(config.with_ste(SteVariant::Clipped { clip_val: 0.0 }).validate().is_err());
+    /// ```
     #[must_use]
     pub fn with_ste(self, ste: SteVariant) -> Self {
         Self { ste, ..self }
     }
 
     /// Sets the granularity.
+    ///
+    /// ```
+    /// use qat_kernels::quantizer::create_quantizer;
+    /// use qat_kernels::{Error, QatConfig, QuantGranularity, What};
+    /// let per_token = QatConfig::default().with_granularity(QuantGranularity::PerToken);
+    /// assert_eq!(per_token.validate(), Ok(()));
+    /// // Valid, but not for weights, which are there before any token.
+    /// assert_eq!(create_quantizer(&per_token), Err(Error::Unsupported { what: What::Granularity }));
+    /// ```
     #[must_use]
     pub fn with_granularity(self, granularity: QuantGranularity) -> Self {
         Self { granularity, ..self }
     }
 
     /// Sets the number of epochs.
+    ///
+    /// ```
+    /// use qat_kernels::{Error, QatConfig, What};
+    /// assert_eq!(QatConfig::default().with_epochs(1).validate(), Ok(()));
+    /// let none = QatConfig::default().with_epochs(0).validate();
+    /// assert!(matches!(none, Err(Error::Range { what: What::Epochs, value: 0.0, min: 1.0, .. })));
+    /// ```
     #[must_use]
     pub fn with_epochs(self, epochs: u32) -> Self {
         Self { epochs, ..self }
     }
 
     /// Sets the peak learning rate.
+    ///
+    /// ```
+    /// use qat_kernels::{DEFAULT_QAT_LR, Error, QatConfig, What};
+    /// assert_eq!(QatConfig::default().with_learning_rate(2.0 * DEFAULT_QAT_LR).learning_rate, 2e-4);
+    /// assert_eq!(
+    ///     QatConfig::default().with_learning_rate(-1e-4).validate(),
+    ///     Err(Error::NotPositive { what: What::LearningRate, index: 0, value: -1e-4 })
+    /// );
+    /// ```
     #[must_use]
     pub fn with_learning_rate(self, learning_rate: f32) -> Self {
         Self { learning_rate, ..self }
     }
 
     /// Switches incoherence processing.
+    ///
+    /// ```
+    /// use qat_kernels::QatConfig;
+    /// let without = QatConfig::piq2().with_incoherence(false); // no rotation of activations on the device
+    /// assert_ne!(without, QatConfig::piq2());
+    /// assert_eq!(without.with_incoherence(true), QatConfig::piq2());
+    /// ```
     #[must_use]
     pub fn with_incoherence(self, incoherence: bool) -> Self {
         Self { incoherence, ..self }
     }
 
     /// Sets the loss weights.
+    ///
+    /// ```
+    /// use qat_kernels::{Error, QatConfig, QatLossWeights, What};
+    /// let loss = QatLossWeights { task: 1.0, distillation: 0.5, reasoning: f32::NAN };
+    /// let checked = QatConfig::default().with_loss(loss).validate();
+    /// assert_eq!(checked, Err(Error::NotFinite { what: What::Lambda, index: 2 })); // in the order of the fields
+    /// ```
     #[must_use]
     pub fn with_loss(self, loss: QatLossWeights) -> Self {
         Self { loss, ..self }
@@ -206,6 +329,13 @@ impl QatConfig {
     ///
     /// # Errors
     /// [`Error::Bits`].
+    ///
+    /// ```
+    /// use qat_kernels::{Grid, Levels, QatConfig};
+    /// assert_eq!(QatConfig::piq3a().levels()?, Levels::new(3, Grid::MidRise)?);
+    /// assert!(QatConfig::default().with_bits(1).levels().is_err());
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     pub const fn levels(&self) -> Result<Levels> {
         Levels::new(self.bits, self.grid)
     }
@@ -215,6 +345,14 @@ impl QatConfig {
     /// # Errors
     /// The first field that is out of range: [`Error::Bits`], [`Error::Divisor`], [`Error::Range`] (clip value, λ,
     /// epochs, group size, loss weights), [`Error::NotPositive`] (learning rate).
+    ///
+    /// ```
+    /// use qat_kernels::{Error, QatConfig};
+    /// let config = QatConfig::default().with_bits(1).with_epochs(0);
+    /// assert_eq!(config.validate(), Err(Error::Bits { bits: 1 })); // the first of two
+    /// assert!(config.with_bits(2).validate().is_err()); // the second
+    /// assert_eq!(config.with_bits(2).with_epochs(1).validate(), Ok(()));
+    /// ```
     pub fn validate(&self) -> Result<()> {
         self.levels()?;
         match self.step {
