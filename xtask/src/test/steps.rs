@@ -31,6 +31,11 @@ pub(super) fn all() -> Result<Vec<Step>> {
         .collect())
 }
 
+/// The features of the kernels that tests run with; the workspace's have `signature` and `std`. Every other choice compiles with
+/// its tests when it is linted, and runs nothing that these do not.
+const TESTED: [&str; 3] =
+    ["--no-default-features", "--no-default-features --features alloc", "--all-features"];
+
 /// What builds in the workspace's own folder, where programs and their features replace each other.
 fn host() -> Result<Steps> {
     let mut steps = Steps::new();
@@ -59,12 +64,12 @@ fn host() -> Result<Steps> {
     let kernels = feature_sets("qat-kernels")?;
     let lint = |packages: &str| words(&format!("clippy -q --locked --all-targets {packages} -- -D warnings"));
     let test = |packages: &str| words(&format!("test --locked --no-fail-fast {packages}"));
-    let variants = || {
+    let variants = |kernels: &[String]| {
         let of_kernels = kernels.iter().map(|features| format!("-p qat-kernels {features}"));
-        of_kernels.chain(["-p qat-trainer --no-default-features".to_owned()])
+        of_kernels.chain(["-p qat-trainer --no-default-features".to_owned()]).collect::<Vec<_>>()
     };
     let with_torch = "-p qat-benches --features tch".to_owned();
-    for packages in ["--workspace".to_owned(), with_torch].into_iter().chain(variants()) {
+    for packages in ["--workspace".to_owned(), with_torch].into_iter().chain(variants(&kernels)) {
         let arguments = lint(&packages);
         add(format!("lint: {packages}"), once(move || run_command(cargo().args(&arguments))));
     }
@@ -75,7 +80,7 @@ fn host() -> Result<Steps> {
             once(move || run_command(cargo().env("RUSTDOCFLAGS", "-D warnings").args(&arguments))),
         );
     }
-    for packages in ["--workspace".to_owned()].into_iter().chain(variants()) {
+    for packages in ["--workspace".to_owned()].into_iter().chain(variants(&TESTED.map(str::to_owned))) {
         let arguments = test(&packages);
         add(format!("tests: {packages}"), Box::new(move |_| cargo_test(cargo().args(&arguments))));
     }
