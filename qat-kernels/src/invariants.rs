@@ -20,6 +20,12 @@ use crate::ste::{LsqMask, SteVariant};
 use core::fmt;
 
 /// An invariant, by number.
+///
+/// ```
+/// use qat_kernels::{Error, invariants::Invariant};
+/// let error = Error::Invariant { invariant: Invariant::PiStep, index: 3 };
+/// assert_eq!(error.to_string(), "INV-3 (step = alpha*pi/k, k in 2..=5) is broken at index 3");
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Invariant {
@@ -108,6 +114,14 @@ pub fn gradient_flow(
 ///
 /// # Errors
 /// [`Error::Invariant`] with the index of the first that is not.
+///
+/// ```
+/// use qat_kernels::{Error, invariants::{Invariant, positive_alpha}};
+/// let alpha = [0.7, 1e-30, f32::INFINITY, -1.0];
+/// assert_eq!(positive_alpha(&alpha[..2]), Ok(()));
+/// let e = Error::Invariant { invariant: Invariant::PositiveAlpha, index: 2 }; // the first of the two
+/// assert_eq!(positive_alpha(&alpha), Err(e));
+/// ```
 pub fn positive_alpha(alpha: &[f32]) -> Result<()> {
     match alpha.iter().position(|&a| !(a > 0.0 && a.is_finite())) {
         Some(index) => broken(Invariant::PositiveAlpha, index),
@@ -123,6 +137,17 @@ pub fn positive_alpha(alpha: &[f32]) -> Result<()> {
 /// # Errors
 /// [`Error::Length`], [`Error::NotDivisible`] or [`Error::Empty`] for slices that do not fit; [`Error::Invariant`] with
 /// the index of the first wrong step or divisor (α itself is judged by INV-2, but a step that does not exist is wrong).
+///
+/// ```
+/// use qat_kernels::{Error, invariants::{Invariant, pi_steps}, pi_step};
+/// let (alpha, divisors) = ([1.0, 0.5], [2, 3, 4, 5]); // two channels of two groups
+/// let mut steps = [pi_step(1.0, 2)?, pi_step(1.0, 3)?, pi_step(0.5, 4)?, pi_step(0.5, 5)?];
+/// assert_eq!(pi_steps(&alpha, &divisors, &steps), Ok(()));
+/// steps[2] = steps[2].next_up(); // off by one bit
+/// let e = Error::Invariant { invariant: Invariant::PiStep, index: 2 };
+/// assert_eq!(pi_steps(&alpha, &divisors, &steps), Err(e));
+/// # Ok::<(), Error>(())
+/// ```
 pub fn pi_steps(alpha: &[f32], divisors: &[u8], steps: &[f32]) -> Result<()> {
     if divisors.len() != steps.len() {
         return Err(Error::Length { what: What::Steps, expected: divisors.len(), got: steps.len() });
@@ -146,6 +171,21 @@ pub fn pi_steps(alpha: &[f32], divisors: &[u8], steps: &[f32]) -> Result<()> {
 ///
 /// # Errors
 /// [`Error::Invariant`] if decoding failed or gave something else.
+///
+/// ```
+/// use qat_kernels::{Error, invariants::{Invariant, round_trip}, pack};
+/// let (codes, mut packed) = ([3, -4, 1], [0; 2]);
+/// pack::pack(3, &codes, &mut packed)?;
+/// let decode = |bits| {
+///     let mut back = [0; 3];
+///     pack::unpack(bits, &packed, &mut back).map(|()| back)
+/// };
+/// assert_eq!(round_trip(&codes, decode(3)), Ok(()));
+/// let e = Err(Error::Invariant { invariant: Invariant::Artifact, index: 0 });
+/// assert_eq!(round_trip(&codes, decode(4)), e); // decodes as well, but to other codes
+/// assert_eq!(round_trip(&codes, decode(9)), e); // a width that does not exist
+/// # Ok::<(), Error>(())
+/// ```
 pub fn round_trip<T: PartialEq, E>(encoded: &T, decoded: Result<T, E>) -> Result<()> {
     match decoded {
         Ok(back) if back == *encoded => Ok(()),
@@ -157,6 +197,18 @@ pub fn round_trip<T: PartialEq, E>(encoded: &T, decoded: Result<T, E>) -> Result
 ///
 /// # Errors
 /// As [`Provenance::validate`]: [`Error::Provenance`] names the item, which says more than the number of the invariant.
+///
+/// ```
+/// use qat_kernels::calibration::{Domains, Provenance};
+/// use qat_kernels::{CalibrationMethod, Error, What, invariants};
+/// let mut domains = Domains::new();
+/// domains.add("speech", 40)?;
+/// let whole = Provenance::new([7; 32], 1_700_000_000, CalibrationMethod::MinMax, &domains);
+/// assert_eq!(invariants::provenance(&whole), Ok(()));
+/// let undated = Provenance { unix_time: 0, ..whole };
+/// assert_eq!(invariants::provenance(&undated), Err(Error::Provenance { what: What::Time }));
+/// # Ok::<(), Error>(())
+/// ```
 pub fn provenance(provenance: &Provenance<'_>) -> Result<()> {
     provenance.validate()
 }
@@ -165,6 +217,12 @@ pub fn provenance(provenance: &Provenance<'_>) -> Result<()> {
 ///
 /// # Errors
 /// [`Error::Invariant`].
+///
+/// ```
+/// use qat_kernels::{Error, invariants::{Invariant, rank}};
+/// assert_eq!(rank(8, 8, 64), Ok(()));
+/// assert_eq!(rank(9, 8, 64), Err(Error::Invariant { invariant: Invariant::Rank, index: 0 }));
+/// ```
 pub fn rank(rank: usize, d_in: usize, d_out: usize) -> Result<()> {
     match Rank::new(rank, d_in, d_out) {
         Ok(_) => Ok(()),
