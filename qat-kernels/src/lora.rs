@@ -26,6 +26,14 @@ impl Rank {
     ///
     /// # Errors
     /// [`Error::Rank`] unless `1 ≤ rank ≤ min(d_in, d_out)`; a layer without inputs or outputs has no rank at all.
+    ///
+    /// ```
+    /// use qat_kernels::{Error, Result, lora::Rank};
+    /// const HEAD: Result<Rank> = Rank::new(10, 64, 10); // checked while compiling
+    /// assert_eq!(HEAD?.get(), 10);
+    /// assert_eq!(Rank::new(11, 64, 10), Err(Error::Rank { rank: 11, max: 10 }));
+    /// # Ok::<(), Error>(())
+    /// ```
     pub const fn new(rank: usize, d_in: usize, d_out: usize) -> Result<Self> {
         let max = if d_in < d_out { d_in } else { d_out };
         if rank == 0 || rank > max {
@@ -35,18 +43,38 @@ impl Rank {
     }
 
     /// The rank.
+    ///
+    /// ```
+    /// let rank = qat_kernels::lora::Rank::new(8, 320, 960)?;
+    /// let alpha = 16.0;
+    /// assert_eq!(alpha / rank.get() as f32, 2.0); // the s that most trainers give an adapter, α/r
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     #[must_use]
     pub const fn get(self) -> usize {
         self.rank
     }
 
     /// Weights of A (`d_out × r`) and B (`r × d_in`) together, `r·(d_in + d_out)`; clamped to `usize::MAX`.
+    ///
+    /// ```
+    /// let rank = qat_kernels::lora::Rank::new(3, 100, 30)?;
+    /// assert_eq!(rank.parameters(), 90 + 300); // A is 30 × 3, B is 3 × 100
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     #[must_use]
     pub const fn parameters(self) -> usize {
         self.rank.saturating_mul(self.d_in.saturating_add(self.d_out))
     }
 
     /// Weights of the layer itself, `d_in·d_out`; clamped to `usize::MAX`.
+    ///
+    /// ```
+    /// use qat_kernels::lora::Rank;
+    /// assert_eq!(Rank::new(4, 784, 10)?.layer_parameters(), 7840); // whatever the rank
+    /// assert_eq!(Rank::new(1, usize::MAX, 2)?.layer_parameters(), usize::MAX); // clamped
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     #[must_use]
     pub const fn layer_parameters(self) -> usize {
         self.d_in.saturating_mul(self.d_out)
@@ -54,6 +82,13 @@ impl Rank {
 
     /// Whether the adapter has fewer weights than the layer. A rank above `d_in·d_out/(d_in + d_out)` has not, though
     /// INV-6 allows it.
+    ///
+    /// ```
+    /// use qat_kernels::lora::Rank;
+    /// let saves = |rank| Rank::new(rank, 12, 4).map(Rank::saves);
+    /// assert_eq!([saves(2)?, saves(3)?], [true, false]); // 2·16 and 3·16 weights, the layer has 12·4
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     #[must_use]
     pub const fn saves(self) -> bool {
         self.parameters() < self.layer_parameters()
