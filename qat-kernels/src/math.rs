@@ -17,6 +17,12 @@
 //! | [`exp`] | −87 ..= 88 | abs(Δ) / exp x | 6.9·10⁻⁸ | 2.4·10⁻³ |
 
 /// Square root, correctly rounded on every core and with every feature.
+///
+/// ```
+/// use qat_kernels::math::sqrt;
+/// assert_eq!(sqrt(2.0), core::f32::consts::SQRT_2); // the nearest f32, as with the standard library
+/// assert!(sqrt(-1.0).is_nan());
+/// ```
 #[must_use]
 #[inline]
 pub fn sqrt(x: f32) -> f32 {
@@ -24,6 +30,14 @@ pub fn sqrt(x: f32) -> f32 {
 }
 
 /// Natural logarithm of a positive normal number. For statistics only: see the [module](self) for its error.
+///
+/// ```
+/// use core::f32::consts::{E, LN_2};
+/// use qat_kernels::math::ln;
+/// assert_eq!(ln(1.0), 0.0);
+/// assert!((ln(4.0 * E) / (1.0 + 2.0 * LN_2) - 1.0).abs() <= 6.2e-5); // the larger of the table's errors
+/// assert_eq!(ln(0.0), f32::NEG_INFINITY);
+/// ```
 #[must_use]
 #[inline]
 pub fn ln(x: f32) -> f32 {
@@ -45,6 +59,12 @@ pub fn ln(x: f32) -> f32 {
 }
 
 /// Natural exponential. For statistics only: see the [module](self) for its error.
+///
+/// ```
+/// use qat_kernels::math::exp;
+/// assert_eq!(exp(0.0), 1.0);
+/// assert!((exp(-10.0) / 4.539_993e-5 - 1.0).abs() <= 2.4e-3); // the larger of the table's errors
+/// ```
 #[must_use]
 #[inline]
 pub fn exp(x: f32) -> f32 {
@@ -59,6 +79,11 @@ pub fn exp(x: f32) -> f32 {
 }
 
 /// Largest integer not above `x`, exact with every feature.
+///
+/// ```
+/// use qat_kernels::math::floor;
+/// assert_eq!([2.75, -0.5, -3.0].map(floor), [2.0, -1.0, -3.0]); // a cast to i32 would make −0.5 a 0
+/// ```
 #[must_use]
 #[inline]
 pub fn floor(x: f32) -> f32 {
@@ -67,6 +92,15 @@ pub fn floor(x: f32) -> f32 {
 
 /// Cosine and sine of an angle in radians, in f64: libm's with every feature, so that tables made of them are the same on
 /// every machine.
+///
+/// ```
+/// use core::f64::consts::FRAC_PI_2;
+/// use qat_kernels::math::cos_sin;
+/// assert_eq!(cos_sin(0.0), [1.0, 0.0]);
+/// let [cos, sin] = cos_sin(FRAC_PI_2);
+/// assert_eq!(sin, 1.0);
+/// assert!(cos > 0.0 && cos < 1e-16); // the nearest f64 to π/2 lies below it
+/// ```
 #[must_use]
 pub fn cos_sin(angle: f64) -> [f64; 2] {
     let (sin, cos) = libm::sincos(angle);
@@ -74,6 +108,12 @@ pub fn cos_sin(angle: f64) -> [f64; 2] {
 }
 
 /// `base` to the power of `exponent`, in f64: libm's with every feature, see [`cos_sin`].
+///
+/// ```
+/// use qat_kernels::math::power;
+/// // Frequencies of a rotary embedding with four pairs and base 10,000.
+/// assert_eq!([0.0, 1.0, 2.0, 3.0].map(|i| power(1e4, -i / 4.0)), [1.0, 0.1, 0.01, 0.001]);
+/// ```
 #[must_use]
 pub fn power(base: f64, exponent: f64) -> f64 {
     libm::pow(base, exponent)
