@@ -72,6 +72,16 @@ impl<'a> PackedMatrix<'a> {
     /// # Errors
     /// [`Error::Range`] of [`What::Columns`] for no columns, or so many that a sum could overflow;
     /// [`Error::Length`] of [`What::Packed`].
+    ///
+    /// ```
+    /// use qat_kernels::{Error, Grid, Levels, What, matrix::PackedMatrix};
+    /// let three_bit = Levels::new(3, Grid::MidTread)?;
+    /// // Every row starts on a byte: two rows of 9 bits take 4 bytes, not the 3 that 18 bits would fit into.
+    /// assert!(PackedMatrix::new(three_bit, 2, 3, &[0; 4]).is_ok());
+    /// let e = Error::Length { what: What::Packed, expected: 4, got: 3 };
+    /// assert_eq!(PackedMatrix::new(three_bit, 2, 3, &[0; 3]).err(), Some(e));
+    /// # Ok::<(), Error>(())
+    /// ```
     pub fn new(levels: Levels, rows: usize, columns: usize, codes: &'a [u8]) -> Result<Self> {
         check_columns(levels, columns, 1)?;
         check_length(What::Packed, rows.saturating_mul(packed_len(columns, levels.bits())), codes.len())?;
@@ -91,6 +101,17 @@ impl<'a> PackedMatrix<'a> {
     /// [`Error::Bits`] for weights of 8 bits; [`Error::NotDivisible`] of [`What::Columns`] by the group or, of
     /// [`What::Group`], if the group is none of those sizes; [`Error::Range`] as [`Self::new`]; [`Error::Length`] of
     /// [`What::Divisors`].
+    ///
+    /// ```
+    /// use qat_kernels::{Grid, Levels, matrix::PackedMatrix};
+    /// let ones = [0b01_01_01_01; 4]; // a row of 16 codes, all 1
+    /// let matrix = PackedMatrix::new(Levels::new(2, Grid::MidTread)?, 1, 16, &ones)?;
+    /// let matrix = matrix.with_divisors(8, &[0b11_00])?; // k = 2 and 5: factors 30 and 12
+    /// let mut sum = [0];
+    /// matrix.multiply(&[1; 16], &mut sum)?;
+    /// assert_eq!(sum, [30 * 16 + 12 * 16]); // twice the level, 2, eight times in each group
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     pub fn with_divisors(self, group: usize, divisors: &'a [u8]) -> Result<Self> {
         if self.levels.bits() > 7 {
             return Err(Error::Bits { bits: self.levels.bits() });
@@ -113,18 +134,45 @@ impl<'a> PackedMatrix<'a> {
     }
 
     /// The same matrix, multiplied on `backend` instead of [`Backend::best`].
+    ///
+    /// ```
+    /// use qat_kernels::{Grid, Levels, arch::Backend, matrix::PackedMatrix};
+    /// let matrix = PackedMatrix::new(Levels::new(4, Grid::MidRise)?, 1, 2, &[0x7F])?; // levels −½ and 7½
+    /// for backend in Backend::available() {
+    ///     let mut sum = [0];
+    ///     matrix.on(backend).multiply(&[3, 2], &mut sum)?;
+    ///     assert_eq!(sum, [-3 + 30]); // −1·3 + 15·2 on all of them
+    /// }
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     #[must_use]
     pub const fn on(self, backend: Backend) -> Self {
         Self { backend, ..self }
     }
 
     /// Number of rows.
+    ///
+    /// ```
+    /// use qat_kernels::{Grid, Levels, matrix::PackedMatrix};
+    /// let matrix = PackedMatrix::new(Levels::new(8, Grid::MidTread)?, 3, 2, &[1, 2, 3, 4, 5, 6])?;
+    /// let mut sums = vec![0; 4 * matrix.rows()]; // for four vectors
+    /// matrix.multiply(&[1; 8], &mut sums)?;
+    /// assert_eq!((matrix.rows(), &sums[9..]), (3, &[6, 14, 22][..])); // the sums of the last vector
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     #[must_use]
     pub const fn rows(&self) -> usize {
         self.count
     }
 
     /// Number of columns.
+    ///
+    /// ```
+    /// use qat_kernels::{Grid, Levels, matrix::PackedMatrix};
+    /// let matrix = PackedMatrix::new(Levels::new(2, Grid::MidRise)?, 1, 5, &[0; 2])?;
+    /// assert_eq!(matrix.columns(), 5); // the other three places of the second byte are padding
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     #[must_use]
     pub const fn columns(&self) -> usize {
         self.rows.columns
@@ -137,6 +185,18 @@ impl<'a> PackedMatrix<'a> {
     ///
     /// # Errors
     /// [`Error::NotDivisible`] of [`What::Input`]; [`Error::Length`] of [`What::Output`].
+    ///
+    /// ```
+    /// use qat_kernels::{Error, Grid, Levels, What, matrix::PackedMatrix};
+    /// let rows = [0x21, 0x3F]; // codes 1, 2 and −1, 3
+    /// let matrix = PackedMatrix::new(Levels::new(4, Grid::MidTread)?, 2, 2, &rows)?;
+    /// let mut sums = [0; 4];
+    /// matrix.multiply(&[10, 1, 0, -4], &mut sums)?;
+    /// assert_eq!(sums, [24, -14, -16, -24]); // twice 1·10 + 2·1, −1·10 + 3·1; 2·−4, 3·−4
+    /// let e = Error::NotDivisible { what: What::Input, len: 3, by: 2 };
+    /// assert_eq!(matrix.multiply(&[1, 2, 3], &mut sums), Err(e));
+    /// # Ok::<(), Error>(())
+    /// ```
     pub fn multiply(&self, x: &[i8], sums: &mut [i32]) -> Result<()> {
         let (rows, columns) = (self.count, self.rows.columns);
         if !x.len().is_multiple_of(columns) {
