@@ -10,6 +10,13 @@ use crate::error::{Error, Result, What};
 use crate::grid::{Grid, Levels};
 
 /// Bytes that `codes` codes of `bits` bits take, ⌈codes·bits/8⌉. Saturates instead of overflowing.
+///
+/// ```
+/// use qat_kernels::pack::packed_len;
+/// const ROW: usize = packed_len(10, 3);
+/// assert_eq!(ROW, 4); // 30 bits
+/// assert_eq!([2, 3, 5, 8].map(|bits| packed_len(8, bits)), [2, 3, 5, 8]); // eight codes
+/// ```
 #[must_use]
 pub const fn packed_len(codes: usize, bits: u8) -> usize {
     // Eight codes fill exactly `bits` bytes, so the product never has to hold codes·bits.
@@ -47,6 +54,16 @@ pub fn pack(bits: u8, codes: &[i8], packed: &mut [u8]) -> Result<()> {
 ///
 /// # Errors
 /// [`Error::Bits`]; [`Error::Length`] unless `packed` has [`packed_len`] bytes.
+///
+/// ```
+/// use qat_kernels::{Error, What, pack::unpack};
+/// let mut codes = [0; 2];
+/// unpack(3, &[0b11_011_100], &mut codes)?;
+/// assert_eq!(codes, [-4, 3]); // the upper two bits are padding
+/// let e = Error::Length { what: What::Packed, expected: 2, got: 1 };
+/// assert_eq!(unpack(3, &[0], &mut [0; 3]), Err(e)); // three codes are 9 bits
+/// # Ok::<(), Error>(())
+/// ```
 pub fn unpack(bits: u8, packed: &[u8], codes: &mut [i8]) -> Result<()> {
     check(bits, codes.len(), packed.len())?;
     Backend::best().run(Unpack { bits, packed, codes });
@@ -54,6 +71,14 @@ pub fn unpack(bits: u8, packed: &[u8], codes: &mut [i8]) -> Result<()> {
 }
 
 /// The code at position `index` of a packed row, or `None` past its end.
+///
+/// ```
+/// use qat_kernels::pack::code_at;
+/// let row = [0b11_100000, 0b0000_0111]; // codes −32 and 31, six bits each, and four bits of padding
+/// assert_eq!(code_at(6, &row, 0), Some(-32));
+/// assert_eq!(code_at(6, &row, 1), Some(31)); // from both bytes
+/// assert_eq!(code_at(6, &row, 2), None);
+/// ```
 #[must_use]
 #[inline]
 pub fn code_at(bits: u8, row: &[u8], index: usize) -> Option<i32> {
