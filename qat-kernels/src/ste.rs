@@ -10,6 +10,18 @@ use crate::grid::Levels;
 use serde::{Deserialize, Serialize};
 
 /// The estimator, by name.
+///
+/// ```
+/// use qat_kernels::SteVariant::{Clipped, Ewgs, LearnedStepSize, Standard};
+/// use qat_kernels::{Grid, Levels, LsqMask};
+/// let levels = Levels::new(2, Grid::MidTread)?; // levels −1..=½ for a step of ½
+/// let variants = [Standard, Clipped { clip_val: 1.0 }, LearnedStepSize, Ewgs { lambda: 0.5 }];
+/// let at = |w| variants.map(|ste| ste.backward_in_range(w, 0.5, levels, LsqMask::Exact, 1.0));
+/// assert_eq!(at(0.375), [1.0, 1.0, 1.0, 0.875]); // EWGS: 1 + 0.5·(0.75 − 1)
+/// assert_eq!(at(0.75), [1.0, 1.0, 0.0, 0.0]); // outside the range
+/// assert_eq!(at(2.0), [1.0, 0.0, 0.0, 0.0]); // outside clip_val as well
+/// # Ok::<(), qat_kernels::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum SteVariant {
@@ -31,6 +43,15 @@ pub enum SteVariant {
 }
 
 /// Where LSQ looks to decide whether a weight is inside the range.
+///
+/// ```
+/// use qat_kernels::{Grid, Levels, LsqMask};
+/// let levels = Levels::new(2, Grid::MidTread)?; // codes −2..=1
+/// let passing = |mask: LsqMask| [-2.75, -2.5, -2.0, 1.0, 1.25, 1.5].map(|v| mask.passes(v, levels));
+/// assert_eq!(passing(LsqMask::Exact), [false, false, true, true, false, false]);
+/// assert_eq!(passing(LsqMask::Rounded), [false, true, true, true, true, false]); // ties to even
+/// # Ok::<(), qat_kernels::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum LsqMask {
@@ -44,6 +65,15 @@ pub enum LsqMask {
 
 impl LsqMask {
     /// Whether `v = w/Δ` gets a gradient.
+    ///
+    /// ```
+    /// use qat_kernels::{Grid, Levels, LsqMask};
+    /// let levels = Levels::new(2, Grid::MidRise)?; // levels ±½ and ±1½
+    /// assert!(LsqMask::Exact.passes(-1.5, levels));
+    /// assert!(!LsqMask::Exact.passes(-1.75, levels));
+    /// assert!(LsqMask::Rounded.passes(-1.75, levels)); // is rounded to −1½
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     #[must_use]
     #[inline(always)]
     pub fn passes(self, v: f32, levels: Levels) -> bool {
@@ -64,6 +94,14 @@ impl SteVariant {
     ///
     /// # Errors
     /// [`Error::Range`] for a clip value that is not positive and finite or a λ that is negative or not finite.
+    ///
+    /// ```
+    /// use qat_kernels::{Error, SteVariant, What};
+    /// assert_eq!(SteVariant::Ewgs { lambda: 0.0 }.validate(), Ok(())); // scales nothing
+    /// let e = Error::Range { what: What::Lambda, value: -0.5, min: 0.0, max: f32::MAX };
+    /// assert_eq!(SteVariant::Ewgs { lambda: -0.5 }.validate(), Err(e));
+    /// assert!(SteVariant::Clipped { clip_val: 0.0 }.validate().is_err()); // would clip everything
+    /// ```
     pub fn validate(self) -> Result<()> {
         match self {
             SteVariant::Clipped { clip_val } if !(clip_val > 0.0 && clip_val.is_finite()) => {
@@ -147,6 +185,15 @@ impl SteVariant {
 /// What one weight contributes to the gradient of its step, LSQ equation 3: `g·(level − v)` inside the range,
 /// `g·level(lo|hi)` outside. Sum over the weights that share the step, then multiply by [`lsq_gradient_scale`], and by
 /// π/k for the gradient of α.
+///
+/// ```
+/// use qat_kernels::{Grid, Levels, LsqMask, ste::lsq_step_gradient};
+/// let levels = Levels::new(2, Grid::MidTread)?; // codes −2..=1
+/// let term = |w| lsq_step_gradient(w, 0.5, levels, LsqMask::Exact, 2.0);
+/// assert_eq!(term(0.375), 2.0 * (1.0 - 0.75)); // rounded up by a quarter of a step
+/// assert_eq!([term(4.0), term(-4.0)], [2.0, -4.0]); // outside: g times the last level
+/// # Ok::<(), qat_kernels::Error>(())
+/// ```
 #[must_use]
 #[inline(always)]
 pub fn lsq_step_gradient(w: f32, step: f32, levels: Levels, mask: LsqMask, g: f32) -> f32 {
@@ -156,6 +203,13 @@ pub fn lsq_step_gradient(w: f32, step: f32, levels: Levels, mask: LsqMask, g: f3
 }
 
 /// LSQ's gradient scale `1/√(N·Qp)`, N the number of weights that share the step (Esser et al. 2020, §2.2).
+///
+/// ```
+/// use qat_kernels::{Grid, Levels, ste::lsq_gradient_scale};
+/// assert_eq!(lsq_gradient_scale(28, Levels::new(4, Grid::MidTread)?), 1.0 / 14.0); // Qp = 7
+/// assert_eq!(lsq_gradient_scale(6, Levels::new(2, Grid::MidRise)?), 1.0 / 3.0); // Qp = 1½
+/// # Ok::<(), qat_kernels::Error>(())
+/// ```
 #[must_use]
 pub fn lsq_gradient_scale(weights: usize, levels: Levels) -> f32 {
     1.0 / crate::math::sqrt(weights as f32 * levels.top())
