@@ -79,6 +79,17 @@ impl Default for Kernels {
 
 impl Kernels {
     /// The kernels of `backend`.
+    ///
+    /// ```
+    /// use qat_kernels::ste_simd::{Backend, Isa, Kernels};
+    /// use qat_kernels::{Grid, Levels};
+    /// let portable = Backend::new(Isa::Portable).map(Kernels::on); // every machine has it
+    /// let mut out = [0.0; 2];
+    /// let levels = Levels::new(2, Grid::MidRise)?;
+    /// let done = portable.map(|kernels| kernels.fake_quantize(levels, &[2.0], &[0.5, -7.0], &mut out));
+    /// assert_eq!((done, out), (Some(Ok(())), [1.0, -3.0]));
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     #[must_use]
     pub const fn on(backend: Backend) -> Self {
         Self { backend, whole: 0 }
@@ -98,6 +109,16 @@ impl Kernels {
     ///
     /// # Errors
     /// The same.
+    ///
+    /// ```
+    /// use qat_kernels::{Error, Grid, Levels, What, ste_simd::Kernels};
+    /// let levels = Levels::new(4, Grid::MidTread)?;
+    /// let mut out = [9.0; 3];
+    /// let done = Kernels::default().fake_quantize(levels, &[0.5], &[0.3, f32::NAN, 0.2], &mut out);
+    /// assert_eq!(done, Err(Error::NotFinite { what: What::Weights, index: 1 }));
+    /// assert_eq!(out[1..], [9.0, 9.0]); // untouched from the NaN on
+    /// # Ok::<(), Error>(())
+    /// ```
     pub fn fake_quantize(self, levels: Levels, steps: &[f32], w: &[f32], out: &mut [f32]) -> Result<()> {
         let per_step = layout(w.len(), What::Weights, steps)?;
         length(What::Output, out.len(), w.len())?;
@@ -115,6 +136,15 @@ impl Kernels {
     ///
     /// # Errors
     /// The same.
+    ///
+    /// ```
+    /// use qat_kernels::{Grid, Levels, ste_simd::Kernels};
+    /// let (steps, w) = ([1.0, 0.25], [1.4, -3.0, 1.4, -3.0]); // two rows of the same weights
+    /// let mut codes = [0; 4];
+    /// Kernels::default().quantize(Levels::new(3, Grid::MidTread)?, &steps, &w, &mut codes)?;
+    /// assert_eq!(codes, [1, -3, 3, -4]); // the second row's step is too small for them
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     pub fn quantize(self, levels: Levels, steps: &[f32], w: &[f32], codes: &mut [i8]) -> Result<()> {
         let per_step = layout(w.len(), What::Weights, steps)?;
         length(What::Codes, codes.len(), w.len())?;
@@ -126,6 +156,17 @@ impl Kernels {
     ///
     /// # Errors
     /// The same.
+    ///
+    /// ```
+    /// use qat_kernels::{Error, Grid, Levels, ste_simd::Kernels};
+    /// let (kernels, levels) = (Kernels::default(), Levels::new(3, Grid::MidTread)?); // codes −4..=3
+    /// let mut w_hat = [0.0; 2];
+    /// kernels.dequantize(levels, &[0.5, 3.0], &[-4, 3], &mut w_hat)?;
+    /// assert_eq!(w_hat, [-2.0, 9.0]);
+    /// let done = kernels.dequantize(levels, &[0.5], &[-5, 3], &mut w_hat);
+    /// assert_eq!(done, Err(Error::Code { index: 0, code: -5 }));
+    /// # Ok::<(), Error>(())
+    /// ```
     pub fn dequantize(self, levels: Levels, steps: &[f32], codes: &[i8], out: &mut [f32]) -> Result<()> {
         let per_step = layout(codes.len(), What::Codes, steps)?;
         length(What::Output, out.len(), codes.len())?;
@@ -137,6 +178,17 @@ impl Kernels {
     ///
     /// # Errors
     /// The same.
+    ///
+    /// ```
+    /// use qat_kernels::{Grid, Levels, LsqMask, SteVariant, ste_simd::Kernels};
+    /// let (ste, levels) = (SteVariant::Ewgs { lambda: 0.5 }, Levels::new(4, Grid::MidTread)?);
+    /// let (w, g, mask) = ([0.5, 3.5], [1.0, -1.0], LsqMask::Exact); // rounded to 0 and 4
+    /// let (mut grad_w, mut step_grad) = ([0.0; 2], [0.0]);
+    /// Kernels::default().backward(ste, levels, mask, &[1.0], &w, &g, &mut grad_w, &mut step_grad)?;
+    /// assert_eq!(grad_w, [1.25, -1.25]); // 1 + ½·(½ − 0) and −(1 − ½·(3½ − 4))
+    /// assert_eq!(step_grad, [-0.5 - 0.5]); // 1·(0 − ½) and −1·(4 − 3½)
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     #[allow(
         clippy::too_many_arguments,
         reason = "slices in, slices out: a struct of them would only be taken apart"
@@ -168,6 +220,17 @@ impl Kernels {
     ///
     /// # Errors
     /// The same.
+    ///
+    /// ```
+    /// use qat_kernels::{Grid, Levels, LsqMask, SteVariant, ste_simd::Kernels};
+    /// let (ste, levels) = (SteVariant::Clipped { clip_val: 2.0 }, Levels::new(2, Grid::MidRise)?);
+    /// let (steps, w, mut g, mut step_grads) = ([1.0; 2], [1.5, 2.5], [4.0; 2], [0.0; 2]); // a step each
+    /// let kernels = Kernels::default();
+    /// kernels.backward_in_place(ste, levels, LsqMask::Exact, &steps, &w, &mut g, &mut step_grads)?;
+    /// assert_eq!(g, [4.0, 0.0]);
+    /// assert_eq!(step_grads, [0.0, 6.0]); // 1.5 is a level; 2.5 moves with the end of the range, 4·1½
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     #[allow(
         clippy::too_many_arguments,
         reason = "slices in, slices out: a struct of them would only be taken apart"
@@ -189,6 +252,21 @@ impl Kernels {
     ///
     /// # Errors
     /// The same.
+    ///
+    /// ```
+    /// use qat_kernels::ste_simd::{Backend, Kernels};
+    /// use qat_kernels::{Grid, Levels, LsqMask};
+    /// let (levels, w, g) = (Levels::new(8, Grid::MidTread)?, [0.3; 100], [1.0; 100]);
+    /// let mut sums = Vec::new();
+    /// for backend in Backend::available() {
+    ///     let mut sum = [0.0];
+    ///     Kernels::on(backend).step_gradient(levels, LsqMask::Exact, &[1.0], &w, &g, &mut sum)?;
+    ///     sums.push(sum[0].to_bits());
+    /// }
+    /// sums.dedup();
+    /// assert_eq!(sums.len(), 1); // about −30, with the same last bit on every backend
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     pub fn step_gradient(
         self,
         levels: Levels,
@@ -208,6 +286,22 @@ impl Kernels {
     ///
     /// # Errors
     /// The same.
+    ///
+    /// ```
+    /// use qat_kernels::ste_simd::{AdamW, Kernels};
+    /// use qat_kernels::{Grid, Levels, LsqMask, SteVariant};
+    /// let (ste, levels) = (SteVariant::Standard, Levels::new(4, Grid::MidTread)?);
+    /// // Without moments and decay, AdamW moves each weight by the learning rate.
+    /// let adamw = AdamW { lr: 0.5, beta1: 0.0, beta2: 0.0, weight_decay: 0.0, ..AdamW::default() };
+    /// let (mask, step, next, g) = (LsqMask::Exact, [1.0], [0.25], [-8.0]);
+    /// let (mut w, mut m, mut v, mut w_hat) = ([1.0], [0.0], [0.0], [0.0]);
+    /// Kernels::default().fused_adamw(
+    ///     ste, levels, mask, &step, &next, &adamw, &mut w, &g, &mut m, &mut v, &mut w_hat, &mut [],
+    /// )?;
+    /// assert_eq!((w, m, v), ([1.5], [-8.0], [64.0]));
+    /// assert_eq!(w_hat, [1.5]); // with the next step, ¼; with the old one it would be 2
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     #[allow(
         clippy::too_many_arguments,
         reason = "slices in, slices out: a struct of them would only be taken apart"
@@ -261,6 +355,20 @@ impl Kernels {
     ///
     /// # Errors
     /// The same.
+    ///
+    /// ```
+    /// use qat_kernels::ste_simd::{AdamW, Kernels};
+    /// use qat_kernels::{Error, Grid, Levels, LsqMask, SteVariant, What};
+    /// let (levels, adamw) = (Levels::new(2, Grid::MidTread)?, AdamW { step: 0, ..AdamW::default() });
+    /// let (mut w, mut m, mut v, mut step_grads) = ([1.0], [0.0], [0.0], [0.0]);
+    /// let (ste, mask) = (SteVariant::Standard, LsqMask::Exact);
+    /// let done = Kernels::default().backward_adamw(
+    ///     ste, levels, mask, &[1.0], &adamw, &mut w, &[1.0], &mut m, &mut v, &mut step_grads,
+    /// );
+    /// assert!(matches!(done, Err(Error::Range { what: What::Update, .. }))); // updates count from 1
+    /// assert_eq!(w, [1.0]);
+    /// # Ok::<(), Error>(())
+    /// ```
     #[allow(
         clippy::too_many_arguments,
         reason = "slices in, slices out: a struct of them would only be taken apart"
@@ -349,6 +457,14 @@ impl Kernels {
 /// [`Error::Empty`], [`Error::NotDivisible`] and [`Error::Length`] for slices that do not fit together;
 /// [`Error::NotPositive`] for a step that is not a positive normal number; [`Error::NotFinite`] for a weight that is NaN
 /// or infinite, see [Bad numbers](self#bad-numbers).
+///
+/// ```
+/// use qat_kernels::{Grid, Levels, ste_simd};
+/// let (w, mut w_hat) = ([0.25, 0.75, 1.25, 9.0, -9.0], [0.0; 5]);
+/// ste_simd::fake_quantize(Levels::new(3, Grid::MidTread)?, &[0.5], &w, &mut w_hat)?;
+/// assert_eq!(w_hat, [0.0, 1.0, 1.0, 1.5, -2.0]); // three ties to even, then both ends
+/// # Ok::<(), qat_kernels::Error>(())
+/// ```
 pub fn fake_quantize(levels: Levels, steps: &[f32], w: &[f32], out: &mut [f32]) -> Result<()> {
     Kernels::default().fake_quantize(levels, steps, w, out)
 }
@@ -357,6 +473,16 @@ pub fn fake_quantize(levels: Levels, steps: &[f32], w: &[f32], out: &mut [f32]) 
 ///
 /// # Errors
 /// As [`fake_quantize`].
+///
+/// ```
+/// use qat_kernels::{Error, Grid, Levels, What, ste_simd};
+/// let (two_bit, mut codes) = (Levels::new(2, Grid::MidRise)?, [0; 3]);
+/// ste_simd::quantize(two_bit, &[1.0], &[0.1, -0.1, 1.2], &mut codes)?;
+/// assert_eq!(codes, [0, -1, 1]); // levels ½, −½ and 1½
+/// let e = Error::NotDivisible { what: What::Weights, len: 3, by: 2 };
+/// assert_eq!(ste_simd::quantize(two_bit, &[1.0, 2.0], &[0.1, -0.1, 1.2], &mut codes), Err(e));
+/// # Ok::<(), Error>(())
+/// ```
 pub fn quantize(levels: Levels, steps: &[f32], w: &[f32], codes: &mut [i8]) -> Result<()> {
     Kernels::default().quantize(levels, steps, w, codes)
 }
@@ -365,6 +491,14 @@ pub fn quantize(levels: Levels, steps: &[f32], w: &[f32], codes: &mut [i8]) -> R
 ///
 /// # Errors
 /// As [`fake_quantize`], and [`Error::Code`] for a code outside the grid, under the same terms as a bad weight.
+///
+/// ```
+/// use qat_kernels::{Grid, Levels, ste_simd};
+/// let mut w_hat = [0.0; 4];
+/// ste_simd::dequantize(Levels::new(4, Grid::MidRise)?, &[2.0, 0.25], &[-8, 0, -8, 0], &mut w_hat)?;
+/// assert_eq!(w_hat, [-15.0, 1.0, -1.875, 0.125]); // −7½ and ½ of each step
+/// # Ok::<(), qat_kernels::Error>(())
+/// ```
 pub fn dequantize(levels: Levels, steps: &[f32], codes: &[i8], out: &mut [f32]) -> Result<()> {
     Kernels::default().dequantize(levels, steps, codes, out)
 }
@@ -379,6 +513,18 @@ pub fn dequantize(levels: Levels, steps: &[f32], codes: &[i8], out: &mut [f32]) 
 ///
 /// # Errors
 /// As [`fake_quantize`]; [`Error::NotFinite`] for gradients too; [`Error::Range`] for a bad parameter of the estimator.
+///
+/// ```
+/// use qat_kernels::{Grid, Levels, LsqMask, SteVariant, ste::lsq_gradient_scale, ste_simd};
+/// let (ste, levels) = (SteVariant::LearnedStepSize, Levels::new(2, Grid::MidTread)?); // codes −2..=1
+/// let (w, g) = ([0.25, -1.5, 0.5, 9.0], [1.0; 4]);
+/// let (mut grad_w, mut step_grad) = ([0.0; 4], [0.0]);
+/// ste_simd::backward(ste, levels, LsqMask::Exact, &[1.0], &w, &g, &mut grad_w, &mut step_grad)?;
+/// assert_eq!(grad_w, [1.0, 1.0, 1.0, 0.0]);
+/// assert_eq!(step_grad, [-0.25 - 0.5 - 0.5 + 1.0]); // level − v, and the level alone for 9.0
+/// assert_eq!(step_grad[0] * lsq_gradient_scale(w.len(), levels), -0.125); // 1/√(4·1)
+/// # Ok::<(), qat_kernels::Error>(())
+/// ```
 #[allow(
     clippy::too_many_arguments,
     reason = "slices in, slices out: a struct of them would only be taken apart"
@@ -400,6 +546,16 @@ pub fn backward(
 ///
 /// # Errors
 /// As [`backward`].
+///
+/// ```
+/// use qat_kernels::{Grid, Levels, LsqMask, SteVariant, ste_simd};
+/// let (ste, levels) = (SteVariant::LearnedStepSize, Levels::new(2, Grid::MidTread)?); // codes −2..=1
+/// let (w, mut g, mut step_grad) = ([-2.25, -0.5, 1.25], [0.5, 0.5, 0.5], [0.0]);
+/// ste_simd::backward_in_place(ste, levels, LsqMask::Rounded, &[1.0], &w, &mut g, &mut step_grad)?;
+/// assert_eq!(g, [0.5, 0.5, 0.5]); // all of them round to a code; the exact mask would stop two
+/// assert_eq!(step_grad, [0.5 * (0.25 + 0.5 - 0.25)]);
+/// # Ok::<(), qat_kernels::Error>(())
+/// ```
 pub fn backward_in_place(
     ste: SteVariant,
     levels: Levels,
@@ -416,6 +572,16 @@ pub fn backward_in_place(
 ///
 /// # Errors
 /// As [`backward`].
+///
+/// ```
+/// use qat_kernels::{Grid, Levels, LsqMask, ste_simd};
+/// let (steps, w, g) = ([0.5, 2.0], [0.125, 0.5, 0.5, 8.0], [1.0, -3.0, 1.0, -3.0]);
+/// let mut step_grads = [0.0; 2];
+/// let levels = Levels::new(3, Grid::MidTread)?; // codes −4..=3
+/// ste_simd::step_gradient(levels, LsqMask::Exact, &steps, &w, &g, &mut step_grads)?;
+/// assert_eq!(step_grads, [0.0 - 0.25, -0.25 - 9.0]); // 0.5 is a level of the first, 8.0 beyond the second
+/// # Ok::<(), qat_kernels::Error>(())
+/// ```
 pub fn step_gradient(
     levels: Levels,
     mask: LsqMask,
@@ -438,6 +604,22 @@ pub fn step_gradient(
 ///
 /// # Errors
 /// As [`backward`]; [`AdamW::validate`]'s; [`Error::NotFinite`] for moments that are NaN or infinite.
+///
+/// ```
+/// use qat_kernels::ste_simd::{AdamW, fused_adamw};
+/// use qat_kernels::{Grid, Levels, LsqMask, SteVariant};
+/// let (ste, levels) = (SteVariant::LearnedStepSize, Levels::new(2, Grid::MidTread)?);
+/// let adamw = AdamW { lr: 0.25, beta1: 0.0, beta2: 0.0, weight_decay: 0.0, ..AdamW::default() };
+/// let (mask, step, mut w, g) = (LsqMask::Exact, [0.5], [0.375, 2.0], [1.0, 1.0]);
+/// let (mut m, mut v, mut w_hat, mut step_grad) = ([0.0; 2], [0.0; 2], [0.0; 2], [0.0]);
+/// fused_adamw(
+///     ste, levels, mask, &step, &step, &adamw, &mut w, &g, &mut m, &mut v, &mut w_hat, &mut step_grad,
+/// )?;
+/// assert_eq!(step_grad, [0.25 + 1.0]); // of the weights before the update: 1 − 0.75, and the largest level
+/// assert_eq!(w, [0.125, 2.0]); // down by the learning rate; 2.0 is clipped and stays
+/// assert_eq!(w_hat, [0.0, 0.5]);
+/// # Ok::<(), qat_kernels::Error>(())
+/// ```
 #[allow(
     clippy::too_many_arguments,
     reason = "slices in, slices out: a struct of them would only be taken apart"
@@ -464,6 +646,21 @@ pub fn fused_adamw(
 ///
 /// # Errors
 /// As [`fused_adamw`].
+///
+/// ```
+/// use qat_kernels::ste_simd::{AdamW, backward_adamw, fake_quantize};
+/// use qat_kernels::{Grid, Levels, LsqMask, SteVariant};
+/// let (ste, levels) = (SteVariant::LearnedStepSize, Levels::new(4, Grid::MidTread)?);
+/// let adamw = AdamW { lr: 0.5, beta1: 0.0, beta2: 0.0, weight_decay: 0.0, ..AdamW::default() };
+/// let (mut step, mut w, g, mut w_hat) = ([1.0], [2.25, -1.25], [2.0, -2.0], [0.0; 2]);
+/// let (mut m, mut v, mut step_grad) = ([0.0; 2], [0.0; 2], [0.0]);
+/// backward_adamw(ste, levels, LsqMask::Exact, &step, &adamw, &mut w, &g, &mut m, &mut v, &mut step_grad)?;
+/// assert_eq!((w, step_grad), ([1.75, -0.75], [-1.0])); // 2·(2 − 2¼) − 2·(−1 + 1¼)
+/// step[0] -= 0.25 * step_grad[0]; // plain descent
+/// fake_quantize(levels, &step, &w, &mut w_hat)?;
+/// assert_eq!(w_hat, [1.25, -1.25]);
+/// # Ok::<(), qat_kernels::Error>(())
+/// ```
 #[allow(
     clippy::too_many_arguments,
     reason = "slices in, slices out: a struct of them would only be taken apart"
