@@ -90,6 +90,15 @@ impl Kernels {
     ///
     /// # Errors
     /// [`Error::Length`] if `out` has not the length of `x`.
+    ///
+    /// ```
+    /// use qat_kernels::ste_simd::{AffineGrid, Kernels};
+    /// let grid = AffineGrid::new(2.0, -3, 12)?; // 4 bits, zero point −5
+    /// let mut out = [0.0; 4];
+    /// Kernels::default().round_activations(grid, &[1.0, 3.0, -100.0, 100.0], &mut out)?;
+    /// assert_eq!(out, [0.0, 4.0, -6.0, 24.0]); // ½ and 1½ steps are ties and go to the even number
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     pub fn round_activations(self, grid: AffineGrid, x: &[f32], out: &mut [f32]) -> Result<()> {
         length(What::Output, out.len(), x.len())?;
         self.backend.run(Forward { grid, x, out });
@@ -97,6 +106,15 @@ impl Kernels {
     }
 
     /// [`Self::round_activations`] that replaces the numbers where they are.
+    ///
+    /// ```
+    /// use qat_kernels::ste_simd::{AffineGrid, Kernels};
+    /// let mut x = [0.6, -0.6, f32::NAN];
+    /// Kernels::default().round_activations_in_place(AffineGrid::new(0.25, 0, 15)?, &mut x);
+    /// assert_eq!(x[..2], [0.5, 0.0]);
+    /// assert!(x[2].is_nan()); // stays, where weights would be refused
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     pub fn round_activations_in_place(self, grid: AffineGrid, x: &mut [f32]) {
         self.backend.run(ForwardInPlace { grid, x });
     }
@@ -109,6 +127,16 @@ impl Kernels {
     ///
     /// # Errors
     /// [`Error::Length`] if the lengths differ.
+    ///
+    /// ```
+    /// use qat_kernels::ste_simd::{AffineGrid, Kernels};
+    /// let (x, g, mut grad_x) = ([0.375, 9.0, -9.0], [2.0, 1.0, 0.5], [0.0; 3]);
+    /// let grid = AffineGrid::new(0.5, -8, 7)?;
+    /// let grad_scale = Kernels::default().activations_backward(grid, &x, &g, &mut grad_x)?;
+    /// assert_eq!(grad_x, [2.0, 0.0, 0.0]);
+    /// assert_eq!(grad_scale, 2.0 * (1.0 - 0.75) + 1.0 * 7.0 + 0.5 * -8.0);
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     pub fn activations_backward(
         self,
         grid: AffineGrid,
@@ -125,6 +153,16 @@ impl Kernels {
     ///
     /// # Errors
     /// The same.
+    ///
+    /// ```
+    /// use qat_kernels::ste_simd::{AffineGrid, Kernels};
+    /// let (x, mut g) = ([-1.0, 0.25, 3.0], [5.0, 4.0, 3.0]);
+    /// let grid = AffineGrid::new(1.0, 0, 3)?; // 2 bits after a ReLU
+    /// let grad_scale = Kernels::default().activations_backward_in_place(grid, &x, &mut g)?;
+    /// assert_eq!(g, [0.0, 4.0, 3.0]); // 3.0, the upper bound itself, is inside
+    /// assert_eq!(grad_scale, 4.0 * (0.0 - 0.25));
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     pub fn activations_backward_in_place(self, grid: AffineGrid, x: &[f32], g: &mut [f32]) -> Result<f32> {
         length(What::Gradient, g.len(), x.len())?;
         Ok(self.backend.run(BackwardInPlace { grid, x, g }))
