@@ -68,6 +68,11 @@ pub enum StepRule {
     },
 }
 
+/// Refuses sizes of groups that adaptive steps do not have.
+pub(crate) fn check_group(group: usize) -> Result<()> {
+    if matches!(group, 8 | 16 | 32) { Ok(()) } else { Err(Error::Group { group }) }
+}
+
 /// Weights of the terms of a training loss, `λ_task·CE + λ_kd·T²·KL + λ_reason·L_reason`.
 ///
 /// ```
@@ -343,8 +348,8 @@ impl QatConfig {
     /// Checks every field.
     ///
     /// # Errors
-    /// The first field that is out of range: [`Error::Bits`], [`Error::Divisor`], [`Error::Range`] (clip value, λ,
-    /// epochs, group size, loss weights), [`Error::NotPositive`] (learning rate).
+    /// The first field that is out of range: [`Error::Bits`], [`Error::Divisor`], [`Error::Group`],
+    /// [`Error::Range`] (clip value, λ, epochs, weights that share a step, loss weights), [`Error::NotPositive`] (learning rate).
     ///
     /// ```
     /// use qat_kernels::{Error, QatConfig};
@@ -357,9 +362,7 @@ impl QatConfig {
         self.levels()?;
         match self.step {
             StepRule::Pi { k } if !(2..=5).contains(&k) => return Err(Error::Divisor { k }),
-            StepRule::PiAdaptive { group } if ![8, 16, 32].contains(&group) => {
-                return Err(range(What::Group, group as f32, 8.0, 32.0));
-            }
+            StepRule::PiAdaptive { group } => check_group(group)?,
             _ => {}
         }
         if self.granularity == QuantGranularity::PerGroup(0) {
@@ -420,7 +423,8 @@ mod tests {
         };
         assert_eq!(d.with_bits(9).validate(), Err(Error::Bits { bits: 9 }));
         assert_eq!(d.with_step(StepRule::Pi { k: 6 }).validate(), Err(Error::Divisor { k: 6 }));
-        assert_eq!(what(d.with_step(StepRule::PiAdaptive { group: 12 })), What::Group);
+        let twelve = d.with_step(StepRule::PiAdaptive { group: 12 });
+        assert_eq!(twelve.validate(), Err(Error::Group { group: 12 }));
         assert_eq!(what(d.with_granularity(QuantGranularity::PerGroup(0))), What::Group);
         assert_eq!(what(d.with_ste(SteVariant::Clipped { clip_val: -1.0 })), What::ClipVal);
         assert_eq!(what(d.with_ste(SteVariant::Ewgs { lambda: f32::NAN })), What::Lambda);

@@ -289,6 +289,11 @@ pub enum Error {
         /// The divisor asked for.
         k: u8,
     },
+    /// A size of adaptive groups that is none of 8, 16 and 32.
+    Group {
+        /// The size asked for.
+        group: usize,
+    },
     /// A number that must be positive and finite is not (α, a step, a scale, a rate).
     NotPositive {
         /// Which number.
@@ -420,6 +425,7 @@ impl fmt::Display for Error {
         match *self {
             Error::Bits { bits } => write!(f, "{bits} bits asked for; 2 to 8 are possible"),
             Error::Divisor { k } => write!(f, "Pi divisor k = {k}; only 2, 3, 4 and 5 exist"),
+            Error::Group { group } => write!(f, "groups of {group} weights; only 8, 16 and 32 exist"),
             Error::NotPositive { what, index, value } => {
                 write!(f, "{what:?}[{index}] is {value}; it must be positive and finite")
             }
@@ -435,6 +441,7 @@ impl fmt::Display for Error {
                 write!(f, "{what:?} of length {len} does not divide into parts of {by}")
             }
             Error::Code { index, code } => write!(f, "code {code} at index {index} is outside the grid"),
+            Error::Rank { rank, max: 0 } => write!(f, "rank {rank} of a layer without inputs or outputs"),
             Error::Rank { rank, max } => write!(f, "rank {rank} is outside 1..={max}"),
             Error::File { at, fault } => write!(f, "byte {at}: {fault}"),
             Error::Op { op, fault } => write!(f, "operator {op}: {fault}"),

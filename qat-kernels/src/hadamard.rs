@@ -493,7 +493,7 @@ fn not_empty<T>(x: &[T], what: What) -> Result<()> {
 fn rows(weights: &mut [f32], columns: usize) -> Result<impl Iterator<Item = &mut [f32]>> {
     not_empty(weights, What::Weights)?;
     if columns == 0 {
-        return Err(Error::Empty { what: What::Channels });
+        return Err(Error::Empty { what: What::Columns });
     }
     if weights.len().is_multiple_of(columns) {
         Ok(weights.chunks_exact_mut(columns))

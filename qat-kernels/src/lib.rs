@@ -25,7 +25,7 @@ pub mod ste;
 
 pub use calibration::{CalibrationArtifact, CalibrationConfig, CalibrationEngine, CalibrationMethod};
 pub use config::{
-    DEFAULT_BITS, DEFAULT_QAT_LR, MAX_BITS, MIN_BITS, QatConfig, QatLossWeights, QuantGranularity,
+    DEFAULT_BITS, DEFAULT_QAT_LR, MAX_BITS, MIN_BITS, QatConfig, QatLossWeights, QuantGranularity, StepRule,
 };
 pub use error::{Error, FileFault, OpFault, Result, TensorFault, What};
 pub use grid::{Grid, Levels, pi_step};

@@ -32,6 +32,7 @@ pub(crate) use rows::Order;
 pub(crate) use rows::Rows;
 
 use crate::arch::Backend;
+use crate::config::check_group;
 use crate::error::{Error, Result, What};
 use crate::grid::{Grid, Levels};
 use crate::pack::packed_len;
@@ -98,8 +99,8 @@ impl<'a> PackedMatrix<'a> {
     /// packed like codes of two bits, [`packed_len`]`(columns / group, 2)` bytes a row.
     ///
     /// # Errors
-    /// [`Error::Bits`] for weights of 8 bits; [`Error::NotDivisible`] of [`What::Columns`] by the group or, of
-    /// [`What::Group`], if the group is none of those sizes; [`Error::Range`] as [`Self::new`]; [`Error::Length`] of
+    /// [`Error::Bits`] for weights of 8 bits; [`Error::Group`] if the group is none of those sizes;
+    /// [`Error::NotDivisible`] of [`What::Columns`] by the group; [`Error::Range`] as [`Self::new`]; [`Error::Length`] of
     /// [`What::Divisors`].
     ///
     /// ```
@@ -116,9 +117,7 @@ impl<'a> PackedMatrix<'a> {
         if self.levels.bits() > 7 {
             return Err(Error::Bits { bits: self.levels.bits() });
         }
-        if !matches!(group, 8 | 16 | 32) {
-            return Err(Error::NotDivisible { what: What::Group, len: group, by: 8 });
-        }
+        check_group(group)?;
         let columns = self.rows.columns;
         if !columns.is_multiple_of(group) {
             return Err(Error::NotDivisible { what: What::Columns, len: columns, by: group });

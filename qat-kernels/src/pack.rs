@@ -70,7 +70,8 @@ pub fn unpack(bits: u8, packed: &[u8], codes: &mut [i8]) -> Result<()> {
     Ok(())
 }
 
-/// The code at position `index` of a packed row, or `None` past its end.
+/// The code at position `index` of a packed row, or `None` past its last byte; padding in front of that reads as codes.
+/// `bits`: 2 to 8, which is not checked: other widths give numbers without meaning.
 ///
 /// ```
 /// use qat_kernels::pack::code_at;

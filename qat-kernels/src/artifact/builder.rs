@@ -9,6 +9,7 @@ use super::plan::{Buffers, plan};
 use super::record::{ChannelParams, IN_OUTPUT, ModelHeader, OpKind, OpRecord, TensorInfo, WeightSpec};
 use super::sections::{Section, assemble};
 use super::target::Target;
+use crate::config::check_group;
 use crate::error::{Error, FileFault, OpFault, Result, What};
 use crate::grid::{Levels, pi_step};
 use crate::infer::Model;
@@ -183,8 +184,8 @@ impl ModelBuilder {
     /// `bias`: one real number per output, or empty for none.
     ///
     /// # Errors
-    /// [`Error::Length`], [`Error::Code`], [`Error::NotPositive`], [`Error::NotFinite`], [`Error::Divisor`] for the
-    /// arguments; [`Error::Op`] if the layer cannot be represented (scales, or an accumulator that could overflow).
+    /// [`Error::Length`], [`Error::Code`], [`Error::NotPositive`], [`Error::NotFinite`], [`Error::Divisor`],
+    /// [`Error::Group`] for the arguments; [`Error::Op`] if the layer cannot be represented (scales, or an accumulator that could overflow).
     pub fn linear(
         &mut self,
         x: TensorId,
@@ -463,9 +464,7 @@ impl Weights<'_> {
                 })
                 .collect(),
             Steps::PiAdaptive { alpha, divisors, group } => {
-                if ![8, 16, 32].contains(&group) {
-                    return Err(Error::Range { what: What::Group, value: group as f32, min: 8.0, max: 32.0 });
-                }
+                check_group(group)?;
                 if !rows.len.is_multiple_of(group) {
                     return Err(Error::NotDivisible { what: What::Group, len: rows.len, by: group });
                 }

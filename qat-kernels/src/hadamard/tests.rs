@@ -145,7 +145,7 @@ fn bad_input_is_named() {
     assert_eq!(Rotation::even(0, 0).map(|_| ()), empty);
     let not_divisible = Error::NotDivisible { what: What::Weights, len: 10, by: 4 };
     assert_eq!(rotation.rotate_rows(&mut [0.0; 10], 4), Err(not_divisible));
-    assert_eq!(rotation.rotate_rows(&mut [0.0; 10], 0), Err(Error::Empty { what: What::Channels }));
+    assert_eq!(rotation.rotate_rows(&mut [0.0; 10], 0), Err(Error::Empty { what: What::Columns }));
     let length = Error::Length { what: What::Output, expected: 4, got: 3 };
     assert_eq!(rotation.rotate_i8_to_i32(&[0; 4], 0, &mut [0; 3]), Err(length));
     for block in [0, 3, 100] {

@@ -7,7 +7,7 @@ mod tests;
 use super::rows::Rows;
 use super::{check_length, formats};
 use crate::arch::Backend;
-use crate::config::StepRule;
+use crate::config::{StepRule, check_group};
 use crate::error::{Error, Result, What};
 use crate::grid::{Grid, Levels};
 use crate::pack::packed_len;
@@ -107,7 +107,7 @@ impl<'a> BlockMatrix<'a> {
     ///
     /// # Errors
     /// [`Error::NotDivisible`] of [`What::Columns`] by the block, of [`What::Steps`] (the block) by the unit or the group,
-    /// and of [`What::Group`] if it is not 8, 16 or 32 or no whole number of units; [`Error::Range`] of [`What::Steps`] for a
+    /// and of [`What::Group`] if it is no whole number of units; [`Error::Group`] if it is not 8, 16 or 32; [`Error::Range`] of [`What::Steps`] for a
     /// block that is neither the row nor a power of two; [`Error::Divisor`]; [`Error::Length`] of [`What::Packed`],
     /// [`What::Steps`] and [`What::Divisors`]; [`Error::Empty`] without columns.
     pub fn new(
@@ -145,9 +145,7 @@ impl<'a> BlockMatrix<'a> {
             StepRule::Pi { k: k @ 2..=5 } => PI / f32::from(2 * k),
             StepRule::Pi { k } => return Err(Error::Divisor { k }),
             StepRule::PiAdaptive { group } => {
-                if !matches!(group, 8 | 16 | 32) {
-                    return Err(Error::NotDivisible { what: What::Group, len: group, by: 8 });
-                }
+                check_group(group)?;
                 whole(What::Group, group, unit)?;
                 whole(What::Steps, block, group)?;
                 of_divisors = packed_len(columns / group, 2).saturating_mul(count);

@@ -1,10 +1,11 @@
 //! Pi steps with α per channel and k per group: 2 bits a group instead of a scale.
 
 use super::adaptive_search::{check_alpha, choose_divisors, fit_adaptive};
-use super::divisors::{check_divisors, check_group};
+use super::divisors::check_divisors;
 use super::runs::{Runs, check_length, init_runs, run_length};
 use super::search::check;
 use super::{DifferentiableQuantizer, QuantizerSettings};
+use crate::config::check_group;
 use crate::error::{Error, Result, What};
 use crate::grid::{Levels, pi_step};
 use crate::ste::lsq_gradient_scale;
@@ -60,7 +61,7 @@ impl<S: AsRef<[f32]> + AsMut<[f32]>, K: AsRef<[u8]> + AsMut<[u8]>> AdaptivePiQua
     /// weights is possible: it uses the first of the divisors and sets the size.
     ///
     /// # Errors
-    /// [`Error::Range`] for a group that is not 8, 16 or 32, or a bad parameter of the estimator; [`Error::Empty`]
+    /// [`Error::Group`] for a group that is not 8, 16 or 32; [`Error::Range`] for a bad parameter of the estimator; [`Error::Empty`]
     /// without α or k; [`Error::NotPositive`] for an α that gives no positive normal step with every k;
     /// [`Error::Divisor`] for a k outside 2..=5.
     pub fn new(settings: QuantizerSettings, group: usize, alphas: S, divisors: K) -> Result<Self> {
@@ -283,7 +284,7 @@ mod tests {
     fn bad_input_is_named() {
         let new = |group, alpha, k| AdaptivePiQuantizer::new(settings(2), group, [alpha], [k; 4]).map(|_| ());
         assert_eq!(new(8, 1.0, 6), Err(Error::Divisor { k: 6 }));
-        assert!(matches!(new(9, 1.0, 3), Err(Error::Range { what: What::Group, .. })));
+        assert_eq!(new(9, 1.0, 3), Err(Error::Group { group: 9 }));
         for alpha in [0.0, -2.0, f32::NAN, f32::INFINITY] {
             assert!(matches!(new(8, alpha, 3), Err(Error::NotPositive { what: What::Alpha, index: 0, .. })));
         }

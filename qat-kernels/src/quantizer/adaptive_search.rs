@@ -5,12 +5,13 @@
 //! and least squares goes down the deepest: with the codes and k fixed the best α is
 //! `Σh·w·level/k / (π·Σh·level²/k²)`; then every group chooses again.
 
-use super::divisors::{DIVISORS, check_group};
+use super::divisors::DIVISORS;
 use super::search::{
     DEAD_STEP, FINER, Importance, LANES, Ladder, LaneMoments, Moments, ROUNDS, RUNGS, SETTLED, sum_lanes,
     valleys,
 };
 use crate::arch::{Backend, Kernel};
+use crate::config::check_group;
 use crate::error::{Error, Result, What};
 use crate::grid::{Levels, pi_step};
 use core::f32::consts::PI;
@@ -25,7 +26,7 @@ pub const DEAD_ALPHA: f32 = DEAD_STEP;
 /// Channels are independent: callers may share them out to threads.
 ///
 /// # Errors
-/// [`Error::Range`] for a group that is not 8, 16 or 32; [`Error::NotDivisible`] if it does not divide the row;
+/// [`Error::Group`] for a group that is not 8, 16 or 32; [`Error::NotDivisible`] if it does not divide the row;
 /// [`Error::Length`] unless there is one divisor per group; and the errors of [`super::fit_step`].
 ///
 /// ```
@@ -404,10 +405,7 @@ mod tests {
         let lv = Levels::new(2, Grid::MidRise).unwrap();
         let fit = |group, row: &[f32], ks: &mut [u8]| fit_adaptive(lv, group, row, None, ks);
         for group in [0, 1, 12, 64] {
-            assert!(matches!(
-                fit(group, &[1.0; 64], &mut [0; 4]),
-                Err(Error::Range { what: What::Group, .. })
-            ));
+            assert_eq!(fit(group, &[1.0; 64], &mut [0; 4]), Err(Error::Group { group }));
         }
         let not_divisible = Error::NotDivisible { what: What::Weights, len: 20, by: 8 };
         assert_eq!(fit(8, &[1.0; 20], &mut [0; 2]), Err(not_divisible));

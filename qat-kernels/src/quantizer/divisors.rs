@@ -96,14 +96,6 @@ pub(super) fn check_divisors(divisors: &[u8]) -> Result<()> {
     }
 }
 
-/// Refuses group sizes that adaptive quantisers do not have.
-pub(super) fn check_group(group: usize) -> Result<()> {
-    match group {
-        8 | 16 | 32 => Ok(()),
-        _ => Err(Error::Range { what: What::Group, value: group as f32, min: 8.0, max: 32.0 }),
-    }
-}
-
 fn check_layout(divisors: usize, groups: usize, packed: usize) -> Result<()> {
     if groups == 0 {
         return Err(Error::Empty { what: What::Group });

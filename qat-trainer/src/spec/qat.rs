@@ -194,7 +194,7 @@ fn key_of(e: &qat_kernels::Error) -> &'static str {
     use qat_kernels::{Error as E, What};
     match e {
         E::Bits { .. } => "bits",
-        E::Divisor { .. } | E::Range { what: What::Group, .. } => "step",
+        E::Divisor { .. } | E::Group { .. } => "step",
         E::Range { what: What::Epochs, .. } => "epochs",
         E::NotPositive { what: What::LearningRate, .. } => "learning_rate",
         _ => "ste",

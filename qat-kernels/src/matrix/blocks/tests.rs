@@ -159,7 +159,7 @@ fn what_does_not_fit_is_refused() {
     assert_eq!(new(uniform, 64, 32, [47, 12, 0]), indivisible(What::Packed, 47, 16));
     let narrow = StepRule::PiAdaptive { group: 8 };
     assert_eq!(new(narrow, 64, 32, [48, 12, 6]), indivisible(What::Group, 8, 16));
-    assert_eq!(new(StepRule::PiAdaptive { group: 12 }, 64, 32, [48, 12, 6]), indivisible(What::Group, 12, 8));
+    assert_eq!(new(StepRule::PiAdaptive { group: 12 }, 64, 32, [48, 12, 6]), Err(Error::Group { group: 12 }));
     assert_eq!(
         new(StepRule::PiAdaptive { group: 32 }, 64, 16, [48, 24, 3]),
         indivisible(What::Steps, 16, 32)
