@@ -348,8 +348,9 @@ impl QatConfig {
     /// Checks every field.
     ///
     /// # Errors
-    /// The first field that is out of range: [`Error::Bits`], [`Error::Divisor`], [`Error::Group`],
-    /// [`Error::Range`] (clip value, λ, epochs, weights that share a step, loss weights), [`Error::NotPositive`] (learning rate).
+    /// The first field that is out of range: [`Error::Bits`], [`Error::Divisor`], [`Error::Group`], [`Error::Range`] (clip
+    /// value, λ, epochs, weights that share a step, loss weights), [`Error::NotPositive`] (learning rate),
+    /// [`Error::NotFinite`] (loss weights, by their place).
     ///
     /// ```
     /// use qat_kernels::{Error, QatConfig};
