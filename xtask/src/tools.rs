@@ -54,6 +54,21 @@ impl Tool {
         }
     }
 
+    /// What a reader is told that it is.
+    fn name(self) -> &'static str {
+        match self {
+            Tool::Cxx => "a C++ compiler",
+            Tool::Pip => "pip",
+            Tool::Npm => "npm",
+            Tool::QemuArm => "QEMU for Arm",
+            Tool::QemuRiscV => "QEMU for RISC-V",
+            Tool::Aarch64 => "a linker and QEMU for AArch64 programs",
+            Tool::Lld => "lld",
+            Tool::Chromium => "Chromium",
+            Tool::DebianRust => "Debian's Rust with its source",
+        }
+    }
+
     fn packages(self) -> &'static [&'static str] {
         match self {
             Tool::Cxx => &["g++"],
@@ -76,20 +91,21 @@ pub(crate) fn ensure(tools: &[Tool], yes: bool) -> Result<()> {
     if absent.is_empty() {
         return Ok(());
     }
+    let named = names(&absent);
     let packages: Vec<&str> = absent.iter().flat_map(|tool| tool.packages()).copied().collect();
     let install = format!("apt-get install -y --no-install-recommends {}", packages.join(" "));
     if !yes {
         bail!(
-            "missing on this machine: {absent:?}. On Debian, as root:\n    apt-get update && {install}\nor repeat the command with --yes"
+            "missing on this machine: {named}. On Debian, as root:\n    apt-get update && {install}\nor repeat the command with --yes"
         );
     }
     if !succeeds(Command::new("apt-get").arg("--version")) {
         bail!(
-            "missing on this machine: {absent:?}; --yes can install them with apt-get only, and there is none"
+            "missing on this machine: {named}; --yes can install them with apt-get only, and there is none"
         );
     }
     if output(Command::new("id").arg("-u"))?.trim() != "0" {
-        bail!("missing on this machine: {absent:?}; --yes installs them as root only:\n    sudo {install}");
+        bail!("missing on this machine: {named}; --yes installs them as root only:\n    sudo {install}");
     }
     println!("installing {}", packages.join(" "));
     let apt = || {
@@ -104,7 +120,11 @@ pub(crate) fn ensure(tools: &[Tool], yes: bool) -> Result<()> {
     run(apt().args(["install", "-y", "--no-install-recommends"]).args(&packages)).context(install)?;
     let absent = missing(tools);
     if !absent.is_empty() {
-        bail!("{} installed, but still missing: {absent:?}", packages.join(" "));
+        bail!("{} installed, but still missing: {}", packages.join(" "), names(&absent));
     }
     Ok(())
+}
+
+fn names(tools: &[Tool]) -> String {
+    tools.iter().map(|tool| tool.name()).collect::<Vec<_>>().join(", ")
 }
