@@ -13,9 +13,10 @@ use anyhow::{Context as _, Result, bail, ensure};
 use qat_benches::numbers::SplitMix64;
 
 use crate::bare_metal::Toolchain;
-use crate::cmd::{metadata, output, qat, root, succeeds, target_dir};
+use crate::cmd::{metadata, output, qat, root, run, succeeds, target_dir};
 use crate::emulator::{M4, emulate};
 use crate::mcu::{build_with, host_logits};
+use crate::panic_free::panic_paths;
 use crate::samples::Samples;
 
 /// Folders with pages for people.
@@ -255,7 +256,8 @@ pub(crate) fn newcomer(toolchain: &Toolchain) -> Result<u64> {
     }
     ensure!(done > 0, "no page has a marked block");
     exported(toolchain, &folder)?;
-    Ok(done + 1)
+    own_program(toolchain, &folder)?;
+    Ok(done + 2)
 }
 
 /// Writes what a newcomer has: two tables, and the run description that the front page shows.
@@ -291,6 +293,51 @@ fn exported(toolchain: &Toolchain, folder: &Path) -> Result<()> {
     Ok(())
 }
 
+/// The page that shows a whole program, file by file.
+const PROGRAM: &str = "docs/microcontroller.md";
+
+/// Builds the program that [`PROGRAM`] shows around the exported module; it must not be able to panic, as the page says.
+fn own_program(toolchain: &Toolchain, folder: &Path) -> Result<()> {
+    let page = fs::read_to_string(root().join(PROGRAM))?;
+    for (name, text) in files_of(&page)? {
+        // The one line that depends on where things lie. Within the repository the program is no member of its workspace.
+        let text = match name {
+            "Cargo.toml" => {
+                let place = format!("path = {:?}", root().join("qat-kernels"));
+                let there = text.replace("path = \"../qat-kernels/qat-kernels\"", &place);
+                ensure!(there != text, "{PROGRAM}: Cargo.toml does not name the kernels' folder");
+                format!("{there}\n[workspace]\n")
+            }
+            _ => text.to_owned(),
+        };
+        let path = folder.join(name);
+        fs::create_dir_all(path.parent().unwrap_or(folder))?;
+        fs::write(path, text)?;
+    }
+    // The versions that all firmware has.
+    fs::copy(root().join("firmware/Cargo.lock"), folder.join("Cargo.lock"))?;
+    let target_dir = target_dir()?.join("newcomer-program");
+    let mut command = toolchain.cargo("build", M4.target, "core");
+    run(command.current_dir(folder).args(["-q", "--release", "--target-dir"]).arg(&target_dir))?;
+    let paths = panic_paths(&target_dir.join(M4.target).join("release/device"))?;
+    ensure!(paths.is_empty(), "{PROGRAM}: the program can panic: {}", paths.join(", "));
+    Ok(())
+}
+
+/// The blocks of a page whose first line is a comment with a file's name, by name.
+fn files_of(page: &str) -> Result<Vec<(&str, &str)>> {
+    const FILES: [&str; 4] = ["Cargo.toml", ".cargo/config.toml", "memory.x", "src/main.rs"];
+    let blocks = || page.split("\n```").skip(1).step_by(2).filter_map(|block| block.split_once('\n'));
+    let found = |name| {
+        let mut with_name = blocks().filter(|(_, text)| {
+            let first = text.lines().next().unwrap_or_default();
+            first.trim_start_matches(['#', '/', '*', ' ']).split([':', ' ']).next() == Some(name)
+        });
+        with_name.next().map(|(_, text)| (name, text)).with_context(|| format!("{PROGRAM} shows no {name}"))
+    };
+    FILES.into_iter().map(found).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -306,6 +353,15 @@ mod tests {
         let expected = [line(&["qat", "train", "a b", "--x", "y"], false), line(&["qat", "z"], true)];
         assert_eq!(commands("README.md", text).unwrap(), expected);
         assert!(words("qat 'a").is_err());
+    }
+
+    #[test]
+    fn files_are_found_by_their_first_line() {
+        let page = fs::read_to_string(root().join(PROGRAM)).unwrap();
+        let files = files_of(&page).unwrap();
+        assert_eq!(files.len(), 4);
+        assert!(files[2].1.contains("ORIGIN") && files[3].1.ends_with('}'));
+        assert!(files_of("\n```toml\n# Cargo.toml\n[package]\n```\n").is_err());
     }
 
     #[test]
