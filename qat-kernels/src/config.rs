@@ -43,7 +43,7 @@ pub enum QuantGranularity {
 /// How the step comes about.
 ///
 /// ```
-/// use qat_kernels::{QatConfig, config::StepRule, quantizer::divisors_needed};
+/// use qat_kernels::{QatConfig, StepRule, quantizer::divisors_needed};
 /// // Divisors to store for a layer of 4 outputs and 64 inputs.
 /// let divisors = |step| divisors_needed(&QatConfig::default().with_step(step), 4, 64);
 /// assert_eq!(divisors(StepRule::Pi { k: 3 })?, 0); // one k for all is part of the configuration
@@ -159,7 +159,7 @@ impl QatConfig {
     /// PiQ2: 2 bits, Δ = α·π/3, incoherence on, mid-tread.
     ///
     /// ```
-    /// use qat_kernels::{QatConfig, config::StepRule};
+    /// use qat_kernels::{QatConfig, StepRule};
     /// let piq2 = QatConfig::piq2();
     /// assert_eq!((piq2.levels()?.lo(), piq2.levels()?.hi()), (-2, 1));
     /// assert_eq!((piq2.step, piq2.incoherence), (StepRule::Pi { k: 3 }, true));
@@ -173,7 +173,7 @@ impl QatConfig {
     /// PiQ3: 3 bits, Δ = α·π/4, mid-tread.
     ///
     /// ```
-    /// use qat_kernels::{QatConfig, config::StepRule};
+    /// use qat_kernels::{QatConfig, StepRule};
     /// let piq3 = QatConfig::piq3();
     /// assert_eq!((piq3.bits, piq3.step), (3, StepRule::Pi { k: 4 }));
     /// assert!(!piq3.incoherence); // unlike PiQ2
@@ -238,7 +238,7 @@ impl QatConfig {
     /// Sets the step rule.
     ///
     /// ```
-    /// use qat_kernels::{Error, QatConfig, config::StepRule};
+    /// use qat_kernels::{Error, QatConfig, StepRule};
     /// let coarse = QatConfig::piq3().with_step(StepRule::Pi { k: 2 });
     /// assert_eq!(coarse.validate(), Ok(()));
     /// assert_eq!(coarse.with_step(StepRule::Pi { k: 6 }).validate(), Err(Error::Divisor { k: 6 }));

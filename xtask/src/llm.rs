@@ -14,7 +14,7 @@ use anyhow::{Context as _, Result, bail};
 use qat_benches::results::{Figure, record};
 use serde_json::Value;
 
-use crate::cmd::{cargo, output, run as run_command, target_dir};
+use crate::cmd::{self, output};
 use crate::package::{self, Member, Package};
 use crate::tools::{Tool, ensure};
 use crate::{imu, libtorch, sotu};
@@ -103,8 +103,7 @@ pub(crate) fn run(only: &[String], seeds: usize, yes: bool) -> Result<()> {
     let mut speeches = data("sotu", yes)?;
     texts.extend(speeches.pop());
     // The build that the tests use too: nearly all of the work is libtorch's.
-    run_command(cargo().args(["build", "--locked", "-p", "qat-trainer"]))?;
-    let qat = target_dir()?.join("debug/qat");
+    let qat = cmd::qat()?;
     let chosen = |case: &str| only.is_empty() || only.iter().any(|part| case.contains(part.as_str()));
     for (part, path) in PARTS.iter().zip(&texts) {
         let (text, .., rivals) = *part;

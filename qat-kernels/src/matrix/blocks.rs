@@ -43,7 +43,7 @@ const LANES: usize = 8;
 /// result is the same on every backend, and does not depend on how rows and vectors are shared out.
 ///
 /// ```
-/// use qat_kernels::config::StepRule;
+/// use qat_kernels::StepRule;
 /// use qat_kernels::quantizer::F16;
 /// use qat_kernels::{Grid, Levels, matrix::BlockMatrix, pack};
 ///

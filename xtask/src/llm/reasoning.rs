@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result};
 use qat_benches::results::{Figure, record};
 use serde_json::Value;
 
-use crate::cmd::{cargo, output, root, run as run_command, target_dir};
+use crate::cmd::{output, qat, root};
 use crate::libtorch;
 use crate::tools::{Tool, ensure};
 
@@ -59,8 +59,7 @@ const GOALS: [(u8, &str); 2] = [(2, "90"), (3, "97")];
 pub(super) fn run(only: &[&str], seeds: usize, yes: bool) -> Result<()> {
     ensure(&[Tool::Cxx], yes)?;
     libtorch::ensure(yes)?;
-    run_command(cargo().args(["build", "--locked", "-p", "qat-trainer"]))?;
-    let qat = target_dir()?.join("debug/qat");
+    let qat = qat()?;
     let chosen = |case: &str| only.iter().any(|part| case.contains(part));
     let float = train(&qat, &format!("runs/{FLOAT}"), CONFIG, &[])?;
     let float = float.percent()?;
