@@ -5,6 +5,13 @@
 use qat_kernels::calibration::{AffineParams, ClipRange, QuantScheme};
 
 /// Scale and zero point of an activation.
+///
+/// ```
+/// use qat_trainer::affine::Affine;
+/// let celsius = Affine { scale: 0.5, zero_point: -48 };
+/// assert_eq!(celsius.quantize(21.0), -6); // 42 steps above the code of 0
+/// assert_eq!(celsius.quantize(0.0), celsius.zero_point);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Affine {
     /// Real value of one step, positive and normal.
@@ -35,6 +42,13 @@ impl Affine {
     }
 
     /// `clamp(round_ties_even(x/scale) + zero_point, −128, 127)`; NaN gives −128.
+    ///
+    /// ```
+    /// use qat_trainer::affine::Affine;
+    /// let code = Affine { scale: 2.0, zero_point: 1 };
+    /// assert_eq!([1.0, 3.0, -3.0].map(|x| code.quantize(x)), [1, 3, -1]); // half steps go to the even number of steps
+    /// assert_eq!([f32::INFINITY, f32::NAN].map(|x| code.quantize(x)), [127, -128]);
+    /// ```
     #[must_use]
     #[inline]
     pub fn quantize(self, x: f32) -> i8 {
@@ -44,6 +58,12 @@ impl Affine {
     }
 
     /// `scale·(q − zero_point)`.
+    ///
+    /// ```
+    /// use qat_trainer::affine::Affine;
+    /// let code = Affine { scale: 0.125, zero_point: 100 };
+    /// assert_eq!([100, 108, -128].map(|q| code.dequantize(q)), [0.0, 1.0, -28.5]);
+    /// ```
     #[must_use]
     #[inline]
     pub fn dequantize(self, q: i8) -> f32 {
@@ -51,6 +71,12 @@ impl Affine {
     }
 
     /// Quantise and dequantise in one go.
+    ///
+    /// ```
+    /// use qat_trainer::affine::Affine;
+    /// let code = Affine { scale: 0.25, zero_point: 0 };
+    /// assert_eq!([0.3, 0.25, 100.0].map(|x| code.fake_quantize(x)), [0.25, 0.25, 31.75]); // the last one is clamped
+    /// ```
     #[must_use]
     #[inline]
     pub fn fake_quantize(self, x: f32) -> f32 {
@@ -58,6 +84,12 @@ impl Affine {
     }
 
     /// Smallest and largest code of `bits`, 2 to 8: `[−2^(b−1), 2^(b−1) − 1]`.
+    ///
+    /// ```
+    /// use qat_trainer::affine::Affine;
+    /// let [lo, hi] = Affine::codes(3);
+    /// assert_eq!((lo, hi, hi - lo + 1), (-4, 3, 8)); // 2³ codes, one more below 0 than above
+    /// ```
     #[must_use]
     pub const fn codes(bits: u8) -> [i8; 2] {
         let spare = 8_u8.saturating_sub(bits);
@@ -79,6 +111,12 @@ impl Affine {
     }
 
     /// Smallest and largest real value of the code.
+    ///
+    /// ```
+    /// use qat_trainer::affine::Affine;
+    /// let centred = Affine { scale: 0.5, zero_point: 0 };
+    /// assert_eq!(centred.range(), [-64.0, 63.5]); // a step less above 0 than below
+    /// ```
     #[must_use]
     pub fn range(self) -> [f32; 2] {
         [self.dequantize(i8::MIN), self.dequantize(i8::MAX)]
