@@ -8,6 +8,12 @@ use std::path::{Path, PathBuf};
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// The part of the work that failed; decides the exit code of `qat`.
+///
+/// ```
+/// use qat_trainer::{ErrorKind, presets};
+/// let e = presets::find("cifar-1000").unwrap_err();
+/// assert!(matches!(e.kind(), ErrorKind::Spec), "a name that is none is a mistake in the call: {e}");
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ErrorKind {
@@ -33,6 +39,13 @@ impl ErrorKind {
     /// The exit code of `qat`: 2 for a mistake in the run description or the call, 3 for the data, 4 for a checkpoint
     /// or model, 5 for training, 6 for a missing feature, 130 for a stop on request (as after Ctrl-C), 1 for everything
     /// else.
+    ///
+    /// ```
+    /// use qat_trainer::ErrorKind;
+    /// assert_eq!(ErrorKind::Spec.exit_code(), 2);
+    /// assert_eq!(ErrorKind::Checkpoint.exit_code(), ErrorKind::Model.exit_code()); // both are 4
+    /// assert_eq!(ErrorKind::Stopped.exit_code(), 130); // 128 + SIGINT, as shells count
+    /// ```
     #[must_use]
     pub const fn exit_code(self) -> u8 {
         match self {
@@ -71,12 +84,26 @@ struct Parts {
 
 impl Error {
     /// An error that says what is wrong and nothing more yet.
+    ///
+    /// ```
+    /// use qat_trainer::{Error, ErrorKind};
+    /// let e = Error::new(ErrorKind::Train, "the loss is NaN\n  in epoch 3");
+    /// assert_eq!(e.to_string(), "the loss is NaN in epoch 3"); // always one line
+    /// ```
     #[must_use]
     pub fn new(kind: ErrorKind, problem: impl Into<String>) -> Self {
         Self(Box::new(Parts { kind, file: None, place: None, problem: problem.into(), remedy: None }))
     }
 
     /// The operating system's refusal, while `doing` ("read", "write", …) `path`.
+    ///
+    /// ```
+    /// use qat_trainer::{Error, ErrorKind};
+    /// let refusal = std::io::Error::from(std::io::ErrorKind::NotFound);
+    /// let e = Error::io("read", "train.csv", &refusal);
+    /// assert_eq!(e.kind(), ErrorKind::Io);
+    /// assert_eq!(e.to_string(), format!("train.csv: cannot read this file: {refusal}; check the path"));
+    /// ```
     #[must_use]
     pub fn io(doing: &str, path: impl AsRef<Path>, source: &std::io::Error) -> Self {
         let remedy = match source.kind() {
@@ -91,6 +118,12 @@ impl Error {
     }
 
     /// Names the file; the innermost caller that knows it wins.
+    ///
+    /// ```
+    /// use qat_trainer::{Error, ErrorKind};
+    /// let e = Error::new(ErrorKind::Data, "the file is empty").file("half/test.csv").file("half");
+    /// assert_eq!(e.to_string(), "half/test.csv: the file is empty");
+    /// ```
     #[must_use]
     pub fn file(mut self, path: impl AsRef<Path>) -> Self {
         self.0.file.get_or_insert_with(|| path.as_ref().to_path_buf());
@@ -99,6 +132,12 @@ impl Error {
 
     /// Names the place in the file (line and key, row and column, byte offset) or in the network (layer); the
     /// innermost caller that knows it wins.
+    ///
+    /// ```
+    /// use qat_trainer::{Error, ErrorKind};
+    /// let e = Error::new(ErrorKind::Model, "its sum could overflow").place("layer `fc`").place("operator 4");
+    /// assert_eq!(e.to_string(), "layer `fc`: its sum could overflow");
+    /// ```
     #[must_use]
     pub fn place(mut self, place: impl Into<String>) -> Self {
         self.0.place.get_or_insert_with(|| place.into());
@@ -106,6 +145,12 @@ impl Error {
     }
 
     /// Says what to do about it.
+    ///
+    /// ```
+    /// use qat_trainer::{Error, ErrorKind};
+    /// let e = Error::new(ErrorKind::Unsupported, "this build cannot train").remedy("build it with the feature `tch`");
+    /// assert_eq!(e.remedy("try again").to_string(), "this build cannot train; build it with the feature `tch`");
+    /// ```
     #[must_use]
     pub fn remedy(mut self, remedy: impl Into<String>) -> Self {
         self.0.remedy.get_or_insert_with(|| remedy.into());
@@ -113,6 +158,12 @@ impl Error {
     }
 
     /// The part of the work that failed.
+    ///
+    /// ```
+    /// use qat_trainer::{Error, ErrorKind};
+    /// let e = Error::from(qat_kernels::Error::Divisor { k: 9 }).place("layer `conv1`");
+    /// assert_eq!(e.kind(), ErrorKind::Model); // what the kernels refuse is a model that they cannot run
+    /// ```
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         self.0.kind
