@@ -14,6 +14,18 @@ const ENDING: &str = ".tmp";
 ///
 /// # Errors
 /// [`ErrorKind::Io`].
+///
+/// ```
+/// use qat_trainer::{ErrorKind, atomic::write_atomically};
+/// let dir = tempfile::tempdir()?;
+/// let state = dir.path().join("state");
+/// write_atomically(&state, b"epoch 1")?;
+/// write_atomically(&state, b"epoch 2")?;
+/// assert_eq!(std::fs::read(&state)?, b"epoch 2");
+/// assert_eq!(std::fs::read_dir(&dir)?.count(), 1); // no temporary file is left
+/// assert_eq!(write_atomically(&dir.path().join(".."), b"").unwrap_err().kind(), ErrorKind::Io);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
     write_with(path, bytes, |_| Ok(()))
 }
@@ -70,6 +82,18 @@ fn temporary(path: &Path) -> Result<PathBuf> {
 ///
 /// # Errors
 /// [`ErrorKind::Io`].
+///
+/// ```
+/// use qat_trainer::atomic::remove_leftovers;
+/// let dir = tempfile::tempdir()?;
+/// for name in ["last", "last.4711.tmp", "mine.4711.tmp"] {
+///     std::fs::write(dir.path().join(name), "half a checkpoi")?;
+/// }
+/// remove_leftovers(dir.path(), &["last", "best"])?;
+/// assert!(!dir.path().join("last.4711.tmp").exists());
+/// assert_eq!(std::fs::read_dir(&dir)?.count(), 2); // the file itself, and what belongs to none of the names
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub fn remove_leftovers(folder: &Path, names: &[&str]) -> Result<()> {
     let failed = |e: io::Error| Error::io("tidy", folder, &e);
     for entry in fs::read_dir(folder).map_err(failed)? {
