@@ -27,6 +27,15 @@ use std::fs;
 use std::path::Path;
 
 /// A tensor of f32 in row-major order.
+///
+/// ```
+/// use qat_trainer::checkpoint::{Array, Checkpoint};
+/// let mut c = Checkpoint::default();
+/// c.insert("fc.weight", &[2, 3], vec![0.0, 1.0, 2.0, 3.0, 4.0, 5.0])?;
+/// let Array { shape, data } = &c.tensors["fc.weight"];
+/// assert_eq!(data[shape[1] + 2], 5.0); // row 1, column 2
+/// # Ok::<(), qat_trainer::Error>(())
+/// ```
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Array {
     /// Dimensions; their product is the length of `data`.
@@ -62,6 +71,16 @@ impl Checkpoint {
     ///
     /// # Errors
     /// [`ErrorKind::Checkpoint`] if the shape does not cover the data.
+    ///
+    /// ```
+    /// use qat_trainer::checkpoint::Checkpoint;
+    /// let mut c = Checkpoint::default();
+    /// let e = c.insert("fc.weight", &[2, 2], vec![1.0; 3]).unwrap_err();
+    /// assert!(e.to_string().starts_with("tensor `fc.weight`: a shape of [2, 2] does not hold 3 numbers"));
+    /// c.insert("scale", &[], vec![0.5])?; // no dimensions: one number
+    /// assert_eq!(c.tensors.len(), 1);
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     pub fn insert(&mut self, name: &str, shape: &[usize], data: Vec<f32>) -> Result<()> {
         let covered = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
         if covered != Some(data.len()) {
@@ -79,6 +98,17 @@ impl Checkpoint {
     ///
     /// # Errors
     /// [`ErrorKind::Checkpoint`] naming the tensor.
+    ///
+    /// ```
+    /// use qat_trainer::checkpoint::Checkpoint;
+    /// let mut c = Checkpoint::default();
+    /// c.insert("fc.bias", &[2], vec![0.5, f32::INFINITY])?;
+    /// assert!(c.get("fc.bias", &[2]).unwrap_err().to_string().starts_with("tensor `fc.bias`: element 1 is inf"));
+    /// c.insert("fc.bias", &[2], vec![0.5, -1.0])?;
+    /// assert_eq!(c.get("fc.bias", &[2])?, [0.5, -1.0]);
+    /// assert!(c.get("fc.bias", &[1, 2]).is_err()); // as many numbers in another shape
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     pub fn get(&self, name: &str, shape: &[usize]) -> Result<&[f32]> {
         let array = self.tensors.get(name).ok_or_else(|| {
             tensor_error(name, "this tensor is missing".into())
@@ -99,12 +129,32 @@ impl Checkpoint {
     }
 
     /// Adds the tensors of another checkpoint under names that begin with `prefix`.
+    ///
+    /// ```
+    /// use qat_trainer::checkpoint::Checkpoint;
+    /// let (mut all, mut moments) = (Checkpoint::default(), Checkpoint::default());
+    /// moments.insert("fc.weight", &[1], vec![0.1])?;
+    /// all.put_part("adam.", &moments);
+    /// assert!(all.has("adam.fc.weight"));
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     pub fn put_part(&mut self, prefix: &str, part: &Self) {
         let named = part.tensors.iter().map(|(name, array)| (format!("{prefix}{name}"), array.clone()));
         self.tensors.extend(named);
     }
 
     /// Takes out the tensors that [`Self::put_part`] added.
+    ///
+    /// ```
+    /// use qat_trainer::checkpoint::Checkpoint;
+    /// let mut all = Checkpoint::default();
+    /// for name in ["fc.bias", "ema.fc.bias"] {
+    ///     all.insert(name, &[1], vec![1.0])?;
+    /// }
+    /// let ema = all.take_part("ema.");
+    /// assert_eq!(ema, all); // each has its own `fc.bias` now
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     #[must_use]
     pub fn take_part(&mut self, prefix: &str) -> Self {
         let (mut part, all) = (Self::default(), std::mem::take(&mut self.tensors));
@@ -118,6 +168,14 @@ impl Checkpoint {
     }
 
     /// Whether there is a tensor `name`.
+    ///
+    /// ```
+    /// use qat_trainer::checkpoint::Checkpoint;
+    /// let mut c = Checkpoint::default();
+    /// c.insert("conv1.bn.bias", &[1], vec![0.0])?;
+    /// assert!(c.has("conv1.bn.bias") && !c.has("conv1")); // whole names only
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     #[must_use]
     pub fn has(&self, name: &str) -> bool {
         self.tensors.contains_key(name)
@@ -127,6 +185,17 @@ impl Checkpoint {
     ///
     /// # Errors
     /// [`ErrorKind::Checkpoint`] if the format cannot hold it.
+    ///
+    /// ```
+    /// use qat_trainer::checkpoint::Checkpoint;
+    /// let (mut a, mut b) = (Checkpoint::default(), Checkpoint::default());
+    /// for (name, other) in [("x", "y"), ("y", "x")] {
+    ///     a.insert(name, &[1], vec![3.0])?;
+    ///     b.insert(other, &[1], vec![3.0])?;
+    /// }
+    /// assert_eq!(a.to_bytes()?, b.to_bytes()?); // the order of insertion does not show
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     pub fn to_bytes(&self) -> Result<Vec<u8>> {
         let bytes: Vec<(&str, &Array, Vec<u8>)> = self
             .tensors
@@ -151,6 +220,17 @@ impl Checkpoint {
     ///
     /// # Errors
     /// [`ErrorKind::Checkpoint`] for anything that is not a file of [`Self::to_bytes`].
+    ///
+    /// ```
+    /// use qat_trainer::{ErrorKind, checkpoint::Checkpoint};
+    /// let mut c = Checkpoint::default();
+    /// c.insert("fc.bias", &[2], vec![-0.0, f32::MIN_POSITIVE])?;
+    /// let bytes = c.to_bytes()?;
+    /// assert_eq!(Checkpoint::from_bytes(&bytes)?, c);
+    /// let cut = &bytes[..bytes.len() - 1];
+    /// assert_eq!(Checkpoint::from_bytes(cut).unwrap_err().kind(), ErrorKind::Checkpoint);
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
         let (_, header) = SafeTensors::read_metadata(bytes).map_err(|e| damaged(e.to_string()))?;
         let table = header.metadata().as_ref().and_then(|m| m.get(METADATA));
@@ -175,6 +255,19 @@ impl Checkpoint {
     ///
     /// # Errors
     /// [`ErrorKind::Checkpoint`] for a file that is damaged or holds no floating-point tensor.
+    ///
+    /// ```
+    /// use qat_trainer::checkpoint::Checkpoint;
+    /// use safetensors::tensor::{Dtype, TensorView};
+    /// let bf16 = TensorView::new(Dtype::BF16, vec![2], &[0x80, 0x3F, 0x20, 0xC0])?; // 1 and −2.5, upper halves of f32
+    /// let steps = TensorView::new(Dtype::I64, vec![1], &[7, 0, 0, 0, 0, 0, 0, 0])?;
+    /// let file = safetensors::serialize([("w", bf16), ("steps", steps)], None)?;
+    /// let c = Checkpoint::import(&file)?;
+    /// assert_eq!(c.get("w", &[2])?, [1.0, -2.5]);
+    /// assert!(!c.has("steps")); // a counter
+    /// assert!(Checkpoint::from_bytes(&file).is_err()); // which takes f32 only
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn import(bytes: &[u8]) -> Result<Self> {
         let mut checkpoint = Self::default();
         let mut other = None;
@@ -207,6 +300,18 @@ impl Checkpoint {
     ///
     /// # Errors
     /// [`ErrorKind::Checkpoint`] if there is none, or if a new name is taken.
+    ///
+    /// ```
+    /// use qat_trainer::checkpoint::Checkpoint;
+    /// let mut c = Checkpoint::default();
+    /// for name in ["0.weight", "0.bias", "01.bias"] {
+    ///     c.insert(name, &[1], vec![1.0])?;
+    /// }
+    /// c.rename("0", "conv1")?;
+    /// assert!(c.tensors.keys().eq(["01.bias", "conv1.bias", "conv1.weight"])); // `01` is another layer
+    /// assert!(c.rename("0", "conv2").is_err()); // there is none any more
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     pub fn rename(&mut self, from: &str, to: &str) -> Result<()> {
         let renamed = |name: &str| {
             let rest = name.strip_prefix(from)?;
@@ -235,6 +340,17 @@ impl Checkpoint {
     ///
     /// # Errors
     /// [`ErrorKind::Io`], [`ErrorKind::Checkpoint`].
+    ///
+    /// ```
+    /// use qat_trainer::{ErrorKind, checkpoint::Checkpoint};
+    /// let dir = tempfile::tempdir()?;
+    /// let c = Checkpoint::default();
+    /// c.save(&dir.path().join("empty.safetensors"))?;
+    /// assert_eq!(std::fs::read(dir.path().join("empty.safetensors"))?, c.to_bytes()?);
+    /// let e = c.save(&dir.path().join("no-such-folder/c.safetensors")).unwrap_err();
+    /// assert_eq!(e.kind(), ErrorKind::Io);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn save(&self, path: &Path) -> Result<()> {
         write_atomically(path, &self.to_bytes().map_err(|e| e.file(path))?)
     }
@@ -243,6 +359,18 @@ impl Checkpoint {
     ///
     /// # Errors
     /// [`ErrorKind::Io`], [`ErrorKind::Checkpoint`].
+    ///
+    /// ```
+    /// use qat_trainer::{ErrorKind, checkpoint::Checkpoint};
+    /// let dir = tempfile::tempdir()?;
+    /// let path = dir.path().join("c.safetensors");
+    /// assert_eq!(Checkpoint::load(&path).unwrap_err().kind(), ErrorKind::Io); // it is not there yet
+    /// std::fs::write(&path, "not a checkpoint")?;
+    /// let e = Checkpoint::load(&path).unwrap_err();
+    /// assert_eq!(e.kind(), ErrorKind::Checkpoint);
+    /// assert!(e.to_string().starts_with(&path.display().to_string())); // errors name the file
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn load(path: &Path) -> Result<Self> {
         let bytes = fs::read(path).map_err(|e| Error::io("read", path, &e))?;
         Self::from_bytes(&bytes).map_err(|e| e.file(path))
