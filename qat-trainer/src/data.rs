@@ -34,6 +34,22 @@ use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
 
 /// A data set, ready for training.
+///
+/// ```
+/// use qat_trainer::{data::Dataset, spec::Run};
+/// let dir = tempfile::tempdir()?;
+/// std::fs::write(dir.path().join("train.csv"), "label,ears,tail\ndog,2,30\ncat,1,20\n")?;
+/// std::fs::write(dir.path().join("test.csv"), "label,ears,tail\ncat,2,25\n")?;
+/// let toml = r#"
+///     data = { format = "csv", train = "train.csv", test = "test.csv", standardise = false }
+///     model = { layers = [{ op = "linear", out = 2 }] }
+/// "#;
+/// let data = Dataset::load(&Run::parse(toml, &dir.path().join("run.toml"))?.data)?;
+/// assert_eq!(data.classes, ["cat", "dog"]); // sorted
+/// assert_eq!(data.train.labels, [1, 0]);
+/// assert_eq!((data.shape.len(), data.test.features), (2, vec![2.0, 25.0]));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct Dataset {
     /// The examples to learn from.
@@ -53,6 +69,13 @@ pub struct Dataset {
 }
 
 /// One half of a data set.
+///
+/// ```
+/// use qat_trainer::data::Split;
+/// let xor = Split { features: vec![0.0, 0.0, 0.0, 1.0, 1.0, 0.0, 1.0, 1.0], labels: vec![0, 1, 1, 0] };
+/// let ones = xor.examples().zip(&xor.labels).filter(|(_, label)| **label == 1);
+/// assert!(ones.map(|(x, _)| x).eq([[0.0, 1.0], [1.0, 0.0]]));
+/// ```
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Split {
     /// Standardised features, example by example: `len() × shape.len()` numbers, all finite.
@@ -63,18 +86,36 @@ pub struct Split {
 
 impl Split {
     /// Number of examples.
+    ///
+    /// ```
+    /// use qat_trainer::data::Split;
+    /// let split = Split { features: vec![0.0; 12], labels: vec![0, 2, 1] };
+    /// assert_eq!(split.len(), 3); // of four features each
+    /// ```
     #[must_use]
     pub fn len(&self) -> usize {
         self.labels.len()
     }
 
     /// Whether there are no examples.
+    ///
+    /// ```
+    /// use qat_trainer::data::Split;
+    /// assert!(Split::default().is_empty());
+    /// ```
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.labels.is_empty()
     }
 
     /// The features of each example.
+    ///
+    /// ```
+    /// use qat_trainer::data::Split;
+    /// let split = Split { features: vec![1.0, 2.0, 3.0, 4.0, 5.0, 6.0], labels: vec![0, 1] };
+    /// assert!(split.examples().eq([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]));
+    /// assert_eq!(Split::default().examples().len(), 0);
+    /// ```
     pub fn examples(&self) -> impl ExactSizeIterator<Item = &[f32]> {
         self.features.chunks_exact((self.features.len() / self.len().max(1)).max(1))
     }
@@ -85,6 +126,22 @@ impl Dataset {
     ///
     /// # Errors
     /// [`ErrorKind::Io`] for files that cannot be read, [`ErrorKind::Data`] for whatever is wrong inside them.
+    ///
+    /// ```
+    /// use qat_trainer::{ErrorKind, data::Dataset, spec::Run};
+    /// let dir = tempfile::tempdir()?;
+    /// # let toml = r#"data = { format = "csv", train = "a.csv", test = "b.csv" }
+    /// # model = { layers = [{ op = "linear", out = 2 }] }"#;
+    /// # let run = Run::parse(toml, &dir.path().join("run.toml"))?;
+    /// std::fs::write(dir.path().join("a.csv"), "label,x\n0,1\n1,3\n")?;
+    /// std::fs::write(dir.path().join("b.csv"), "label,x\n1,4\n")?;
+    /// let data = Dataset::load(&run.data)?;
+    /// assert_eq!(data.train.features, [-1.0, 1.0]); // mean 2, deviation 1
+    /// assert_eq!(data.test.features, [2.0]); // by the same two numbers
+    /// std::fs::write(dir.path().join("b.csv"), "label,x\n1,four\n")?;
+    /// assert_eq!(Dataset::load(&run.data).unwrap_err().kind(), ErrorKind::Data);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn load(spec: &DataSpec) -> Result<Self> {
         let mut hash = Sha256::new();
         let all = read(spec, Half::Train, Some(&mut hash))?;
@@ -119,6 +176,18 @@ impl Dataset {
     }
 
     /// The value that a pixel of 0 has after standardisation: what moves in when an image is shifted.
+    ///
+    /// ```
+    /// # use qat_trainer::{affine::Affine, data::{Dataset, Split, Standardisation}, spec::Shape};
+    /// let pixels = Standardisation { mean: vec![51.0], std: vec![25.5] };
+    /// let data = Dataset {
+    ///     standardisation: pixels,
+    ///     # train: Split::default(), test: Split::default(), classes: vec![], shape: Shape { h: 28, w: 28, c: 1 },
+    ///     # input: Affine::from_range(-2.0, 8.0), sha256: [0; 32],
+    ///     // …
+    /// };
+    /// assert_eq!(data.background(), -2.0); // black, (0 − 51)/25.5
+    /// ```
     #[must_use]
     pub fn background(&self) -> f32 {
         self.standardisation.apply_one(0, 0.0)
@@ -129,6 +198,21 @@ impl Dataset {
 ///
 /// # Errors
 /// As [`Dataset::load`]; besides [`ErrorKind::Data`] if the examples have not `features` features.
+///
+/// ```
+/// use qat_trainer::{data::{Standardisation, load_test}, spec::Run};
+/// let dir = tempfile::tempdir()?;
+/// # let toml = r#"data = { format = "csv", train = "not-needed.csv", test = "test.csv" }
+/// # model = { layers = [{ op = "linear", out = 2 }] }"#;
+/// # let run = Run::parse(toml, &dir.path().join("run.toml"))?;
+/// std::fs::write(dir.path().join("test.csv"), "label,x\nyes,12\nno,8\n")?;
+/// let (classes, by) = (["no", "yes"].map(String::from), Standardisation { mean: vec![10.0], std: vec![4.0] });
+/// let (split, _) = load_test(&run.data, 1, &classes, &by)?;
+/// assert_eq!((split.features, split.labels), (vec![0.5, -0.5], vec![1, 0]));
+/// let e = load_test(&run.data, 3, &classes, &by).unwrap_err().to_string();
+/// assert!(e.contains("an example has 1 features (1), the model reads 3"), "{e}");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub fn load_test(
     spec: &DataSpec,
     features: usize,

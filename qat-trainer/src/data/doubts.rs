@@ -108,6 +108,20 @@ impl fmt::Display for Doubt {
 
 impl Dataset {
     /// What looks wrong, in the order of [`Doubt`]'s variants; empty for most data sets.
+    ///
+    /// ```
+    /// # use qat_trainer::{affine::Affine, data::Standardisation, spec::Shape};
+    /// use qat_trainer::data::{Dataset, Doubt, Split};
+    /// let data = Dataset {
+    ///     train: Split { features: vec![0.0, 1.0, 1.0, 2.0], labels: vec![0, 0, 1, 1] },
+    ///     test: Split { features: vec![5.0, 2.0], labels: vec![0, 1] },
+    ///     # classes: ["a", "b"].map(String::from).to_vec(), shape: Shape::flat(1),
+    ///     # standardisation: Standardisation::none(), input: Affine::from_range(0.0, 5.0), sha256: [0; 32],
+    ///     // …
+    /// };
+    /// let wanted = [Doubt::Contradictions { examples: 2, of: 4 }, Doubt::InBothHalves { examples: 1, of: 2 }];
+    /// assert_eq!(data.doubts(), wanted); // both labels have a 1, both halves a 2
+    /// ```
     #[must_use]
     pub fn doubts(&self) -> Vec<Doubt> {
         let columns = if self.shape.h * self.shape.w == 1 { self.shape.len() } else { self.shape.c };
