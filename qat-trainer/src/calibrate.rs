@@ -28,6 +28,24 @@ pub type Engines = Vec<Option<CalibrationEngine<BINS>>>;
 ///
 /// # Errors
 /// [`ErrorKind::Data`] without examples; [`ErrorKind::Checkpoint`] naming the layer whose output is not finite.
+///
+/// ```
+/// # use qat_trainer::{ErrorKind, affine::Affine, calibrate::observe, checkpoint::Checkpoint, graph::Graph};
+/// # use qat_trainer::spec::{Calibration, Run, Shape};
+/// # let run = Run::parse(r#"data = { format = "none", shape = [1, 1, 2] }
+/// # model = { layers = [{ op = "linear", name = "fc", out = 1 }] }"#, "run.toml".as_ref())?;
+/// # let mut c = Checkpoint::default();
+/// # c.insert("fc.weight", &[1, 2], vec![1.0, 1.0])?;
+/// # c.insert("fc.bias", &[1], vec![0.0])?;
+/// # let graph = Graph::from_checkpoint(&run.model, Shape::flat(2), 1, &c)?;
+/// // A network that adds two numbers, and three examples, of which two are looked at.
+/// let (code, how) = (Affine { scale: 0.5, zero_point: 0 }, Calibration { samples: 2, ..Calibration::default() });
+/// let engines = observe(&graph, code, &[1.0, 2.0, -1.0, -3.1, 9.0, 9.0], how)?;
+/// let seen = engines[0].as_ref().and_then(|engine| engine.parts()[0].extremes());
+/// assert_eq!(seen.map(|range| (range.lo(), range.hi())), Some((-4.0, 3.0))); // −3.1 has become −3
+/// assert_eq!(observe(&graph, code, &[], how).unwrap_err().kind(), ErrorKind::Data);
+/// # Ok::<(), qat_trainer::Error>(())
+/// ```
 pub fn observe(graph: &Graph, input: Affine, features: &[f32], how: Calibration) -> Result<Engines> {
     let config = config(how);
     let start = || {
@@ -88,6 +106,19 @@ fn config(how: Calibration) -> CalibrationConfig {
 ///
 /// # Errors
 /// [`ErrorKind::Model`] if nothing was observed.
+///
+/// ```
+/// use qat_kernels::calibration::{CalibrationConfig, CalibrationEngine, CalibrationMethod};
+/// use qat_trainer::calibrate::{BINS, Engines, ranges};
+/// let config = CalibrationConfig::default().with_method(CalibrationMethod::MinMax).with_bits(8);
+/// let mut engine = CalibrationEngine::<BINS>::new(config)?;
+/// engine.observe(&[0.5, -1.0, 7.0])?;
+/// let engines: Engines = vec![None, Some(engine)]; // a flatten, say, and a layer with a range of its own
+/// let found: Vec<_> = ranges(&engines)?.iter().map(|r| r.map(|r| (r.range.lo(), r.range.hi()))).collect();
+/// assert_eq!(found, [None, Some((-1.0, 7.0))]);
+/// assert!(ranges(&vec![Some(CalibrationEngine::new(config)?)]).is_err()); // it has seen nothing
+/// # Ok::<(), qat_trainer::Error>(())
+/// ```
 pub fn ranges(engines: &Engines) -> Result<Vec<Option<Calibrated>>> {
     let range = |engine: &Option<CalibrationEngine<BINS>>| {
         engine.as_ref().map(|engine| Ok(engine.calibrated(0)?)).transpose()
@@ -96,6 +127,14 @@ pub fn ranges(engines: &Engines) -> Result<Vec<Option<Calibrated>>> {
 }
 
 /// The ranges of a network, as a `.cal` file holds them.
+///
+/// ```
+/// use qat_trainer::{affine::Affine, calibrate::Ranges};
+/// let pixels = Affine { scale: 1.0 / 64.0, zero_point: -128 };
+/// let ranges = Ranges { input: pixels, layers: vec![Some(pixels), None], samples: 512, method: "mse" };
+/// // A layer without a range of its own, such as a pooling, keeps the one before it.
+/// assert_eq!(ranges.layers.iter().flatten().count(), 1);
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct Ranges {
     /// The code of the input.
@@ -115,6 +154,27 @@ pub struct Ranges {
 ///
 /// # Errors
 /// [`ErrorKind::Model`] for what the format cannot hold: more than 511 ranges, no time.
+///
+/// ```
+/// # use qat_trainer::{affine::Affine, calibrate::write, data::{Dataset, Split, Standardisation}, graph::Graph};
+/// # use qat_trainer::spec::{Run, Shape};
+/// use qat_kernels::calibration::CalibrationArtifact;
+/// # let run = Run::parse(r#"data = { format = "none", shape = [1, 1, 1] }
+/// # model = { layers = [{ op = "linear", out = 2 }] }"#, "run.toml".as_ref())?;
+/// # let graph = Graph { input: Shape::flat(1), nodes: vec![], softmax: false };
+/// # let data = Dataset {
+/// #     train: Split { features: vec![0.0; 3], labels: vec![1, 0, 1] }, test: Split::default(), sha256: [7; 32],
+/// #     classes: vec!["still".into(), "moving".into()], shape: Shape::flat(1),
+/// #     standardisation: Standardisation::none(), input: Affine::from_range(-1.0, 1.0),
+/// # };
+/// // Three examples, two of them of the class `moving`.
+/// let file = write(&run, &data, &graph, &[], 1_700_000_000)?;
+/// let artifact: CalibrationArtifact<'_> = CalibrationArtifact::from_bytes(&file)?;
+/// let domains: Vec<_> = artifact.provenance().domains.iter().map(|d| (d.name, d.examples)).collect();
+/// assert_eq!(domains, [("moving", 2), ("still", 1)]);
+/// assert!(write(&run, &data, &graph, &[], 0).is_err()); // a file says when it was made
+/// # Ok::<(), qat_trainer::Error>(())
+/// ```
 pub fn write(
     run: &Run,
     data: &Dataset,
@@ -167,6 +227,26 @@ fn domains(run: &Run, data: &Dataset, samples: usize) -> Result<Domains> {
 /// # Errors
 /// [`ErrorKind::Model`] for a damaged file; [`ErrorKind::Checkpoint`] if it lacks a layer, or holds another kind of
 /// range than affine codes of the layers' bits.
+///
+/// ```
+/// # use qat_trainer::{affine::Affine, calibrate::{read, write}, data::{Dataset, Split, Standardisation}};
+/// # use qat_trainer::{ErrorKind, graph::Graph, spec::{Run, Shape}};
+/// # let toml = r#"data = { format = "none", shape = [1, 1, 1] }
+/// # model = { layers = [{ op = "linear", out = 2 }] }
+/// # qat = { calibration = { method = "min-max" } }"#;
+/// # let run = Run::parse(toml, "run.toml".as_ref())?;
+/// # let graph = Graph { input: Shape::flat(1), nodes: vec![], softmax: false };
+/// # let data = Dataset {
+/// #     train: Split { features: vec![0.0; 2], labels: vec![0, 1] }, test: Split::default(), sha256: [7; 32],
+/// #     classes: vec!["a".into(), "b".into()], shape: Shape::flat(1), standardisation: Standardisation::none(),
+/// #     input: Affine { scale: 0.25, zero_point: 3 },
+/// # };
+/// let file = write(&run, &data, &graph, &[], 1_700_000_000)?; // two examples, `method = "min-max"`
+/// let back = read(&file, &graph)?;
+/// assert_eq!((back.input, back.samples, back.method), (data.input, 2, "min-max"));
+/// assert_eq!(read(&file[1..], &graph).unwrap_err().kind(), ErrorKind::Model);
+/// # Ok::<(), qat_trainer::Error>(())
+/// ```
 pub fn read(bytes: &[u8], graph: &Graph) -> Result<Ranges> {
     let artifact: Box<CalibrationArtifact<'_, MAX_TENSORS>> =
         Box::new(CalibrationArtifact::from_bytes(bytes).map_err(|e| {
@@ -196,6 +276,16 @@ pub fn read(bytes: &[u8], graph: &Graph) -> Result<Ranges> {
 }
 
 /// The smallest and largest value that an observer saw, 0 and 0 before the first.
+///
+/// ```
+/// use qat_kernels::calibration::{CalibrationConfig, CalibrationEngine, Observer};
+/// use qat_trainer::calibrate::{BINS, extremes};
+/// assert_eq!(extremes(&Observer::new()), [0.0, 0.0]);
+/// let mut engine = CalibrationEngine::<BINS>::new(CalibrationConfig::default())?;
+/// engine.observe(&[2.0, f32::NAN, 5.0])?;
+/// assert_eq!(extremes(&engine.parts()[0]), [2.0, 5.0]); // of what is finite; 0 need not be among it
+/// # Ok::<(), qat_trainer::Error>(())
+/// ```
 #[must_use]
 pub fn extremes(observer: &Observer<BINS>) -> [f32; 2] {
     observer.extremes().map_or([0.0; 2], |range| [range.lo(), range.hi()])
