@@ -8,6 +8,15 @@ use qat_kernels::infer::Model;
 use rayon::prelude::*;
 
 /// What the engine made of a test split.
+///
+/// ```
+/// use qat_trainer::eval::Evaluation;
+/// // Logits of two classes for three examples, the first of label 0, the others of label 1.
+/// let confusion = vec![vec![1, 0], vec![2, 0]];
+/// let e = Evaluation { confusion, inputs: vec![7, 8, 9], logits: vec![5, -5, 3, 2, 1, 0] };
+/// assert_eq!(e.confusion[1][0], 2); // both were taken for 0, which is
+/// assert!(e.logits.as_chunks::<2>().0.iter().all(|[no, yes]| no > yes)); // what the logits say
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct Evaluation {
     /// `confusion[label][answer]`: how many examples of `label` were given `answer`.
@@ -20,18 +29,37 @@ pub struct Evaluation {
 
 impl Evaluation {
     /// Number of examples.
+    ///
+    /// ```
+    /// # use qat_trainer::eval::Evaluation;
+    /// let e = Evaluation { confusion: vec![vec![5, 1], vec![0, 3]], inputs: vec![], logits: vec![] };
+    /// assert_eq!(e.examples(), 9);
+    /// ```
     #[must_use]
     pub fn examples(&self) -> u32 {
         self.confusion.iter().flatten().sum()
     }
 
     /// Number of right answers.
+    ///
+    /// ```
+    /// # use qat_trainer::eval::Evaluation;
+    /// let e = Evaluation { confusion: vec![vec![0, 6], vec![2, 4]], inputs: vec![], logits: vec![] };
+    /// assert_eq!(e.correct(), 4); // the diagonal
+    /// ```
     #[must_use]
     pub fn correct(&self) -> u32 {
         self.confusion.iter().enumerate().filter_map(|(i, row)| row.get(i)).sum()
     }
 
     /// Share of right answers.
+    ///
+    /// ```
+    /// # use qat_trainer::eval::Evaluation;
+    /// let of = |confusion| Evaluation { confusion, inputs: vec![], logits: vec![] }.accuracy();
+    /// assert_eq!(of(vec![vec![1, 1], vec![0, 2]]), 0.75);
+    /// assert_eq!(of(vec![]), 0.0); // no examples, no right answers
+    /// ```
     #[must_use]
     pub fn accuracy(&self) -> f64 {
         f64::from(self.correct()) / f64::from(self.examples().max(1))
@@ -39,6 +67,14 @@ impl Evaluation {
 
     /// The inputs as a file for a device: `QSMP`, then as little-endian 32-bit numbers the version 1, the number of
     /// examples and the values per example, then the int8 values.
+    ///
+    /// ```
+    /// # use qat_trainer::eval::Evaluation;
+    /// let e = Evaluation { confusion: vec![vec![2]], inputs: vec![1, 2, 3, -1, -2, -3], logits: vec![9, 9] };
+    /// let file = e.samples_file();
+    /// assert_eq!(file[..16], *b"QSMP\x01\0\0\0\x02\0\0\0\x03\0\0\0"); // version 1, two examples of three values
+    /// assert_eq!(file[16..], [1, 2, 3, 0xFF, 0xFE, 0xFD]);
+    /// ```
     #[must_use]
     pub fn samples_file(&self) -> Vec<u8> {
         let count = self.examples();
@@ -50,6 +86,12 @@ impl Evaluation {
     }
 
     /// The logits as a file: the int8 values, nothing else.
+    ///
+    /// ```
+    /// # use qat_trainer::eval::Evaluation;
+    /// let e = Evaluation { confusion: vec![vec![1, 0], vec![0, 0]], inputs: vec![0], logits: vec![127, -128] };
+    /// assert_eq!(e.logits_file(), [0x7F, 0x80]);
+    /// ```
     #[must_use]
     pub fn logits_file(&self) -> Vec<u8> {
         self.logits.iter().map(|v| v.cast_unsigned()).collect()
@@ -60,6 +102,26 @@ impl Evaluation {
 ///
 /// # Errors
 /// [`ErrorKind::Model`] if the examples have not the model's number of inputs, or a label has no output.
+///
+/// ```
+/// # use qat_kernels::{Grid, Levels};
+/// # use qat_kernels::artifact::{Metadata, ModelBuilder, Output, Steps, TensorSpec, Weights};
+/// # use qat_kernels::infer::Model;
+/// # use qat_trainer::{ErrorKind, data::Split, eval::evaluate};
+/// # let mut b = ModelBuilder::new(TensorSpec { shape: [1, 1, 2], scale: 0.5, zero_point: 0 });
+/// # let (levels, steps) = (Levels::new(2, Grid::MidTread)?, Steps::PerChannel(&[1.0; 2]));
+/// # let weights = Weights { levels, codes: &[0, 1, 1, 0], steps };
+/// # b.linear(b.input(), &weights, &[], Output::new(0.5, 0))?;
+/// # let file = b.finish(&Metadata::default(), &[])?;
+/// let swap = Model::parse(&file)?; // two inputs in steps of ½, given out the other way round
+/// let split = Split { features: vec![4.0, 1.0, 3.0, 3.0], labels: vec![1, 1] };
+/// let e = evaluate(&swap, &split)?;
+/// assert_eq!(e.logits, [2, 8, 6, 6]);
+/// assert_eq!(e.confusion, [[0, 0], [1, 1]]); // a tie goes to the first class
+/// let three = Split { features: vec![0.0; 3], labels: vec![0] };
+/// assert_eq!(evaluate(&swap, &three).unwrap_err().kind(), ErrorKind::Model);
+/// # Ok::<(), qat_trainer::Error>(())
+/// ```
 pub fn evaluate(model: &Model<'_>, split: &Split) -> Result<Evaluation> {
     let (width, classes) = (model.input_len(), model.output_len());
     if split.features.len() != split.len() * width {
@@ -99,6 +161,22 @@ pub fn argmax<T: PartialOrd>(values: &[T]) -> usize {
 ///
 /// # Errors
 /// [`ErrorKind::Model`] if there is not one name per output.
+///
+/// ```
+/// # use qat_kernels::{Grid, Levels};
+/// # use qat_kernels::artifact::{Metadata, ModelBuilder, Output, Steps, TensorSpec, Weights};
+/// # use qat_kernels::infer::Model;
+/// # use qat_trainer::eval::classes;
+/// # let mut b = ModelBuilder::new(TensorSpec { shape: [1, 1, 1], scale: 0.5, zero_point: 0 });
+/// # let (levels, steps) = (Levels::new(2, Grid::MidTread)?, Steps::PerChannel(&[1.0; 2]));
+/// # b.linear(b.input(), &Weights { levels, codes: &[-1, 1], steps }, &[], Output::new(0.5, 0))?;
+/// let file = b.finish(&Metadata { labels: "still\nmoving", ..Metadata::default() }, &[])?;
+/// let model = Model::parse(&file)?;
+/// assert_eq!(classes(&model, &model.metadata()?)?, ["still", "moving"]);
+/// let e = classes(&model, &Metadata { labels: "still", ..Metadata::default() }).unwrap_err();
+/// assert!(e.to_string().starts_with("metadata: 1 labels for 2 outputs"), "{e}");
+/// # Ok::<(), qat_trainer::Error>(())
+/// ```
 pub fn classes(model: &Model<'_>, metadata: &Metadata<'_>) -> Result<Vec<String>> {
     let classes: Vec<String> = metadata.label_list().map(String::from).collect();
     if classes.len() != model.output_len() {
@@ -113,6 +191,15 @@ pub fn classes(model: &Model<'_>, metadata: &Metadata<'_>) -> Result<Vec<String>
 }
 
 /// How a model wants its features standardised.
+///
+/// ```
+/// use qat_kernels::artifact::{InputTransform, Metadata};
+/// use qat_trainer::eval::standardisation;
+/// let (mean, std) = (128.0f32.to_le_bytes(), 64.0f32.to_le_bytes());
+/// let metadata = Metadata { input: InputTransform { mean: &mean, std: &std }, ..Metadata::default() };
+/// assert_eq!(standardisation(&metadata).apply_one(0, 96.0), -0.5);
+/// assert_eq!(standardisation(&Metadata::default()).apply_one(0, 96.0), 96.0); // none: as they are
+/// ```
 #[must_use]
 pub fn standardisation(metadata: &Metadata<'_>) -> Standardisation {
     let floats = |bytes: &[u8]| bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
