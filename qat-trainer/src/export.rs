@@ -25,6 +25,20 @@ const ABOUT: &str = "about";
 
 /// What a model file says about its origin, and what the engine's caller needs around it. Training stores it in its
 /// checkpoints, so that exporting one needs no data set.
+///
+/// ```
+/// use qat_trainer::{data::Standardisation, export::About, spec::Shape};
+/// let about = About {
+///     shape: Shape { h: 2, w: 2, c: 3 },
+///     classes: vec!["night".into(), "day".into()],
+///     dataset_sha256: [0xA5; 32],
+///     standardisation: Standardisation { mean: vec![128.0], std: vec![64.0] },
+///     samples: 100,
+///     method: "qat, learned ranges, mse".into(),
+///     known_inputs: vec![vec![-1.0; 12]],
+/// };
+/// assert!(about.known_inputs.iter().all(|x| x.len() == about.shape.len()));
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct About {
     /// Shape of the input.
@@ -44,6 +58,14 @@ pub struct About {
 }
 
 /// What the caller decides about a file.
+///
+/// ```
+/// use qat_kernels::artifact::Target;
+/// use qat_trainer::export::Options;
+/// let m4 = Options { target: Target::CortexM4, ..Options::default() };
+/// assert_eq!(m4.created, 0); // not stated: equal inputs give equal files
+/// assert_eq!(Options::default().target, Target::Portable);
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Options {
     /// Unix time of the export in seconds, 0 for not stated.
@@ -64,6 +86,24 @@ struct AboutText {
 
 impl About {
     /// What is to be said about a model trained by `run` on `data`; `method` in words.
+    ///
+    /// ```
+    /// # use qat_trainer::{affine::Affine, data::{Dataset, Split, Standardisation}, export::About};
+    /// # use qat_trainer::spec::{Run, Shape};
+    /// # let run = Run::parse(r#"data = { format = "none", shape = [1, 1, 1] }
+    /// # model = { layers = [{ op = "linear", out = 2 }] }"#, "run.toml".as_ref())?;
+    /// let data = Dataset {
+    ///     train: Split { features: vec![0.0, 1.0, 2.0], labels: vec![0, 1, 1] },
+    ///     test: Split { features: vec![0.5, 1.5, 2.5, 3.5], labels: vec![0, 1, 1, 1] },
+    ///     # classes: ["no", "yes"].map(String::from).to_vec(), shape: Shape::flat(1),
+    ///     # standardisation: Standardisation::none(), input: Affine::from_range(0.0, 4.0), sha256: [1; 32],
+    ///     // …
+    /// };
+    /// let about = About::new(&run, &data, "qat".into());
+    /// assert_eq!(about.known_inputs, [[0.5], [1.5]]); // the first two tests
+    /// assert_eq!(about.samples, 3); // all there are, though a calibration looks at up to 512
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     #[must_use]
     pub fn new(run: &Run, data: &Dataset, method: String) -> Self {
         Self {
@@ -81,6 +121,23 @@ impl About {
     ///
     /// # Errors
     /// [`ErrorKind::Checkpoint`] if an example has not the shape of the input.
+    ///
+    /// ```
+    /// # use qat_trainer::{checkpoint::Checkpoint, data::Standardisation, export::About, spec::Shape};
+    /// # let mut about = About {
+    /// #     shape: Shape::flat(2), classes: vec!["a".into()], dataset_sha256: [0; 32], samples: 1,
+    /// #     standardisation: Standardisation { mean: vec![3.0], std: vec![2.0] },
+    /// #     method: "qat".into(), known_inputs: vec![],
+    /// # };
+    /// about.known_inputs = vec![vec![0.5, 1.5], vec![2.5, 3.5]];
+    /// let mut c = Checkpoint::default();
+    /// about.store(&mut c)?;
+    /// assert_eq!(c.get("input.known", &[2, 2])?, [0.5, 1.5, 2.5, 3.5]);
+    /// assert!(c.has("input.mean") && c.metadata.contains_key("about"));
+    /// about.known_inputs[1].pop();
+    /// assert!(about.store(&mut c).is_err()); // three numbers are not two examples
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     pub fn store(&self, into: &mut Checkpoint) -> Result<()> {
         let Standardisation { mean, std } = &self.standardisation;
         into.insert("input.mean", &[mean.len()], mean.clone())?;
@@ -103,6 +160,20 @@ impl About {
     ///
     /// # Errors
     /// [`ErrorKind::Checkpoint`] if it is not there or damaged.
+    ///
+    /// ```
+    /// # use qat_trainer::{checkpoint::Checkpoint, data::Standardisation, export::About, spec::Shape};
+    /// # let about = About {
+    /// #     shape: Shape { h: 4, w: 4, c: 1 }, classes: vec!["a".into(), "b".into()], dataset_sha256: [9; 32],
+    /// #     samples: 7, method: "ptq".into(), standardisation: Standardisation::none(), known_inputs: vec![],
+    /// # };
+    /// let mut c = Checkpoint::default();
+    /// let e = About::load(&c).unwrap_err();
+    /// assert!(e.to_string().starts_with("metadata `about`: this entry is missing"), "{e}");
+    /// about.store(&mut c)?;
+    /// assert_eq!(About::load(&c)?, about);
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     pub fn load(from: &Checkpoint) -> Result<Self> {
         let broken = |problem: String| {
             Error::new(ErrorKind::Checkpoint, problem)
@@ -139,6 +210,30 @@ impl About {
 ///
 /// # Errors
 /// [`ErrorKind::Checkpoint`] for what is wrong with the checkpoint.
+///
+/// ```
+/// # use qat_trainer::{affine::Affine, checkpoint::Checkpoint, data::Standardisation, export::{About, load_network}};
+/// # use qat_trainer::spec::{Run, Shape};
+/// # let run = Run::parse(r#"data = { format = "none", shape = [1, 1, 3] }
+/// # model = { layers = [{ op = "linear", name = "fc", out = 2 }] }"#, "run.toml".as_ref())?;
+/// # let about = About {
+/// #     shape: Shape::flat(3), classes: vec!["a".into(), "b".into()], dataset_sha256: [0; 32], samples: 7,
+/// #     method: "qat".into(), standardisation: Standardisation::none(), known_inputs: vec![],
+/// # };
+/// let mut c = Checkpoint::default();
+/// c.insert("fc.weight", &[2, 3], vec![0.5, 1.0, -1.5, 0.0, 2.0, -0.5])?;
+/// c.insert("fc.bias", &[2], vec![0.0, 1.0])?;
+/// c.insert("fc.alpha", &[2], vec![0.5, 0.25])?; // the steps of the two rows
+/// for (name, value) in [("scale", 0.125), ("zero_point", -128.0)] {
+///     c.insert(&format!("fc.act.{name}"), &[1], vec![value])?;
+///     c.insert(&format!("input.{name}"), &[1], vec![value])?;
+/// }
+/// about.store(&mut c)?;
+/// let (network, said) = load_network(&run, &c.to_bytes()?)?;
+/// assert_eq!(network.outputs, [Affine { scale: 0.125, zero_point: -128 }]);
+/// assert_eq!((network.graph.parameters(), said), (6 + 2, about));
+/// # Ok::<(), qat_trainer::Error>(())
+/// ```
 pub fn load_network(run: &Run, bytes: &[u8]) -> Result<(Quantised, About)> {
     let checkpoint = Checkpoint::from_bytes(bytes)?;
     let about = About::load(&checkpoint)?;
@@ -151,6 +246,35 @@ pub fn load_network(run: &Run, bytes: &[u8]) -> Result<(Quantised, About)> {
 /// # Errors
 /// [`ErrorKind::Checkpoint`] for what is wrong with the checkpoint, [`ErrorKind::Model`] for what the integer engine
 /// cannot do.
+///
+/// ```
+/// # use qat_kernels::infer::Model;
+/// # use qat_trainer::{checkpoint::Checkpoint, data::Standardisation, export::{About, Options, export_checkpoint}};
+/// # use qat_trainer::spec::{Run, Shape};
+/// # let run = Run::parse(r#"name = "sign"
+/// # data = { format = "none", shape = [1, 1, 1] }
+/// # model = { layers = [{ op = "linear", name = "fc", out = 2 }] }"#, "run.toml".as_ref())?;
+/// # let about = About {
+/// #     shape: Shape::flat(1), classes: vec!["−".into(), "+".into()], dataset_sha256: [0; 32], samples: 7,
+/// #     method: "qat".into(), standardisation: Standardisation::none(), known_inputs: vec![],
+/// # };
+/// # let mut c = Checkpoint::default();
+/// # for tensor in ["fc.act", "input"] {
+/// #     c.insert(&format!("{tensor}.scale"), &[1], vec![1.0])?;
+/// #     c.insert(&format!("{tensor}.zero_point"), &[1], vec![0.0])?;
+/// # }
+/// # c.insert("fc.bias", &[2], vec![0.0; 2])?;
+/// # c.insert("fc.alpha", &[2], vec![1.0; 2])?;
+/// # about.store(&mut c)?;
+/// let e = export_checkpoint(&run, &c.to_bytes()?, Options::default()).unwrap_err();
+/// assert!(e.to_string().starts_with("tensor `fc.weight`: this tensor is missing"), "{e}");
+/// c.insert("fc.weight", &[2, 1], vec![-2.0, 2.0])?;
+/// let file = export_checkpoint(&run, &c.to_bytes()?, Options::default())?;
+/// let (model, mut logits) = (Model::parse(&file)?, [0; 2]);
+/// model.run(&[30], &mut logits, &mut vec![0; model.arena_len()])?;
+/// assert_eq!(logits, [-60, 60]);
+/// # Ok::<(), qat_trainer::Error>(())
+/// ```
 pub fn export_checkpoint(run: &Run, bytes: &[u8], options: Options) -> Result<Vec<u8>> {
     let (network, about) = load_network(run, bytes)?;
     export(&network, &run.name, &about, Sha256::digest(bytes).into(), options)
@@ -161,6 +285,32 @@ pub fn export_checkpoint(run: &Run, bytes: &[u8], options: Options) -> Result<Ve
 /// # Errors
 /// [`ErrorKind::Model`] naming the layer that the integer engine cannot run: an accumulator that could overflow, scales
 /// too far apart, a dimension beyond 16 bits.
+///
+/// ```
+/// # use qat_kernels::infer::Model;
+/// # use qat_trainer::{affine::Affine, checkpoint::Checkpoint, data::Standardisation};
+/// # use qat_trainer::export::{About, Options, export};
+/// # use qat_trainer::graph::{Graph, Quantised, Steps};
+/// # use qat_trainer::spec::{Run, Shape};
+/// # let run = Run::parse(r#"data = { format = "none", shape = [1, 1, 2] }
+/// # model = { layers = [{ op = "linear", name = "fc", out = 2, bits = 2 }] }"#, "run.toml".as_ref())?;
+/// # let about = About {
+/// #     shape: Shape::flat(2), classes: vec!["a".into(), "b".into()], dataset_sha256: [5; 32], samples: 7,
+/// #     method: "ptq".into(), standardisation: Standardisation::none(), known_inputs: vec![vec![3.0, -4.0]],
+/// # };
+/// # let mut c = Checkpoint::default();
+/// # c.insert("fc.weight", &[2, 2], vec![1.0, 0.0, 1.0, 2.0])?;
+/// # c.insert("fc.bias", &[2], vec![10.0, 0.0])?;
+/// # let graph = Graph::from_checkpoint(&run.model, about.shape, 2, &c)?;
+/// let code = Affine { scale: 1.0, zero_point: 0 };
+/// let network = Quantised::new(graph, code, vec![Some(Steps::PerChannel(vec![1.0, 1.0]))], &[Some(code)]);
+/// let file = export(&network, "pair", &about, [3; 32], Options::default())?;
+/// let model = Model::parse(&file)?;
+/// assert_eq!((model.metadata()?.name, model.metadata()?.source_sha256), ("pair", [3; 32]));
+/// let known: Vec<_> = model.known_answers().map(|known| (known.input, known.output)).collect();
+/// assert_eq!(known, [(&[3, -4][..], &[13, -1][..])]); // x + 10, and x + y as 2 is no level of two bits
+/// # Ok::<(), qat_trainer::Error>(())
+/// ```
 pub fn export(
     network: &Quantised,
     name: &str,
@@ -337,6 +487,11 @@ fn window16(window: crate::spec::Window, node: &Node) -> Result<artifact::Window
 }
 
 /// Lower-case hexadecimal digits.
+///
+/// ```
+/// use qat_trainer::export::hex;
+/// assert_eq!(hex(&[0x00, 0x0F, 0xA5]), "000fa5"); // two digits a byte, always
+/// ```
 #[must_use]
 pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
