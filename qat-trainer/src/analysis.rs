@@ -15,6 +15,24 @@ const MARGIN: i32 = 2;
 const MAX_SPAN: i32 = 40;
 
 /// One layer with weights.
+///
+/// ```
+/// # use qat_trainer::{affine::Affine, analysis::analyse, checkpoint::Checkpoint, spec::{Run, Shape}};
+/// # use qat_trainer::graph::{Graph, Quantised, Steps};
+/// # let run = Run::parse(r#"data = { format = "none", shape = [1, 1, 4] }
+/// # model = { layers = [{ op = "linear", name = "fc", out = 1, bits = 2 }] }"#, "run.toml".as_ref())?;
+/// # let mut c = Checkpoint::default();
+/// # c.insert("fc.weight", &[1, 4], vec![-1.0, 0.0, 0.5, 0.5])?;
+/// # c.insert("fc.bias", &[1], vec![0.0])?;
+/// # let graph = Graph::from_checkpoint(&run.model, Shape::flat(4), 1, &c)?;
+/// # let code = Affine { scale: 1.0, zero_point: 0 };
+/// // The weights −1, 0, ½ and ½ with codes of two bits.
+/// let network = Quantised::new(graph, code, vec![Some(Steps::PerChannel(vec![0.5]))], &[Some(code)]);
+/// let layer = analyse(&network)?.remove(0);
+/// assert_eq!(layer.codes, [1, 0, 1, 2]); // how many are −2, −1, 0 and 1
+/// assert_eq!((layer.steps, layer.sqnr_db), ([0.5, 0.5], None)); // nothing was rounded
+/// # Ok::<(), qat_trainer::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct LayerAnalysis {
     /// Its name.
@@ -43,6 +61,26 @@ pub struct LayerAnalysis {
 }
 
 /// A histogram over the quantisation grid.
+///
+/// ```
+/// # use qat_trainer::{affine::Affine, analysis::analyse, checkpoint::Checkpoint, spec::{Run, Shape}};
+/// # use qat_trainer::graph::{Graph, Quantised, Steps};
+/// # let toml = r#"data = { format = "none", shape = [1, 1, 3] }
+/// # model = { layers = [{ op = "linear", name = "fc", out = 1, bits = 2, grid = "mid-rise" }] }"#;
+/// # let run = Run::parse(toml, "run.toml".as_ref())?;
+/// # let mut c = Checkpoint::default();
+/// # c.insert("fc.weight", &[1, 3], vec![0.1, 0.2, 50.0])?;
+/// # c.insert("fc.bias", &[1], vec![0.0])?;
+/// # let graph = Graph::from_checkpoint(&run.model, Shape::flat(3), 1, &c)?;
+/// # let code = Affine { scale: 1.0, zero_point: 0 };
+/// // The weights 0.1, 0.2 and 50 with codes of two bits and no level at 0.
+/// let network = Quantised::new(graph, code, vec![Some(Steps::PerChannel(vec![1.0]))], &[Some(code)]);
+/// let h = analyse(&network)?.remove(0).histogram;
+/// assert_eq!(h.levels, [-1.5, -0.5, 0.5, 1.5]);
+/// assert_eq!((h.from, h.to), (-3.5, 3.5)); // two steps more on both sides
+/// assert_eq!(h.counts.last(), Some(&1)); // the 50, far outside
+/// # Ok::<(), qat_trainer::Error>(())
+/// ```
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Histogram {
     /// Where it begins and ends, in steps.
@@ -59,6 +97,28 @@ pub struct Histogram {
 ///
 /// # Errors
 /// [`ErrorKind::Model`] for steps that are none.
+///
+/// ```
+/// # use qat_trainer::{ErrorKind, affine::Affine, analysis::analyse, checkpoint::Checkpoint, spec::{Run, Shape}};
+/// # use qat_trainer::graph::{Graph, Quantised, Steps};
+/// # let toml = r#"data = { format = "none", shape = [1, 1, 8] }
+/// # [model]
+/// # layers = [{ op = "linear", name = "fc", out = 2, bits = 8, step = { pi-adaptive = { group = 8 } } }]"#;
+/// # let run = Run::parse(toml, "run.toml".as_ref())?;
+/// # let mut c = Checkpoint::default();
+/// # c.insert("fc.weight", &[2, 8], vec![0.5; 16])?;
+/// # c.insert("fc.bias", &[2], vec![0.0; 2])?;
+/// # let graph = Graph::from_checkpoint(&run.model, Shape::flat(8), 2, &c)?;
+/// # let code = Affine { scale: 1.0, zero_point: 0 };
+/// // Two rows of 8 weights, a group each.
+/// let steps = |divisors| Steps::PiAdaptive { alpha: vec![0.01; 2], divisors, group: 8 };
+/// let mut network = Quantised::new(graph, code, vec![Some(steps(vec![3, 5]))], &[Some(code)]);
+/// assert_eq!(analyse(&network)?[0].divisors, [0, 1, 0, 1]); // a group with k = 3, one with k = 5
+/// network.steps = vec![Some(steps(vec![3, 6]))];
+/// let e = analyse(&network).unwrap_err();
+/// assert!(e.kind() == ErrorKind::Model && e.to_string().starts_with("layer `fc`: "), "{e}");
+/// # Ok::<(), qat_trainer::Error>(())
+/// ```
 pub fn analyse(network: &Quantised) -> Result<Vec<LayerAnalysis>> {
     let mut layers = Vec::new();
     for (node, steps) in network.graph.nodes.iter().zip(&network.steps) {
@@ -140,6 +200,22 @@ fn layer(
 }
 
 /// The analysis as a table.
+///
+/// ```
+/// # use qat_kernels::Grid;
+/// use qat_trainer::analysis::{Histogram, LayerAnalysis, table};
+/// let layer = LayerAnalysis {
+///     name: "conv1".into(),
+///     sqnr_db: Some(10.256),
+///     divisors: [0, 7, 0, 1],
+///     # operator: "conv", bits: 3, grid: Grid::MidTread, channels: 4, weights: 64, steps: [0.5, 0.75], codes: vec![],
+///     # histogram: Histogram::default(),
+///     // …
+/// };
+/// let text = table(&[layer]);
+/// assert!(text.lines().eq([&table(&[]), text.lines().nth(1).unwrap_or_default()])); // a heading and a line
+/// assert!(text.ends_with("    10.26  0, 7, 0, 1"), "{text}");
+/// ```
 #[must_use]
 pub fn table(layers: &[LayerAnalysis]) -> String {
     let mut text = format!(
