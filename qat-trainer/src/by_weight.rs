@@ -14,6 +14,18 @@ const STEP_BITS: f64 = 32.0;
 const DIVISOR_BITS: f64 = 2.0;
 
 /// What became of one tensor.
+///
+/// ```
+/// # use qat_kernels::{Grid, Levels, config::StepRule};
+/// # use qat_trainer::{by_weight::quantise, checkpoint::Checkpoint, spec::WeightQuant};
+/// let mut model = Checkpoint::default();
+/// model.insert("fc.weight", &[2, 4], vec![0.5, -0.5, 1.5, -1.5, 2.0, -2.0, 6.0, -6.0])?;
+/// let two_bits = WeightQuant { levels: Levels::new(2, Grid::MidRise)?, step: StepRule::Uniform };
+/// let row = quantise(&mut model, two_bits)?.tensors.remove(0);
+/// assert_eq!((row.name.as_str(), row.weights), ("fc.weight", 8));
+/// assert_eq!(row.bits, Some(10.0)); // 2 of the code, and a fourth of the row's 32-bit step
+/// # Ok::<(), qat_trainer::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Row {
     /// Its name.
@@ -33,6 +45,19 @@ pub struct Row {
 }
 
 /// All tensors together.
+///
+/// ```
+/// # use qat_kernels::{Grid, Levels, config::StepRule};
+/// # use qat_trainer::{by_weight::quantise, checkpoint::Checkpoint, spec::WeightQuant};
+/// # let four_bits = WeightQuant { levels: Levels::new(4, Grid::MidTread)?, step: StepRule::Uniform };
+/// let mut model = Checkpoint::default();
+/// model.insert("fc.weight", &[1, 16], (0..16).map(|i| i as f32).collect())?;
+/// model.insert("fc.bias", &[1], vec![0.25])?;
+/// let table = quantise(&mut model, four_bits)?;
+/// assert_eq!((table.quantised, table.kept), (16, 1)); // the bias stays f32
+/// assert_eq!((table.bits, table.bytes), (6.0, 12)); // 16 codes of 4 bits and a step: 96 bits
+/// # Ok::<(), qat_trainer::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Table {
     /// One row per tensor, by name.
@@ -53,6 +78,19 @@ pub struct Table {
 ///
 /// # Errors
 /// [`ErrorKind::Checkpoint`] naming the tensor that holds a number that is not finite.
+///
+/// ```
+/// use qat_kernels::{Grid, Levels, config::StepRule};
+/// use qat_trainer::{by_weight::quantise, checkpoint::Checkpoint, spec::WeightQuant};
+/// let quant = WeightQuant { levels: Levels::new(2, Grid::MidRise)?, step: StepRule::Uniform };
+/// let mut model = Checkpoint::default();
+/// model.insert("w", &[1, 4], vec![0.9, 1.1, -0.9, -1.1])?;
+/// quantise(&mut model, quant)?;
+/// assert_eq!(model.get("w", &[1, 4])?, [1.0, 1.0, -1.0, -1.0]); // each pair has become one level
+/// model.insert("w", &[1, 2], vec![1.0, f32::NAN])?;
+/// assert!(quantise(&mut model, quant).unwrap_err().to_string().starts_with("tensor `w`: element 1 is NaN"));
+/// # Ok::<(), qat_trainer::Error>(())
+/// ```
 pub fn quantise(checkpoint: &mut Checkpoint, quant: WeightQuant) -> Result<Table> {
     let mut tensors = Vec::with_capacity(checkpoint.tensors.len());
     for (name, array) in &mut checkpoint.tensors {
