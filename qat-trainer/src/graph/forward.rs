@@ -12,6 +12,27 @@ impl Graph {
     ///
     /// # Panics
     /// If `example` is shorter than the input's shape.
+    ///
+    /// ```
+    /// # use qat_trainer::{checkpoint::Checkpoint, graph::Graph, spec::{Run, Shape}};
+    /// # let toml = r#"data = { format = "none", shape = [1, 1, 2] }
+    /// # [model]
+    /// # layers = [{ op = "linear", name = "a", out = 2, act = "relu" }, { op = "linear", name = "b", out = 1 }]"#;
+    /// # let run = Run::parse(toml, "run.toml".as_ref())?;
+    /// # let mut c = Checkpoint::default();
+    /// # c.insert("a.weight", &[2, 2], vec![1.0, 1.0, 1.0, -1.0])?;
+    /// # c.insert("b.weight", &[1, 2], vec![1.0, 10.0])?;
+    /// # c.insert("a.bias", &[2], vec![0.0; 2])?;
+    /// # c.insert("b.bias", &[1], vec![0.5])?;
+    /// // relu(x + y) and relu(x − y), the second counted tenfold, and a half.
+    /// let graph = Graph::from_checkpoint(&run.model, Shape::flat(2), 1, &c)?;
+    /// let mut seen = Vec::new();
+    /// assert_eq!(graph.forward(&[1.0, 3.0], |i, out| seen.push((i, out.to_vec()))), [4.5]);
+    /// assert_eq!(seen, [(0, vec![4.0, 0.0]), (1, vec![4.5])]);
+    /// // What `after` changes is what the next layer reads.
+    /// assert_eq!(graph.forward(&[1.0, 3.0], |i, out| if i == 0 { out[1] = 7.0 }), [74.5]);
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     #[must_use]
     pub fn forward(&self, example: &[f32], mut after: impl FnMut(usize, &mut [f32])) -> Vec<f32> {
         let mut values: Vec<Vec<f32>> = Vec::with_capacity(self.nodes.len());
