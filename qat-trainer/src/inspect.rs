@@ -7,6 +7,22 @@ use serde::Serialize;
 use std::fmt;
 
 /// Everything that a `.piq` file says about itself.
+///
+/// ```
+/// # use qat_kernels::infer::Model;
+/// # use qat_trainer::{export::Options, inspect::Report, seeded::seeded, spec::Run};
+/// # let toml = r#"data = { format = "none", shape = [1, 1, 8], classes = ["a", "b"] }
+/// # qat = { bits = 2, step = { pi-adaptive = { group = 8 } } }
+/// # model = { layers = [{ op = "linear", out = 4, act = "relu" }, { op = "linear", out = 2, step = "uniform" }] }"#;
+/// # let run = Run::parse(toml, "run.toml".as_ref())?;
+/// // 8 inputs to 4 with a divisor for every 8 weights, then 4 to 2; all weights have 2 bits.
+/// let file = seeded(&run, 1, Options::default())?;
+/// let report = Report::new(&Model::parse(&file)?, file.len())?;
+/// assert_eq!((report.weights, report.macs), (32 + 8, 32 + 8));
+/// assert_eq!(report.bits_per_weight, 2.2); // 40 codes and 4 divisors of 2 bits each: 88 bits
+/// assert!(report.arena_bytes >= report.arena_lower_bound);
+/// # Ok::<(), qat_trainer::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Report {
     /// Name of the model.
@@ -54,6 +70,13 @@ pub struct Report {
 }
 
 /// Shape and code of a tensor.
+///
+/// ```
+/// # use qat_trainer::{affine::Affine, inspect::Tensor};
+/// let pixels = Tensor { shape: [28, 28, 1], scale: 0.5, zero_point: -128 };
+/// let code = Affine { scale: pixels.scale, zero_point: pixels.zero_point };
+/// assert_eq!(code.range(), [0.0, 127.5]); // what its int8 values stand for
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Tensor {
     /// Height, width, channels.
@@ -65,6 +88,21 @@ pub struct Tensor {
 }
 
 /// One layer.
+///
+/// ```
+/// # use qat_kernels::infer::Model;
+/// # use qat_trainer::{export::Options, inspect::Report, seeded::seeded, spec::Run};
+/// # let toml = r#"data = { format = "none", shape = [6, 6, 2], classes = ["a", "b", "c"] }
+/// # model = { layers = [{ op = "conv", out = 3, kernel = 3, bits = 4 }, { op = "global-avg-pool" }] }"#;
+/// # let run = Run::parse(toml, "run.toml".as_ref())?;
+/// // A 3×3 convolution of 6×6×2 to 3 channels, and the mean of each.
+/// let file = seeded(&run, 7, Options::default())?;
+/// let layers = Report::new(&Model::parse(&file)?, file.len())?.layers;
+/// assert_eq!((layers[0].bits, layers[0].weights), (4, 3 * 3 * 2 * 3));
+/// assert_eq!((layers[0].output.shape, layers[0].macs), ([4, 4, 3], 4 * 4 * 54));
+/// assert_eq!((layers[1].bits, layers[1].weights), (0, 0)); // a pooling has none
+/// # Ok::<(), qat_trainer::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Layer {
     /// Its operator.
@@ -90,6 +128,21 @@ impl Report {
     ///
     /// # Errors
     /// [`crate::ErrorKind::Model`] if the metadata does not decode.
+    ///
+    /// ```
+    /// # use qat_kernels::infer::Model;
+    /// # use qat_trainer::{export::Options, inspect::Report, seeded::seeded, spec::Run};
+    /// # let toml = r#"name = "tiny"
+    /// # data = { format = "none", shape = [1, 1, 3], classes = ["no", "yes"] }
+    /// # model = { layers = [{ op = "linear", out = 2 }] }"#;
+    /// # let run = Run::parse(toml, "run.toml".as_ref())?;
+    /// let file = seeded(&run, 1, Options { created: 1_700_000_000, ..Options::default() })?;
+    /// let report = Report::new(&Model::parse(&file)?, file.len())?;
+    /// assert_eq!((report.name.as_str(), report.created), ("tiny (untrained)", 1_700_000_000));
+    /// assert_eq!(report.labels, ["no", "yes"]);
+    /// assert_eq!((report.known_answers, report.signer.as_str()), (1, "")); // not signed
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     pub fn new(model: &Model<'_>, file_bytes: usize) -> Result<Self> {
         let meta = model.metadata()?;
         let arena = model.arena_use();
