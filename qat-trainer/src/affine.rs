@@ -83,7 +83,7 @@ impl Affine {
         self.dequantize(self.quantize(x))
     }
 
-    /// Smallest and largest code of `bits`, 2 to 8: `[−2^(b−1), 2^(b−1) − 1]`.
+    /// Smallest and largest code of `bits`, `[−2^(b−1), 2^(b−1) − 1]`; less than 2 bits count as 2, more than 8 as 8.
     ///
     /// ```
     /// use qat_trainer::affine::Affine;
@@ -92,7 +92,7 @@ impl Affine {
     /// ```
     #[must_use]
     pub const fn codes(bits: u8) -> [i8; 2] {
-        let spare = 8_u8.saturating_sub(bits);
+        let spare = if bits < 2 { 6 } else { 8_u8.saturating_sub(bits) };
         [i8::MIN >> spare, i8::MAX >> spare]
     }
 
@@ -159,6 +159,7 @@ mod tests {
     #[test]
     fn codes_of_every_width() {
         assert_eq!([2, 3, 4, 8].map(Affine::codes), [[-2, 1], [-4, 3], [-8, 7], [-128, 127]]);
+        assert_eq!([0, 1, 9, 255].map(Affine::codes), [2, 2, 8, 8].map(Affine::codes));
     }
 
     #[test]

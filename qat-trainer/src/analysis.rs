@@ -265,6 +265,18 @@ mod tests {
             assert_eq!(l.histogram.levels.len(), 1 << l.bits);
             assert!(l.steps[0] > 0.0 && l.steps[0] <= l.steps[1]);
         }
+        for steps in [vec![], vec![0.0; 8], vec![f32::NAN; 8], vec![-1.0; 8]] {
+            let mut broken = network.clone();
+            broken.steps[0] = Some(Steps::PerChannel(steps));
+            let error = analyse(&broken).unwrap_err().to_string();
+            assert!(error.starts_with("layer `c`: channel 0 has no positive step"), "{error}");
+        }
+        for (divisors, group) in [(vec![], 8), (vec![3; 64], 0)] {
+            let mut broken = network.clone();
+            broken.steps[0] = Some(Steps::PiAdaptive { alpha: vec![1.0; 8], divisors, group });
+            let error = analyse(&broken).unwrap_err().to_string();
+            assert!(error.starts_with("layer `c`: channel 0 has no α or divisor"), "{error}");
+        }
         assert!(layers[0].sqnr_db.unwrap() > layers[1].sqnr_db.unwrap() + 15.0); // 8 bits, 3 bits
         assert_eq!(layers[2].divisors.iter().sum::<usize>(), layers[2].weights / 8);
         assert_eq!(layers[3].divisors, [0; 4]);

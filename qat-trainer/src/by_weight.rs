@@ -77,7 +77,8 @@ pub struct Table {
 /// Quantises every tensor of two dimensions or more, row by row, in place, with the steps of least squared error.
 ///
 /// # Errors
-/// [`ErrorKind::Checkpoint`] naming the tensor that holds a number that is not finite.
+/// [`ErrorKind::Checkpoint`] naming the tensor that holds a number that is not finite. Those in front of it have been quantised by
+/// then: the checkpoint is to be thrown away.
 ///
 /// ```
 /// use qat_kernels::{Grid, Levels, config::StepRule};
@@ -149,7 +150,7 @@ fn one(name: &str, array: &mut Array, quant: WeightQuant) -> Result<Row> {
 
 /// Σw² and Σ(w − ŵ)².
 #[must_use]
-pub fn energy(before: &[f32], after: &[f32]) -> [f64; 2] {
+pub(crate) fn energy(before: &[f32], after: &[f32]) -> [f64; 2] {
     before.iter().zip(after).fold([0.0; 2], |[signal, noise], (&w, &q)| {
         let (w, q) = (f64::from(w), f64::from(q));
         [signal + w * w, noise + (w - q) * (w - q)]
@@ -158,7 +159,7 @@ pub fn energy(before: &[f32], after: &[f32]) -> [f64; 2] {
 
 /// The ratio of signal to noise in decibels; `None` without either.
 #[must_use]
-pub fn decibels([signal, noise]: [f64; 2]) -> Option<f64> {
+pub(crate) fn decibels([signal, noise]: [f64; 2]) -> Option<f64> {
     (signal > 0.0 && noise > 0.0).then(|| 10.0 * (signal / noise).log10())
 }
 

@@ -55,7 +55,7 @@ pub fn observe(graph: &Graph, input: Affine, features: &[f32], how: Calibration)
     };
     let width = graph.input.len();
     let examples = &features[..features.len().min(how.samples.saturating_mul(width))];
-    if examples.len() < width {
+    if width == 0 || examples.len() < width {
         return Err(Error::new(ErrorKind::Data, "there is no example to calibrate on"));
     }
     let units: Vec<_> = examples
@@ -65,13 +65,13 @@ pub fn observe(graph: &Graph, input: Affine, features: &[f32], how: Calibration)
             let mut failed = None;
             for example in unit.chunks_exact(width) {
                 let x: Vec<f32> = example.iter().map(|&x| input.fake_quantize(x)).collect();
-                let _ = graph.forward(&x, |i, out| {
+                graph.forward(&x, |i, out| {
                     if let Some(engine) = &mut engines[i]
                         && let Err(e) = engine.observe(out)
                     {
                         failed = Some(e);
                     }
-                });
+                })?;
             }
             failed.map_or(Ok(engines), |e| Err(e.into()))
         })

@@ -324,15 +324,14 @@ impl Checkpoint {
             return Err(tensor_error(from, "no tensor has this name or prefix".into())
                 .remedy(format!("correct --rename; the first names are {}", there.join(", "))));
         }
-        for (old, new) in names {
-            if let Some(array) = self.tensors.remove(&old)
-                && self.tensors.insert(new.clone(), array).is_some()
-            {
-                return Err(
-                    tensor_error(&new, "another tensor has this name".into()).remedy("correct --rename")
-                );
-            }
+        let stays = |name: &String| self.tensors.contains_key(name) && renamed(name).is_none();
+        if let Some((_, new)) = names.iter().find(|(_, new)| stays(new)) {
+            return Err(tensor_error(new, "another tensor has this name".into()).remedy("correct --rename"));
         }
+        // All at once: a new name may be the old one of another.
+        let arrays: Vec<_> =
+            names.into_iter().filter_map(|(old, new)| Some((new, self.tensors.remove(&old)?))).collect();
+        self.tensors.extend(arrays);
         Ok(())
     }
 
@@ -457,7 +456,9 @@ mod tests {
         assert!(c.tensors.values().all(|a| a.data == f32s && a.shape == [2]));
         c.rename("a", "conv.a").unwrap();
         assert!(c.has("conv.a.weight") && !c.has("a.weight"));
+        let before = c.clone();
         assert!(c.rename("b", "c").unwrap_err().to_string().contains("tensor `c`"));
+        assert_eq!(c, before, "a refused renaming changes nothing");
         assert!(c.rename("x", "y").unwrap_err().to_string().contains("the first names are"));
         assert_eq!(Checkpoint::import(&sample().to_bytes().unwrap()).unwrap(), sample());
         let ints =

@@ -152,8 +152,7 @@ pub fn evaluate(model: &Model<'_>, split: &Split) -> Result<Evaluation> {
 }
 
 /// Index of the first largest value, as the engine's `argmax` decides.
-#[must_use]
-pub fn argmax<T: PartialOrd>(values: &[T]) -> usize {
+fn argmax<T: PartialOrd>(values: &[T]) -> usize {
     values.iter().enumerate().fold(0, |best, (i, v)| if *v > values[best] { i } else { best })
 }
 

@@ -139,10 +139,15 @@ impl About {
     /// # Ok::<(), qat_trainer::Error>(())
     /// ```
     pub fn store(&self, into: &mut Checkpoint) -> Result<()> {
+        let width = self.shape.len();
+        if let Some((i, input)) = self.known_inputs.iter().enumerate().find(|(_, x)| x.len() != width) {
+            let problem = format!("example {i} has {} numbers, the input {width}", input.len());
+            return Err(Error::new(ErrorKind::Checkpoint, problem).place("tensor `input.known`"));
+        }
         let Standardisation { mean, std } = &self.standardisation;
         into.insert("input.mean", &[mean.len()], mean.clone())?;
         into.insert("input.std", &[std.len()], std.clone())?;
-        into.insert("input.known", &[self.known_inputs.len(), self.shape.len()], self.known_inputs.concat())?;
+        into.insert("input.known", &[self.known_inputs.len(), width], self.known_inputs.concat())?;
         let text = AboutText {
             shape: [self.shape.h, self.shape.w, self.shape.c],
             classes: self.classes.clone(),

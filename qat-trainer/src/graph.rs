@@ -31,7 +31,7 @@ use crate::spec::{ModelSpec, Op, Shape, Value};
 /// // A run description whose layers are a `linear` and a `softmax`.
 /// let graph = Graph::from_checkpoint(&run.model, Shape::flat(2), 2, &c)?;
 /// assert_eq!((graph.nodes.len(), graph.softmax), (1, true)); // the softmax is no layer,
-/// assert_eq!(graph.forward(&[0.5, 2.0], |_, _| {}), [0.5, 2.0]); // and these are logits
+/// assert_eq!(graph.forward(&[0.5, 2.0], |_, _| {})?, [0.5, 2.0]); // and these are logits
 /// # Ok::<(), qat_trainer::Error>(())
 /// ```
 #[derive(Clone, Debug, PartialEq)]

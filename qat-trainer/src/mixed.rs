@@ -131,10 +131,10 @@ impl Sized<'_> {
             .take(EXAMPLES)
             .map(|x| x.iter().map(|&x| self.data.input.fake_quantize(x)).collect())
             .collect();
-        let answers = |graph: &Graph| -> Vec<Vec<f64>> {
-            examples.par_iter().map(|x| log_softmax(&graph.forward(x, |_, _| {}))).collect()
+        let answers = |graph: &Graph| -> Result<Vec<Vec<f64>>> {
+            examples.par_iter().map(|x| Ok(log_softmax(&graph.forward(x, |_, _| {})?))).collect()
         };
-        let wanted = answers(self.float);
+        let wanted = answers(self.float)?;
         let mut all = Vec::new();
         for node in self.layers() {
             let mut of_layer = Vec::new();
@@ -148,7 +148,7 @@ impl Sized<'_> {
                 if let Some(w) = &mut graph.nodes[node].weights {
                     w.rows = dequantised_rows(weights, quant, &steps)?;
                 }
-                let apart = answers(&graph).iter().zip(&wanted).map(|(q, p)| divergence(p, q)).sum::<f64>();
+                let apart = answers(&graph)?.iter().zip(&wanted).map(|(q, p)| divergence(p, q)).sum::<f64>();
                 let loss = apart / examples.len().max(1) as f64;
                 of_layer.push(Choice { bits, steps, loss, bytes: 0 });
             }

@@ -105,9 +105,10 @@ mod tests {
         let mut seen = vec![(0f32, 0f32); graph.nodes.len()];
         for x in examples.chunks_exact(width).take(65) {
             let x: Vec<f32> = x.iter().map(|&x| input.fake_quantize(x)).collect();
-            let _ = graph.forward(&x, |i, out| {
+            let all = graph.forward(&x, |i, out| {
                 seen[i] = out.iter().fold(seen[i], |(a, b), &y| (a.min(y), b.max(y)));
             });
+            all.unwrap();
         }
         for ((node, range), (min, max)) in graph.nodes.iter().zip(&ranges).zip(seen) {
             assert_eq!(range.is_some(), node.op.has_range(), "{}", node.name);

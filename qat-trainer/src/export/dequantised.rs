@@ -67,7 +67,7 @@ mod tests {
         let graph = Graph::from_checkpoint(&plain, nets::SMALL_INPUT, 3, &checkpoint).unwrap();
         let quantised = network.dequantised().unwrap();
         for x in data.test.examples() {
-            let [got, want] = [&graph, &quantised].map(|g| g.forward(x, |_, _| ()));
+            let [got, want] = [&graph, &quantised].map(|g| g.forward(x, |_, _| ()).unwrap());
             assert!(got.iter().zip(&want).all(|(a, b)| (a - b).abs() < 1e-4), "{got:?} {want:?}");
         }
     }

@@ -51,8 +51,8 @@ fn worst_difference(layers: &str) -> f32 {
     let (network, examples, file) = exported(layers);
     let dequantised = network.dequantised().unwrap();
     let code = *network.outputs.last().unwrap();
-    let wanted =
-        examples.chunks_exact(network.graph.input.len()).flat_map(|x| network.forward(&dequantised, x));
+    let examples_of = examples.chunks_exact(network.graph.input.len());
+    let wanted = examples_of.flat_map(|x| network.forward(&dequantised, x).unwrap());
     let differences = answers(&network, &examples, &file)
         .into_iter()
         .zip(wanted)
@@ -163,6 +163,13 @@ fn what_is_stored_in_a_checkpoint_comes_back() {
         assert_eq!(About::load(&back).unwrap(), about);
     }
     assert!(About::load(&Checkpoint::default()).unwrap_err().to_string().contains("`about`"));
+    // As many numbers in all, but not in each.
+    let mut uneven = about(&graph, &nets::examples(2, graph.input.len()));
+    let number = uneven.known_inputs[0].pop().unwrap();
+    uneven.known_inputs[1].push(number);
+    let mut c = Checkpoint::default();
+    assert!(uneven.store(&mut c).unwrap_err().to_string().contains("example 0 has"));
+    assert_eq!(c, Checkpoint::default(), "a refused description leaves nothing behind");
 }
 
 #[test]

@@ -2,6 +2,7 @@
 //! in integers.
 
 use super::{Graph, Node, Weights, rotation};
+use crate::error::{Error, ErrorKind, Result};
 use crate::spec::{Act, Op, Shape, Window};
 
 impl Graph {
@@ -10,8 +11,8 @@ impl Graph {
     /// `example`: height × width × channels, standardised. `after` sees the output of every layer (index, values,
     /// activation applied) and may change it before the next layer reads it.
     ///
-    /// # Panics
-    /// If `example` is shorter than the input's shape.
+    /// # Errors
+    /// [`ErrorKind::Data`] if `example` is not as long as the input's shape says.
     ///
     /// ```
     /// # use qat_trainer::{checkpoint::Checkpoint, graph::Graph, spec::{Run, Shape}};
@@ -27,14 +28,18 @@ impl Graph {
     /// // relu(x + y) and relu(x − y), the second counted tenfold, and a half.
     /// let graph = Graph::from_checkpoint(&run.model, Shape::flat(2), 1, &c)?;
     /// let mut seen = Vec::new();
-    /// assert_eq!(graph.forward(&[1.0, 3.0], |i, out| seen.push((i, out.to_vec()))), [4.5]);
+    /// assert_eq!(graph.forward(&[1.0, 3.0], |i, out| seen.push((i, out.to_vec())))?, [4.5]);
     /// assert_eq!(seen, [(0, vec![4.0, 0.0]), (1, vec![4.5])]);
     /// // What `after` changes is what the next layer reads.
-    /// assert_eq!(graph.forward(&[1.0, 3.0], |i, out| if i == 0 { out[1] = 7.0 }), [74.5]);
+    /// assert_eq!(graph.forward(&[1.0, 3.0], |i, out| if i == 0 { out[1] = 7.0 })?, [74.5]);
     /// # Ok::<(), qat_trainer::Error>(())
     /// ```
-    #[must_use]
-    pub fn forward(&self, example: &[f32], mut after: impl FnMut(usize, &mut [f32])) -> Vec<f32> {
+    pub fn forward(&self, example: &[f32], mut after: impl FnMut(usize, &mut [f32])) -> Result<Vec<f32>> {
+        if example.len() != self.input.len() {
+            let problem =
+                format!("an example of {} numbers; the network takes {}", example.len(), self.input.len());
+            return Err(Error::new(ErrorKind::Data, problem));
+        }
         let mut values: Vec<Vec<f32>> = Vec::with_capacity(self.nodes.len());
         for (i, node) in self.nodes.iter().enumerate() {
             let read = |v| match v {
@@ -45,7 +50,7 @@ impl Graph {
             after(i, &mut out);
             values.push(out);
         }
-        values.pop().unwrap_or_default()
+        Ok(values.pop().unwrap_or_default())
     }
 }
 

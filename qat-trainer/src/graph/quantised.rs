@@ -85,12 +85,24 @@ impl Steps {
     /// The step of weight `index` of channel `channel`.
     ///
     /// # Errors
-    /// [`ErrorKind::Model`] for an α or divisor that [`Steps::new`] would have refused.
+    /// [`ErrorKind::Model`] for a step, α or divisor that is missing or that [`Steps::new`] would have refused.
     pub(crate) fn at(&self, channel: usize, index: usize, fan_in: usize) -> Result<f32> {
         match self {
-            Steps::PerChannel(steps) => Ok(steps[channel]),
+            Steps::PerChannel(steps) => {
+                steps.get(channel).copied().filter(|step| *step > 0.0 && step.is_normal()).ok_or_else(|| {
+                    Error::new(ErrorKind::Model, format!("channel {channel} has no positive step"))
+                })
+            }
             Steps::PiAdaptive { alpha, divisors, group } => {
-                Ok(pi_step(alpha[channel], divisors[(channel * fan_in + index) / group])?)
+                let at = (channel * fan_in + index).checked_div(*group);
+                let divisor = at.and_then(|at| divisors.get(at));
+                let (Some(&alpha), Some(&divisor)) = (alpha.get(channel), divisor) else {
+                    return Err(Error::new(
+                        ErrorKind::Model,
+                        format!("channel {channel} has no α or divisor"),
+                    ));
+                };
+                Ok(pi_step(alpha, divisor)?)
             }
         }
     }
@@ -184,8 +196,13 @@ impl Quantised {
     /// The logits of one example with activations rounded to their codes; `dequantised` comes from
     /// [`Self::dequantised`]. It differs from the integer engine in the last bit of an activation now and then: biases
     /// and multipliers are rounded there, sums in floating point here.
-    #[must_use]
-    pub fn forward(&self, dequantised: &Graph, example: &[f32]) -> Vec<f32> {
+    ///
+    /// # Errors
+    /// As [`Graph::forward`]; [`ErrorKind::Model`] if `dequantised` has not as many layers.
+    pub fn forward(&self, dequantised: &Graph, example: &[f32]) -> Result<Vec<f32>> {
+        if dequantised.nodes.len() != self.outputs.len() {
+            return Err(Error::new(ErrorKind::Model, "the dequantised network is another one's"));
+        }
         let x: Vec<f32> = example.iter().map(|&x| self.input.fake_quantize(x)).collect();
         dequantised.forward(&x, |i, out| {
             // The other operators have 8 bits, or cannot leave the range that their input was clamped to.

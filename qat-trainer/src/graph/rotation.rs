@@ -93,7 +93,7 @@ mod tests {
         let c = nets::checkpoint(&plain, nets::SMALL_INPUT);
         let graphs = [plain, rotated].map(|m| Graph::from_checkpoint(&m, nets::SMALL_INPUT, 3, &c).unwrap());
         for x in nets::examples(5, nets::SMALL_INPUT.len()).chunks_exact(nets::SMALL_INPUT.len()) {
-            let [want, got] = [&graphs[0], &graphs[1]].map(|g| g.forward(x, |_, _| {}));
+            let [want, got] = [&graphs[0], &graphs[1]].map(|g| g.forward(x, |_, _| {}).unwrap());
             for (g, w) in got.iter().zip(&want) {
                 assert!((g - w).abs() < 1e-4 * w.abs().max(1.0), "{got:?} {want:?}");
             }

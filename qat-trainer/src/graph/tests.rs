@@ -213,10 +213,14 @@ fn the_reference_equals_torchs_definitions() {
         let c = checkpoint(&model, SMALL_INPUT);
         let graph = Graph::from_checkpoint(&model, SMALL_INPUT, 3, &c).unwrap();
         for x in examples(5, SMALL_INPUT.len()).chunks_exact(SMALL_INPUT.len()) {
-            let (got, want) = (graph.forward(x, |_, _| {}), naive(&model, &c, SMALL_INPUT, x));
+            let (got, want) = (graph.forward(x, |_, _| {}).unwrap(), naive(&model, &c, SMALL_INPUT, x));
             for (g, w) in got.iter().zip(&want) {
                 assert!((g - w).abs() < 1e-4 * w.abs().max(1.0), "{got:?} {want:?}");
             }
+        }
+        for len in [0, SMALL_INPUT.len() - 1, SMALL_INPUT.len() + 1] {
+            let error = graph.forward(&vec![0.0; len], |_, _| {}).unwrap_err();
+            assert!(error.to_string().contains(&format!("an example of {len} numbers")), "{error}");
         }
     }
 }
