@@ -148,7 +148,8 @@ pub fn renew() -> Result<()> {
 
 /// The front page with every table made anew.
 fn renew_front(text: &str) -> Result<String> {
-    let text = between(text, "cores", &cores()?)?;
+    let text = between(text, "demo", &presets::demo()?)?;
+    let text = between(&text, "cores", &cores()?)?;
     let text = between(&text, "peers", &peers()?)?;
     let text = between(&text, "models", &models()?)?;
     let text = between(&text, "presets", &presets::presets()?)?;

@@ -1,7 +1,7 @@
 //! Tables of trained networks: the presets, and the same networks trained by others.
 
-use crate::results::{beside, measured, value};
-use anyhow::Result;
+use crate::results::{beside, measured, rows, value};
+use anyhow::{Context as _, Result};
 
 /// Rows of the table of presets: preset, its data and network, and the endings of its variants in the results.
 const PRESETS: [(&str, &str, &[&str]); 7] = [
@@ -48,6 +48,33 @@ pub(super) fn presets() -> Result<String> {
             table += &format!("| {} |\n", cells.join(" | "));
         }
     }
+    Ok(table)
+}
+
+/// The two examples from data to device, and where they were measured.
+pub(super) fn demo() -> Result<String> {
+    let mut table = String::from(
+        "| data | FP32 | PTQ 2-bit | QAT 2-bit, float graph | QAT 2-bit, integer engine | `.piq` | arena | MACs | \
+         instructions per inference | host/device mismatches |\n|---|---|---|---|---|---|---|---|---|---|\n",
+    );
+    for (case, name) in [("digits", "Digits"), ("letter", "Letter")] {
+        let figure = |metric: &str| value("demo", case, metric);
+        let cells = [
+            name.to_owned(),
+            format!("{} %", figure("fp32_accuracy")?),
+            format!("{} %", figure("ptq_accuracy")?),
+            format!("{} %", figure("qat_float_accuracy")?),
+            format!("**{} %**", figure("int_accuracy")?),
+            format!("{} B", figure("file_bytes")?),
+            format!("{} B", figure("arena_bytes")?),
+            figure("macs")?,
+            figure("instructions")?,
+            format!("{} of {}", figure("mismatches")?, figure("device_samples")?),
+        ];
+        table += &format!("| {} |\n", cells.join(" | "));
+    }
+    let row = rows("demo")?.into_iter().find(|row| row.metric == "int_accuracy").context("no row of the demo")?;
+    table += &format!("\n(`cargo xtask demo`, {}, {})\n", row.machine.replace("; ", ", "), row.date);
     Ok(table)
 }
 

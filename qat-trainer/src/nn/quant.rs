@@ -409,7 +409,7 @@ mod tests {
         let mut equal = 0;
         let y = y.contiguous();
         for (ours, example) in slice(&y).unwrap().chunks(3).zip(data.test.examples()) {
-            for (a, b) in ours.iter().zip(exported.forward(&dequantised, example)) {
+            for (a, b) in ours.iter().zip(exported.forward(&dequantised, example).unwrap()) {
                 assert!((a - b).abs() < 2.5 * step, "{a} {b} {step}");
                 equal += usize::from((a - b).abs() < 1e-6);
             }
