@@ -73,7 +73,8 @@ pub(super) fn demo() -> Result<String> {
         ];
         table += &format!("| {} |\n", cells.join(" | "));
     }
-    let row = rows("demo")?.into_iter().find(|row| row.metric == "int_accuracy").context("no row of the demo")?;
+    let row =
+        rows("demo")?.into_iter().find(|row| row.metric == "int_accuracy").context("no row of the demo")?;
     table += &format!("\n(`cargo xtask demo`, {}, {})\n", row.machine.replace("; ", ", "), row.date);
     Ok(table)
 }
