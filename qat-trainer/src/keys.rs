@@ -10,6 +10,17 @@ use std::io::Write as _;
 use std::path::Path;
 
 /// The private key of a signer; wiped from memory when it is dropped.
+///
+/// ```
+/// use qat_kernels::artifact::signature::public_key;
+/// use qat_trainer::keys::{PrivateKey, read_public};
+/// # let dir = tempfile::tempdir()?;
+/// let (private, public) = (dir.path().join("key.pem"), dir.path().join("key.pub.pem"));
+/// let key = PrivateKey::generate()?;
+/// key.write(&private, &public)?;
+/// assert_eq!(read_public(&public)?, public_key(key.as_bytes())); // what others check this signer's files with
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub struct PrivateKey(SigningKey);
 
 impl PrivateKey {
@@ -17,6 +28,13 @@ impl PrivateKey {
     ///
     /// # Errors
     /// [`ErrorKind::Io`] if the system has none.
+    ///
+    /// ```
+    /// use qat_trainer::keys::PrivateKey;
+    /// let (mine, yours) = (PrivateKey::generate()?, PrivateKey::generate()?);
+    /// assert_ne!(mine.as_bytes(), yours.as_bytes());
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     pub fn generate() -> Result<Self> {
         let mut seed = [0; 32];
         getrandom::fill(&mut seed)
@@ -28,6 +46,21 @@ impl PrivateKey {
     ///
     /// # Errors
     /// [`ErrorKind::Io`], [`ErrorKind::Spec`] for something else than a private Ed25519 key.
+    ///
+    /// ```
+    /// use qat_trainer::{ErrorKind, keys::PrivateKey};
+    /// # let dir = tempfile::tempdir()?;
+    /// let path = dir.path().join("signer.pem");
+    /// // RFC 8410, section 10.1: a public key.
+    /// let lines = "-----BEGIN PUBLIC KEY-----\n\
+    ///              MCowBQYDK2VwAyEAGb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE=\n\
+    ///              -----END PUBLIC KEY-----\n";
+    /// std::fs::write(&path, lines)?;
+    /// let e = PrivateKey::read(&path).err().ok_or("a public key signs nothing")?;
+    /// assert_eq!(e.kind(), ErrorKind::Spec);
+    /// assert!(e.to_string().contains("this is a public key; signing needs the private one"), "{e}");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn read(path: &Path) -> Result<Self> {
         let text = read(path)?;
         SigningKey::from_pkcs8_pem(&text).map(Self).map_err(|e| {
@@ -42,6 +75,19 @@ impl PrivateKey {
     }
 
     /// The key's bytes, as [`qat_kernels::artifact::signature::sign`] takes them.
+    ///
+    /// ```
+    /// use qat_trainer::keys::PrivateKey;
+    /// # let dir = tempfile::tempdir()?;
+    /// let path = dir.path().join("key.pem");
+    /// // RFC 8410, section 10.3: the private key D4EE72DB….
+    /// let lines = "-----BEGIN PRIVATE KEY-----\n\
+    ///              MC4CAQAwBQYDK2VwBCIEINTuctv5E1hK1bbY8fdp+K06/nwoy/HU++CXqI9EdVhC\n\
+    ///              -----END PRIVATE KEY-----\n";
+    /// std::fs::write(&path, lines)?;
+    /// assert_eq!(PrivateKey::read(&path)?.as_bytes()[..4], [0xD4, 0xEE, 0x72, 0xDB]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn as_bytes(&self) -> &[u8; 32] {
         self.0.as_bytes()
@@ -52,6 +98,19 @@ impl PrivateKey {
     ///
     /// # Errors
     /// [`ErrorKind::Io`].
+    ///
+    /// ```
+    /// use qat_trainer::{ErrorKind, keys::PrivateKey};
+    /// # let dir = tempfile::tempdir()?;
+    /// let (private, public) = (dir.path().join("a.pem"), dir.path().join("a.pub.pem"));
+    /// PrivateKey::generate()?.write(&private, &public)?;
+    /// let before = std::fs::read(&private)?;
+    /// assert!(before.starts_with(b"-----BEGIN PRIVATE KEY-----\n"));
+    /// let again = PrivateKey::generate()?.write(&private, &dir.path().join("b.pub.pem"));
+    /// assert_eq!(again.unwrap_err().kind(), ErrorKind::Io);
+    /// assert_eq!(std::fs::read(&private)?, before);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn write(&self, private: &Path, public: &Path) -> Result<()> {
         let unwritable = |e: &dyn std::fmt::Display| Error::new(ErrorKind::Io, format!("key encoding: {e}"));
         let secret = self.0.to_pkcs8_pem(LineEnding::LF).map_err(|e| unwritable(&e))?;
@@ -65,6 +124,17 @@ impl PrivateKey {
 ///
 /// # Errors
 /// [`ErrorKind::Io`], [`ErrorKind::Spec`] for something else than an Ed25519 key.
+///
+/// ```
+/// use qat_trainer::keys::{PrivateKey, read_public};
+/// # let dir = tempfile::tempdir()?;
+/// let (private, public) = (dir.path().join("k.pem"), dir.path().join("k.pub.pem"));
+/// PrivateKey::generate()?.write(&private, &public)?;
+/// assert_eq!(read_public(&private)?, read_public(&public)?);
+/// std::fs::write(&public, "ssh-ed25519 AAAA")?; // OpenSSH has a form of its own
+/// assert!(read_public(&public).unwrap_err().to_string().contains("not an Ed25519 public key in PEM form"));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub fn read_public(path: &Path) -> Result<[u8; 32]> {
     let text = read(path)?;
     let private = SigningKey::from_pkcs8_pem(&text).map(|key| key.verifying_key());
