@@ -20,6 +20,17 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 /// A problem with its reasoning. The parts follow each other in the text as they stand here, delimiters included.
+///
+/// ```
+/// use qat_trainer::llm::arithmetic::Worked;
+/// // A line of a file of problems.
+/// let line = r##"{"question": "7*6-2=", "steps": ["7*6=42;", "42-2=40;"], "answer": "#40"}"##;
+/// let worked: Worked = serde_json::from_str(line)?;
+/// let text = [worked.question, worked.steps.concat(), worked.answer].concat();
+/// assert_eq!(text, "7*6-2=7*6=42;42-2=40;#40");
+/// assert!(serde_json::from_str::<Worked>(r#"{"question": "1+1=", "steps": [], "result": "2"}"#).is_err());
+/// # Ok::<(), serde_json::Error>(())
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Worked {
@@ -37,6 +48,14 @@ const LARGEST: usize = 99;
 const HELD_OUT_OF: u8 = 16;
 
 /// The halves of all problems.
+///
+/// ```
+/// use qat_trainer::llm::arithmetic::{Half, Problems};
+/// use std::collections::HashSet;
+/// let ask = |seed, half| Problems::new(seed, 1, half).take(200).map(|p| p.question).collect::<HashSet<_>>();
+/// // Seeds and halves are independent: no training meets a question that it is judged by.
+/// assert!((1..=5).all(|seed| ask(seed, Half::Learned).is_disjoint(&ask(9, Half::HeldOut))));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Half {
     /// To learn from: 15 of 16.
@@ -46,6 +65,17 @@ pub enum Half {
 }
 
 /// An endless row of problems.
+///
+/// ```
+/// use qat_trainer::llm::arithmetic::{Half, Problems};
+/// let mut row = Problems::new(1, 3, Half::Learned);
+/// let problem = row.next().unwrap_or_default();
+/// assert_eq!(problem.question, "81+13-23+7=");
+/// assert_eq!(problem.steps, ["81+13=94;", "94-23=71;", "71+7=78;"]);
+/// let from_here = row; // a copy stands where the row stood
+/// row.next();
+/// assert_ne!(row.next(), from_here.take(1).next());
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct Problems {
     seed: u64,
@@ -56,6 +86,14 @@ pub struct Problems {
 
 impl Problems {
     /// The problems of a seed with so many operations, at least 1.
+    ///
+    /// ```
+    /// use qat_trainer::llm::arithmetic::{Half, Problems};
+    /// let five = Problems::new(5, 4, Half::HeldOut);
+    /// assert!(five.take(20).all(|problem| problem.steps.len() == 4));
+    /// assert!(five.take(9).eq(Problems::new(5, 4, Half::HeldOut).take(9)));
+    /// assert!(five.take(9).ne(Problems::new(6, 4, Half::HeldOut).take(9)));
+    /// ```
     #[must_use]
     pub const fn new(seed: u64, operations: usize, half: Half) -> Self {
         Self { seed, operations, half, drawn: 0 }
