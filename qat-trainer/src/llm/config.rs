@@ -8,6 +8,16 @@ use crate::error::{Error, ErrorKind, Result};
 
 /// The families of decoders. They differ in the biases of the projections to queries, keys and values, and in the order
 /// of the rows of those matrices in GGUF files.
+///
+/// ```
+/// use qat_trainer::llm::config::{Architecture, LlmConfig};
+/// let json = r#"{ "model_type": "llama", "vocab_size": 100, "hidden_size": 16, "intermediate_size": 32,
+///     "num_hidden_layers": 1, "num_attention_heads": 4, "max_position_embeddings": 64, "rms_norm_eps": 1e-5 }"#;
+/// let (llama, qwen2) = (LlmConfig::from_json(json)?, LlmConfig::from_json(&json.replace("llama", "qwen2"))?);
+/// assert_eq!((llama.architecture, qwen2.architecture), (Architecture::Llama, Architecture::Qwen2));
+/// assert_eq!((llama.qkv_bias, qwen2.qkv_bias), (false, true)); // the file says nothing of biases
+/// # Ok::<(), qat_trainer::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Architecture {
@@ -18,6 +28,20 @@ pub enum Architecture {
 }
 
 /// Change of the rotary frequencies for contexts longer than those of pretraining.
+///
+/// ```
+/// use qat_trainer::llm::config::{LlmConfig, RopeScaling};
+/// let with = |scaling: &str| {
+///     let json = r#"{ "model_type": "llama", "vocab_size": 100, "hidden_size": 16, "intermediate_size": 32,
+///         "num_hidden_layers": 1, "num_attention_heads": 4, "max_position_embeddings": 64, "rms_norm_eps": 1e-5,
+///         "rope_scaling": SCALING }"#;
+///     LlmConfig::from_json(&json.replace("SCALING", scaling)).map(|config| config.rope_scaling)
+/// };
+/// assert_eq!(with("null")?, RopeScaling::None);
+/// assert_eq!(with(r#"{ "type": "linear", "factor": 2.5 }"#)?, RopeScaling::Linear { factor: 2.5 });
+/// assert!(with(r#"{ "type": "yarn", "factor": 2.5 }"#).is_err());
+/// # Ok::<(), qat_trainer::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub enum RopeScaling {
@@ -44,6 +68,19 @@ pub enum RopeScaling {
 }
 
 /// Everything about a decoder but its weights.
+///
+/// ```
+/// use qat_trainer::llm::config::{Architecture, LlmConfig, RopeScaling};
+/// let smollm2_135m = LlmConfig {
+///     architecture: Architecture::Llama,
+///     vocabulary: 49_152, hidden: 576, layers: 30, heads: 9, kv_heads: 3, head_dim: 64, mlp: 1536, context: 8192,
+///     rope_base: 100_000.0, rope_scaling: RopeScaling::None,
+///     norm_eps: 1e-5, tied: true, qkv_bias: false, output_bias: false,
+/// };
+/// smollm2_135m.validate()?;
+/// assert_eq!(smollm2_135m.parameters(), 134_515_008);
+/// # Ok::<(), qat_trainer::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct LlmConfig {
     /// The family.
@@ -86,6 +123,20 @@ impl LlmConfig {
     ///
     /// # Errors
     /// [`ErrorKind::Model`] naming the number.
+    ///
+    /// ```
+    /// # use qat_trainer::llm::config::{Architecture, LlmConfig, RopeScaling};
+    /// # let mut config = LlmConfig {
+    /// #     architecture: Architecture::Llama,
+    /// #     vocabulary: 100, hidden: 36, layers: 1, heads: 9, kv_heads: 3, head_dim: 4, mlp: 64, context: 32,
+    /// #     rope_base: 1e4, rope_scaling: RopeScaling::None, norm_eps: 1e-5,
+    /// #     tied: true, qkv_bias: false, output_bias: false,
+    /// # };
+    /// assert_eq!((config.heads, config.kv_heads, config.validate()), (9, 3, Ok(())));
+    /// config.kv_heads = 2;
+    /// let e = config.validate().unwrap_err();
+    /// assert!(e.to_string().starts_with("9 heads cannot share 2 key-value heads evenly; "), "{e}");
+    /// ```
     pub fn validate(&self) -> Result<()> {
         let sizes = [
             ("the vocabulary", self.vocabulary),
@@ -124,6 +175,19 @@ impl LlmConfig {
     }
 
     /// Number of weights, biases and norms included; a tied head counts once.
+    ///
+    /// ```
+    /// # use qat_trainer::llm::config::{Architecture, LlmConfig, RopeScaling};
+    /// let tied = LlmConfig {
+    ///     vocabulary: 10, hidden: 4, layers: 1, heads: 2, kv_heads: 1, head_dim: 2, mlp: 8, tied: true,
+    /// #   architecture: Architecture::Qwen2, context: 32, rope_base: 1e4, rope_scaling: RopeScaling::None,
+    /// #   norm_eps: 1e-5, qkv_bias: true, output_bias: false,
+    ///     // …, with biases of queries, keys and values
+    /// };
+    /// // Embedding; queries and output, keys and values, their biases; the feed-forward layer; three norms.
+    /// assert_eq!(tied.parameters(), 10 * 4 + (2 * 4 * 4 + 2 * 4 * 2 + 4 + 2 + 2) + 3 * 4 * 8 + 3 * 4);
+    /// assert_eq!(LlmConfig { tied: false, ..tied.clone() }.parameters(), tied.parameters() + 10 * 4);
+    /// ```
     #[must_use]
     pub fn parameters(&self) -> usize {
         let (query, value) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);

@@ -6,6 +6,20 @@ use std::f64::consts::TAU;
 
 impl LlmConfig {
     /// Radians per position, for each pair of a head's numbers.
+    ///
+    /// ```
+    /// # use qat_trainer::llm::config::{Architecture, LlmConfig, RopeScaling};
+    /// # let mut config = LlmConfig {
+    /// #     architecture: Architecture::Llama,
+    /// #     vocabulary: 100, hidden: 16, layers: 1, heads: 2, kv_heads: 1, head_dim: 8, mlp: 64, context: 32,
+    /// #     rope_base: 256.0, rope_scaling: RopeScaling::None, norm_eps: 1e-5,
+    /// #     tied: true, qkv_bias: false, output_bias: false,
+    /// # };
+    /// assert_eq!((config.head_dim, config.rope_base), (8, 256.0));
+    /// assert_eq!(config.frequencies(), [1.0, 0.25, 0.0625, 0.015625]); // 256^(−i/4)
+    /// config.rope_scaling = RopeScaling::Linear { factor: 2.0 };
+    /// assert_eq!(config.frequencies(), [0.5, 0.125, 0.03125, 0.0078125]);
+    /// ```
     #[must_use]
     pub fn frequencies(&self) -> Vec<f64> {
         let pairs = self.head_dim / 2;
