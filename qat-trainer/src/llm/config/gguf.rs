@@ -12,6 +12,32 @@ impl LlmConfig {
     ///
     /// # Errors
     /// [`ErrorKind::Model`] naming the key that is missing, of another type, or not supported.
+    ///
+    /// ```
+    /// use qat_trainer::llm::{config::LlmConfig, gguf::Gguf};
+    /// # let text = |s: &str| [&(s.len() as u64).to_le_bytes()[..], s.as_bytes()].concat();
+    /// # let mut bytes = b"GGUF\x03\0\0\0\x01\0\0\0\0\0\0\0\x07\0\0\0\0\0\0\0".to_vec(); // one tensor, seven entries
+    /// # bytes.extend([&text("general.architecture")[..], &8u32.to_le_bytes(), &text("llama")].concat());
+    /// # for (key, n) in [("embedding_length", 8_u32), ("attention.head_count", 2), ("block_count", 3)]
+    /// #     .into_iter().chain([("feed_forward_length", 16), ("context_length", 64)])
+    /// # {
+    /// #     bytes.extend([&text(&format!("llama.{key}"))[..], &4u32.to_le_bytes(), &n.to_le_bytes()].concat());
+    /// # }
+    /// # bytes.extend(text("llama.attention.layer_norm_rms_epsilon"));
+    /// # bytes.extend([6u32.to_le_bytes(), 1e-5f32.to_le_bytes()].concat());
+    /// # bytes.extend([&text("token_embd.weight")[..], &2u32.to_le_bytes()].concat());
+    /// # bytes.extend([8u64, 5].map(u64::to_le_bytes).concat());
+    /// # bytes.extend([0; 4 + 8]); // F32, at the start of the data
+    /// # bytes.resize(bytes.len().next_multiple_of(32) + 4 * 8 * 5, 0);
+    /// // A file with the keys of a small Llama and its embedding, five rows of eight numbers.
+    /// let config = LlmConfig::from_gguf(&Gguf::parse(&bytes[..], bytes.len() as u64)?)?;
+    /// assert_eq!((config.vocabulary, config.hidden, config.layers), (5, 8, 3));
+    /// assert_eq!((config.head_dim, config.kv_heads, config.tied), (8 / 2, 2, true)); // what no key says
+    /// bytes[24 + 8 + 20 + 4 + 8] = b'L'; // the architecture `Llama`
+    /// let e = LlmConfig::from_gguf(&Gguf::parse(&bytes[..], bytes.len() as u64)?).unwrap_err();
+    /// assert!(e.to_string().starts_with("key `general.architecture`: the architecture `Llama` is not"), "{e}");
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     pub fn from_gguf(file: &Gguf) -> Result<Self> {
         let name = file.text("general.architecture")?;
         let architecture = match name {

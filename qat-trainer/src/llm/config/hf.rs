@@ -50,6 +50,18 @@ impl LlmConfig {
     /// # Errors
     /// [`ErrorKind::Model`] for text that is not such a file, an architecture or a feature of it that is not supported, and
     /// numbers that make no network.
+    ///
+    /// ```
+    /// use qat_trainer::llm::config::LlmConfig;
+    /// let json = r#"{ "model_type": "llama", "vocab_size": 32000, "hidden_size": 48, "intermediate_size": 128,
+    ///     "num_hidden_layers": 2, "num_attention_heads": 6, "max_position_embeddings": 512, "rms_norm_eps": 1e-6,
+    ///     "hidden_act": "silu", "use_cache": true }"#;
+    /// let config = LlmConfig::from_json(json)?;
+    /// assert_eq!((config.head_dim, config.kv_heads, config.rope_base), (48 / 6, 6, 1e4)); // what the file leaves out
+    /// let e = LlmConfig::from_json(&json.replace("silu", "gelu")).unwrap_err();
+    /// assert!(e.to_string().starts_with("key `hidden_act`: `hidden_act` is gelu, which is not supported"), "{e}");
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     pub fn from_json(text: &str) -> Result<Self> {
         let json: Json = serde_json::from_str(text)
             .map_err(|e| Error::new(ErrorKind::Model, format!("not the configuration of a decoder: {e}")))?;
@@ -98,6 +110,21 @@ impl LlmConfig {
     ///
     /// # Errors
     /// [`ErrorKind::Io`] if the text cannot be made.
+    ///
+    /// ```
+    /// # use qat_trainer::llm::config::{Architecture, LlmConfig, RopeScaling};
+    /// # let config = LlmConfig {
+    /// #     architecture: Architecture::Qwen2,
+    /// #     vocabulary: 100, hidden: 16, layers: 1, heads: 2, kv_heads: 1, head_dim: 8, mlp: 64, context: 32,
+    /// #     rope_base: 1e6, rope_scaling: RopeScaling::Llama3 { factor: 8.0, low: 1.0, high: 4.0, original: 8192.0 },
+    /// #     norm_eps: 1e-6, tied: true, qkv_bias: true, output_bias: false,
+    /// # };
+    /// let text = config.to_json("bfloat16")?;
+    /// assert!(text.contains(r#""torch_dtype": "bfloat16""#));
+    /// assert!(!text.contains("8192.0")); // a length is written as a whole number
+    /// assert_eq!(LlmConfig::from_json(&text)?, config);
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     pub fn to_json(&self, kind: &str) -> Result<String> {
         let (model_type, class) = match self.architecture {
             Architecture::Llama => ("llama", "LlamaForCausalLM"),
