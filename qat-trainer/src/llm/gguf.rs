@@ -31,6 +31,20 @@ const MIN_ENTRY: u64 = 8 + 4 + 1;
 const MIN_TENSOR: u64 = 8 + 4 + 8 + 4 + 8;
 
 /// Where a tensor lies and how it is stored.
+///
+/// ```
+/// use qat_trainer::llm::gguf::{Format, Gguf, TensorInfo};
+/// # let mut bytes = b"GGUF\x03\0\0\0\x01\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0".to_vec(); // one tensor
+/// # bytes.extend([&8u64.to_le_bytes()[..], b"ffn_gate", &2u32.to_le_bytes()].concat());
+/// # bytes.extend([64u64, 3].map(u64::to_le_bytes).concat()); // the fastest dimension first
+/// # bytes.extend([&2u32.to_le_bytes()[..], &[0; 8]].concat());
+/// # bytes.resize(96 + 2 * 3 * 18, 0);
+/// // A file with three rows of 64 numbers, two blocks of 18 bytes each.
+/// let file = Gguf::parse(&bytes[..], bytes.len() as u64)?;
+/// let info = TensorInfo { shape: vec![3, 64], format: Format::Q4_0, start: 96, bytes: 3 * 2 * 18 };
+/// assert_eq!(file.tensor("ffn_gate"), Some(&info));
+/// # Ok::<(), qat_trainer::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TensorInfo {
     /// Dimensions, the fastest last, as torch has them (the file has them the other way round).
@@ -44,6 +58,15 @@ pub struct TensorInfo {
 }
 
 /// Everything in a file but the tensors' data.
+///
+/// ```
+/// use qat_trainer::llm::gguf::Gguf;
+/// // The smallest file: version 3, no tensors, no metadata.
+/// let bytes = *b"GGUF\x03\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
+/// let file = Gguf::parse(&bytes[..], 24)?;
+/// assert_eq!((file.names().count(), file.has("general.name")), (0, false));
+/// # Ok::<(), qat_trainer::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct Gguf {
     metadata: BTreeMap<String, Value>,
@@ -55,6 +78,16 @@ impl Gguf {
     ///
     /// # Errors
     /// [`ErrorKind::Model`] that names the byte, key or tensor; [`ErrorKind::Io`] if reading fails.
+    ///
+    /// ```
+    /// use qat_trainer::{ErrorKind, llm::gguf::Gguf};
+    /// let parse = |bytes: &[u8]| Gguf::parse(bytes, bytes.len() as u64).map_err(|e| (e.kind(), e.to_string()));
+    /// assert_eq!(parse(b"GGUF\0\0\0\x03"), Err((ErrorKind::Model, "byte 4: the file is big-endian".into())));
+    /// // It claims 2^56 tensors, which is not believed.
+    /// let (kind, problem) = parse(b"GGUF\x03\0\0\0\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0\0").unwrap_err();
+    /// assert_eq!(kind, ErrorKind::Model);
+    /// assert_eq!(problem, format!("byte 8: {} tensors do not fit into the header", 1_u64 << 56));
+    /// ```
     pub fn parse(file: impl Read, len: u64) -> Result<Self> {
         let mut r = Reader::new(file, len, MAX_HEADER);
         if r.bytes::<4>()? != *b"GGUF" {
@@ -142,11 +175,38 @@ impl Gguf {
     }
 
     /// The names of all tensors, sorted.
+    ///
+    /// ```
+    /// # use qat_trainer::llm::gguf::Gguf;
+    /// # let mut bytes = b"GGUF\x03\0\0\0\x02\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0".to_vec(); // two tensors
+    /// # for (i, name) in ["output", "blk.0"].into_iter().enumerate() {
+    /// #     bytes.extend([&(name.len() as u64).to_le_bytes()[..], name.as_bytes(), &1u32.to_le_bytes()].concat());
+    /// #     bytes.extend([&8u64.to_le_bytes()[..], &[0; 4], &(32 * i as u64).to_le_bytes()].concat());
+    /// # }
+    /// # bytes.resize(128 + 2 * 32, 0);
+    /// // A file whose tensors are `output` and `blk.0`, in this order.
+    /// let file = Gguf::parse(&bytes[..], bytes.len() as u64)?;
+    /// assert!(file.names().eq(["blk.0", "output"]));
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.tensors.keys().map(String::as_str)
     }
 
     /// Where a tensor lies.
+    ///
+    /// ```
+    /// # use qat_trainer::llm::gguf::{Format, Gguf};
+    /// # let mut bytes = b"GGUF\x03\0\0\0\x01\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0".to_vec(); // one tensor
+    /// # bytes.extend([&4u64.to_le_bytes()[..], b"norm", &1u32.to_le_bytes(), &5u64.to_le_bytes()].concat());
+    /// # bytes.extend([&30u32.to_le_bytes()[..], &[0; 8]].concat());
+    /// # bytes.resize(64 + 10, 0);
+    /// // A file with one tensor, five numbers in BF16.
+    /// let file = Gguf::parse(&bytes[..], bytes.len() as u64)?;
+    /// assert_eq!(file.tensor("norm").map(|info| (info.format, info.bytes)), Some((Format::Bf16, 10)));
+    /// assert_eq!(file.tensor("norm.weight"), None);
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     #[must_use]
     pub fn tensor(&self, name: &str) -> Option<&TensorInfo> {
         self.tensors.get(name)
@@ -156,6 +216,21 @@ impl Gguf {
     ///
     /// # Errors
     /// [`ErrorKind::Model`] if there is none of this name.
+    ///
+    /// ```
+    /// # use qat_trainer::llm::gguf::Gguf;
+    /// # let mut bytes = b"GGUF\x03\0\0\0\x01\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0".to_vec(); // one tensor
+    /// # bytes.extend([&10u64.to_le_bytes()[..], b"token_embd", &2u32.to_le_bytes()].concat());
+    /// # bytes.extend([4u64, 7].map(u64::to_le_bytes).concat());
+    /// # bytes.extend([&[0; 4][..], &[0; 8]].concat());
+    /// # bytes.resize(96 + 4 * 28, 0);
+    /// // Seven tokens, four numbers each: `[4, 7]` in the file.
+    /// let file = Gguf::parse(&bytes[..], bytes.len() as u64)?;
+    /// assert_eq!(file.dimensions("token_embd")?, [7, 4]);
+    /// let e = file.dimensions("output").unwrap_err();
+    /// assert!(e.to_string().starts_with("tensor `output`: this tensor is missing"), "{e}");
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     pub fn dimensions(&self, name: &str) -> Result<&[usize]> {
         self.tensor(name).map(|info| info.shape.as_slice()).ok_or_else(|| missing_tensor(name))
     }
@@ -164,6 +239,22 @@ impl Gguf {
     ///
     /// # Errors
     /// [`ErrorKind::Model`] if there is none of this name; [`ErrorKind::Io`] if reading fails.
+    ///
+    /// ```
+    /// use qat_trainer::{ErrorKind, llm::gguf::Gguf};
+    /// use std::io::Cursor;
+    /// # let mut bytes = b"GGUF\x03\0\0\0\x01\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0".to_vec(); // one tensor
+    /// # bytes.extend([&4u64.to_le_bytes()[..], b"bias", &1u32.to_le_bytes(), &3u64.to_le_bytes()].concat());
+    /// # bytes.extend([&1u32.to_le_bytes()[..], &[0; 8]].concat());
+    /// # bytes.resize(64, 0);
+    /// # bytes.extend(b"\0\x3C\0\xC0\x01\0");
+    /// // Three numbers in binary16: 3C00, C000 and 0001.
+    /// let file = Gguf::parse(&bytes[..], bytes.len() as u64)?;
+    /// assert_eq!(file.read_tensor(Cursor::new(&bytes), "bias")?, [1.0, -2.0, 2f32.powi(-24)]);
+    /// bytes.pop(); // the file has been cut since
+    /// assert_eq!(file.read_tensor(Cursor::new(&bytes), "bias").unwrap_err().kind(), ErrorKind::Io);
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     pub fn read_tensor(&self, mut file: impl Read + Seek, name: &str) -> Result<Vec<f32>> {
         let info = self.tensor(name).ok_or_else(|| missing_tensor(name))?;
         let mut bytes = vec![0; info.bytes];
@@ -175,6 +266,20 @@ impl Gguf {
     }
 
     /// Whether there is such a key in the metadata.
+    ///
+    /// ```
+    /// # use qat_trainer::llm::gguf::Gguf;
+    /// # let with = |key: &str, kind: u32, value: &[u8]| -> qat_trainer::Result<Gguf> {
+    /// #     let mut bytes = b"GGUF\x03\0\0\0\0\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0".to_vec(); // an entry of metadata
+    /// #     bytes.extend([&(key.len() as u64).to_le_bytes()[..], key.as_bytes()].concat());
+    /// #     bytes.extend([&kind.to_le_bytes(), value].concat());
+    /// #     Gguf::parse(&bytes[..], bytes.len() as u64)
+    /// # };
+    /// let file = with("llama.rope.freq_base", 6, &5e5f32.to_le_bytes())?; // a file with this key, an f32
+    /// assert!(file.has("llama.rope.freq_base"));
+    /// assert!(!file.has("qwen2.rope.freq_base"));
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     #[must_use]
     pub fn has(&self, key: &str) -> bool {
         self.metadata.contains_key(key)
@@ -184,6 +289,21 @@ impl Gguf {
     ///
     /// # Errors
     /// [`ErrorKind::Model`] if the key is missing or holds something else.
+    ///
+    /// ```
+    /// # use qat_trainer::llm::gguf::Gguf;
+    /// # let with = |key: &str, kind: u32, value: &[u8]| -> qat_trainer::Result<Gguf> {
+    /// #     let mut bytes = b"GGUF\x03\0\0\0\0\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0".to_vec(); // an entry of metadata
+    /// #     bytes.extend([&(key.len() as u64).to_le_bytes()[..], key.as_bytes()].concat());
+    /// #     bytes.extend([&kind.to_le_bytes(), value].concat());
+    /// #     Gguf::parse(&bytes[..], bytes.len() as u64)
+    /// # };
+    /// let file = with("general.name", 8, b"\x04\0\0\0\0\0\0\0Qwen")?; // as in the file: length, then UTF-8
+    /// assert_eq!(file.text("general.name")?, "Qwen");
+    /// let e = file.text("general.author").unwrap_err();
+    /// assert_eq!(e.to_string(), "key `general.author`: this key is missing");
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     pub fn text(&self, key: &str) -> Result<&str> {
         self.get(key, "text", |value| if let Value::Text(text) = value { Some(text.as_str()) } else { None })
     }
@@ -192,6 +312,21 @@ impl Gguf {
     ///
     /// # Errors
     /// [`ErrorKind::Model`] if the key is missing, holds something else, or a number that is negative or too large.
+    ///
+    /// ```
+    /// # use qat_trainer::llm::gguf::Gguf;
+    /// # let with = |key: &str, kind: u32, value: &[u8]| -> qat_trainer::Result<Gguf> {
+    /// #     let mut bytes = b"GGUF\x03\0\0\0\0\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0".to_vec(); // an entry of metadata
+    /// #     bytes.extend([&(key.len() as u64).to_le_bytes()[..], key.as_bytes()].concat());
+    /// #     bytes.extend([&kind.to_le_bytes(), value].concat());
+    /// #     Gguf::parse(&bytes[..], bytes.len() as u64)
+    /// # };
+    /// let (u32, i16) = (4, 3); // the types' codes in a file
+    /// assert_eq!(with("llama.block_count", u32, &30u32.to_le_bytes())?.size("llama.block_count")?, 30);
+    /// assert_eq!(with("llama.block_count", i16, &30i16.to_le_bytes())?.size("llama.block_count")?, 30);
+    /// assert!(with("llama.block_count", i16, &(-1i16).to_le_bytes())?.size("llama.block_count").is_err());
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     pub fn size(&self, key: &str) -> Result<usize> {
         self.get(key, "a whole number", |value| match *value {
             Value::Unsigned(n) => usize::try_from(n).ok(),
@@ -204,6 +339,21 @@ impl Gguf {
     ///
     /// # Errors
     /// [`ErrorKind::Model`] if the key is missing or holds something else.
+    ///
+    /// ```
+    /// # use qat_trainer::llm::gguf::Gguf;
+    /// # let with = |key: &str, kind: u32, value: &[u8]| -> qat_trainer::Result<Gguf> {
+    /// #     let mut bytes = b"GGUF\x03\0\0\0\0\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0".to_vec(); // an entry of metadata
+    /// #     bytes.extend([&(key.len() as u64).to_le_bytes()[..], key.as_bytes()].concat());
+    /// #     bytes.extend([&kind.to_le_bytes(), value].concat());
+    /// #     Gguf::parse(&bytes[..], bytes.len() as u64)
+    /// # };
+    /// let (f32, u64) = (6, 10); // the types' codes in a file
+    /// assert_eq!(with("epsilon", f32, &0.1f32.to_le_bytes())?.real("epsilon")?, f64::from(0.1f32)); // not 0.1
+    /// let e = with("epsilon", u64, &1u64.to_le_bytes())?.real("epsilon").unwrap_err();
+    /// assert_eq!(e.to_string(), "key `epsilon`: it does not hold a real number");
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     pub fn real(&self, key: &str) -> Result<f64> {
         self.get(key, "a real number", |value| if let Value::Real(x) = *value { Some(x) } else { None })
     }
@@ -212,6 +362,21 @@ impl Gguf {
     ///
     /// # Errors
     /// [`ErrorKind::Model`] if the key is missing or holds something else.
+    ///
+    /// ```
+    /// # use qat_trainer::llm::gguf::Gguf;
+    /// # let with = |key: &str, kind: u32, value: &[u8]| -> qat_trainer::Result<Gguf> {
+    /// #     let mut bytes = b"GGUF\x03\0\0\0\0\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0".to_vec(); // an entry of metadata
+    /// #     bytes.extend([&(key.len() as u64).to_le_bytes()[..], key.as_bytes()].concat());
+    /// #     bytes.extend([&kind.to_le_bytes(), value].concat());
+    /// #     Gguf::parse(&bytes[..], bytes.len() as u64)
+    /// # };
+    /// let (u8, bool) = (0, 7); // the types' codes in a file
+    /// assert!(with("add_bos", bool, &[1])?.truth("add_bos")?);
+    /// assert!(with("add_bos", u8, &[1])?.truth("add_bos").is_err()); // a number is no truth value
+    /// assert!(with("add_bos", bool, &[2]).is_err()); // and the file with this one is not read at all
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     pub fn truth(&self, key: &str) -> Result<bool> {
         self.get(key, "a truth value", |value| if let Value::Truth(b) = *value { Some(b) } else { None })
     }
@@ -220,6 +385,26 @@ impl Gguf {
     ///
     /// # Errors
     /// [`ErrorKind::Model`] if the key is missing or holds something else.
+    ///
+    /// ```
+    /// # use qat_trainer::llm::gguf::Gguf;
+    /// # let with = |key: &str, kind: u32, value: &[u8]| -> qat_trainer::Result<Gguf> {
+    /// #     let mut bytes = b"GGUF\x03\0\0\0\0\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0".to_vec(); // an entry of metadata
+    /// #     bytes.extend([&(key.len() as u64).to_le_bytes()[..], key.as_bytes()].concat());
+    /// #     bytes.extend([&kind.to_le_bytes(), value].concat());
+    /// #     Gguf::parse(&bytes[..], bytes.len() as u64)
+    /// # };
+    /// # let list = |texts: &[&str]| {
+    /// #     let texts = texts.iter().map(|t| [&(t.len() as u64).to_le_bytes()[..], t.as_bytes()].concat());
+    /// #     let texts: Vec<Vec<u8>> = texts.collect();
+    /// #     [&8u32.to_le_bytes()[..], &(texts.len() as u64).to_le_bytes(), &texts.concat()].concat()
+    /// # };
+    /// // A file whose key `merges` holds the two texts `t h` and `th e`.
+    /// let file = with("merges", 9, &list(&["t h", "th e"]))?;
+    /// assert_eq!(file.texts("merges")?, ["t h", "th e"]);
+    /// assert_eq!(file.text("merges").unwrap_err().to_string(), "key `merges`: it does not hold text");
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     pub fn texts(&self, key: &str) -> Result<&[String]> {
         self.get(key, "a list of texts", |value| match value {
             Value::List(List::Texts(texts)) => Some(texts.as_slice()),
@@ -231,6 +416,23 @@ impl Gguf {
     ///
     /// # Errors
     /// [`ErrorKind::Model`] if the key is missing or holds something else.
+    ///
+    /// ```
+    /// # use qat_trainer::llm::gguf::Gguf;
+    /// # let with = |key: &str, kind: u32, value: &[u8]| -> qat_trainer::Result<Gguf> {
+    /// #     let mut bytes = b"GGUF\x03\0\0\0\0\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0".to_vec(); // an entry of metadata
+    /// #     bytes.extend([&(key.len() as u64).to_le_bytes()[..], key.as_bytes()].concat());
+    /// #     bytes.extend([&kind.to_le_bytes(), value].concat());
+    /// #     Gguf::parse(&bytes[..], bytes.len() as u64)
+    /// # };
+    /// # let list = |kind: u32, n: u64, values: &[u8]| [&kind.to_le_bytes()[..], &n.to_le_bytes(), values].concat();
+    /// let (u64, i8, array) = (10, 1, 9); // the types' codes in a file
+    /// let types = with("types", array, &list(i8, 3, &[1, 0xFF, 3]))?;
+    /// assert_eq!(types.integers("types")?, [1, -1, 3]);
+    /// let large = with("types", array, &list(u64, 1, &u64::MAX.to_le_bytes()))?;
+    /// assert!(large.integers("types").is_err()); // 2^64 − 1 is no i64
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     pub fn integers(&self, key: &str) -> Result<Vec<i64>> {
         self.get(key, "a list of whole numbers", |value| match value {
             Value::List(List::Signed(list)) => Some(list.clone()),
