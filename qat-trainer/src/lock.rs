@@ -8,6 +8,17 @@ use std::path::Path;
 /// process, however it ends, so that nothing is left behind.
 ///
 /// The lock is on the folder itself (`flock`), hence on Unix only; elsewhere it always succeeds.
+///
+/// ```
+/// use qat_trainer::lock::FolderLock;
+/// # let dir = tempfile::tempdir()?;
+/// # let run = dir.path();
+/// let lock = FolderLock::acquire(run)?;
+/// assert_eq!(std::fs::read_dir(run)?.count(), 0); // there is no lock file that a killed process could leave
+/// std::fs::write(run.join("model.piq"), b"")?; // its own writer may write
+/// # drop(lock);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct FolderLock {
     _folder: Option<File>,
@@ -18,6 +29,16 @@ impl FolderLock {
     ///
     /// # Errors
     /// [`ErrorKind::Io`] if another process holds it, or if the file system has no locks.
+    ///
+    /// ```
+    /// use qat_trainer::lock::FolderLock;
+    /// # let dir = tempfile::tempdir()?;
+    /// let first = FolderLock::acquire(dir.path())?;
+    /// assert_eq!(FolderLock::acquire(dir.path()).is_err(), cfg!(unix));
+    /// drop(first);
+    /// assert!(FolderLock::acquire(dir.path()).is_ok());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn acquire(folder: &Path) -> Result<Self> {
         if cfg!(not(unix)) {
             return Ok(Self { _folder: None });
