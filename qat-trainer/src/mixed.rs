@@ -37,6 +37,29 @@ struct Choice {
 ///
 /// # Errors
 /// [`ErrorKind::Model`] if no choice is small enough; those of quantising and exporting.
+///
+/// ```
+/// # use qat_trainer::{affine::Affine, checkpoint::Checkpoint, data::{Dataset, Split, Standardisation}};
+/// # use qat_trainer::{ErrorKind, graph::Graph, mixed::search, spec::{Run, Shape}};
+/// # let run = Run::parse(r#"data = { format = "none", shape = [1, 1, 2] }
+/// # model = { layers = [{ op = "linear", name = "fc", out = 2 }] }"#, "run.toml".as_ref())?;
+/// # let split = Split { features: vec![1.0, 0.5, -0.25, 2.0], labels: vec![0, 1] };
+/// # let data = Dataset {
+/// #     train: split.clone(), test: split, classes: vec!["a".into(), "b".into()],
+/// #     shape: Shape::flat(2), standardisation: Standardisation::none(),
+/// #     input: Affine::from_range(-1.0, 2.0), sha256: [1; 32],
+/// # };
+/// # let mut c = Checkpoint::default();
+/// # c.insert("fc.weight", &[2, 2], vec![0.9, -0.37, 0.11, 0.71])?;
+/// # c.insert("fc.bias", &[2], vec![0.0, 0.1])?;
+/// # let float = Graph::from_checkpoint(&run.model, Shape::flat(2), 2, &c)?;
+/// // A network of one layer, `fc`.
+/// assert_eq!(search(&run, &data, &float, usize::MAX)?, [("fc".into(), 8)]);
+/// let e = search(&run, &data, &float, 100).unwrap_err(); // the names and origins alone take more
+/// assert_eq!(e.kind(), ErrorKind::Model);
+/// assert!(e.to_string().contains("100 are allowed"), "{e}");
+/// # Ok::<(), qat_trainer::Error>(())
+/// ```
 pub fn search(run: &Run, data: &Dataset, float: &Graph, max_bytes: usize) -> Result<Vec<(String, u8)>> {
     let how = run.qat.calibration;
     let ranges = ptq::calibrate(float, data.input, &data.train.features, how)?;
