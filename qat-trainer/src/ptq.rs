@@ -11,6 +11,11 @@ use qat_kernels::quantizer::{fit_adaptive, fit_step};
 use rayon::prelude::*;
 
 /// How a network quantised without training says so in its provenance.
+///
+/// ```
+/// use qat_trainer::{ptq::method, spec::CalibrationMethod};
+/// assert_eq!(method(CalibrationMethod::Entropy.name()), "ptq, calibrated ranges, entropy");
+/// ```
 #[must_use]
 pub fn method(calibration: &str) -> String {
     format!("ptq, calibrated ranges, {calibration}")
@@ -20,6 +25,25 @@ pub fn method(calibration: &str) -> String {
 ///
 /// # Errors
 /// Those of [`calibrate::observe`].
+///
+/// ```
+/// # use qat_trainer::{affine::Affine, checkpoint::Checkpoint, graph::Graph, ptq::calibrate};
+/// # use qat_trainer::spec::{Calibration, CalibrationMethod, Run, Shape};
+/// # let run = Run::parse(r#"data = { format = "none", shape = [1, 2, 1] }
+/// # [model]
+/// # layers = [{ op = "max-pool", kernel = [1, 2] }, { op = "flatten" }, { op = "linear", name = "fc", out = 2 }]
+/// # "#, "run.toml".as_ref())?;
+/// # let mut c = Checkpoint::default();
+/// # c.insert("fc.weight", &[2, 1], vec![1.0, -2.0])?;
+/// # c.insert("fc.bias", &[2], vec![0.0, 0.5])?;
+/// # let graph = Graph::from_checkpoint(&run.model, Shape { h: 1, w: 2, c: 1 }, 2, &c)?;
+/// // A `max-pool` over two numbers, a `flatten`, and a `linear` with the outputs x and ½ − 2x; two examples.
+/// let code = Affine { scale: 0.25, zero_point: 0 };
+/// let how = Calibration { method: CalibrationMethod::MinMax, samples: 2 };
+/// let ranges = calibrate(&graph, code, &[1.0, 3.0, -0.5, -4.0], how)?;
+/// assert_eq!(ranges, [None, None, Some(Affine::from_range(-5.5, 3.0))]); // of x = 3 and x = −½
+/// # Ok::<(), qat_trainer::Error>(())
+/// ```
 pub fn calibrate(
     graph: &Graph,
     input: Affine,
@@ -34,6 +58,20 @@ pub fn calibrate(
 ///
 /// # Errors
 /// [`Model`](crate::ErrorKind::Model) for weights that are not finite.
+///
+/// ```
+/// use qat_kernels::{Grid, Levels, config::StepRule};
+/// use qat_trainer::graph::{Weights, codes};
+/// use qat_trainer::{ErrorKind, ptq::fit_weights, spec::WeightQuant};
+/// let quant = WeightQuant { levels: Levels::new(2, Grid::MidRise)?, step: StepRule::Uniform };
+/// let rows = vec![-0.75, -0.25, 0.25, 0.75, 9.0, 3.0, -3.0, -9.0];
+/// let mut weights = Weights { channels: 2, fan_in: 4, rows, bias: vec![0.0; 2] };
+/// let steps = fit_weights(&weights, quant)?; // ½ and 6, which lose nothing
+/// assert_eq!(codes(&weights, quant, &steps)?, [-2, -1, 0, 1, 1, 0, -1, -2]);
+/// weights.rows[5] = f32::NAN;
+/// assert_eq!(fit_weights(&weights, quant).unwrap_err().kind(), ErrorKind::Model);
+/// # Ok::<(), qat_trainer::Error>(())
+/// ```
 pub fn fit_weights(weights: &Weights, quant: WeightQuant) -> Result<Steps> {
     let rows: Vec<&[f32]> = weights.channel_rows().collect();
     let fit = |row: &&[f32]| Ok(fit_step(quant.levels, row, None)?);
@@ -65,6 +103,25 @@ pub fn fit_weights(weights: &Weights, quant: WeightQuant) -> Result<Steps> {
 ///
 /// # Errors
 /// Those of [`calibrate()`] and [`fit_weights`].
+///
+/// ```
+/// # use qat_trainer::{affine::Affine, checkpoint::Checkpoint, graph::Graph, ptq::quantise};
+/// # use qat_trainer::spec::{Calibration, CalibrationMethod, Run, Shape};
+/// # let run = Run::parse(r#"data = { format = "none", shape = [1, 1, 2] }
+/// # model = { layers = [{ op = "linear", name = "fc", out = 1, bits = 2, grid = "mid-tread" }] }
+/// # "#, "run.toml".as_ref())?;
+/// # let mut c = Checkpoint::default();
+/// # c.insert("fc.weight", &[1, 2], vec![0.5, -0.5])?;
+/// # c.insert("fc.bias", &[1], vec![0.0])?;
+/// # let graph = Graph::from_checkpoint(&run.model, Shape::flat(2), 1, &c)?;
+/// // Half the difference of two numbers, which is −1 and then 2.
+/// let code = Affine { scale: 1.0, zero_point: 0 };
+/// let how = Calibration { method: CalibrationMethod::MinMax, samples: 2 };
+/// let network = quantise(graph, code, &[1.0, 3.0, 9.0, 5.0], how)?;
+/// assert_eq!(network.outputs, [Affine::from_range(-1.0, 2.0)]);
+/// assert_eq!(network.dequantised()?, network.graph); // these two weights are levels
+/// # Ok::<(), qat_trainer::Error>(())
+/// ```
 pub fn quantise(graph: Graph, input: Affine, features: &[f32], how: Calibration) -> Result<Quantised> {
     let ranges = calibrate(&graph, input, features, how)?;
     with_ranges(graph, input, &ranges)
@@ -74,6 +131,24 @@ pub fn quantise(graph: Graph, input: Affine, features: &[f32], how: Calibration)
 ///
 /// # Errors
 /// Those of [`fit_weights`].
+///
+/// ```
+/// # use qat_trainer::{affine::Affine, checkpoint::Checkpoint, graph::Graph, ptq::with_ranges, spec::{Run, Shape}};
+/// # let run = Run::parse(r#"data = { format = "none", shape = [1, 1, 1] }
+/// # model = { layers = [{ op = "linear", name = "fc", out = 1 }] }"#, "run.toml".as_ref())?;
+/// # let mut c = Checkpoint::default();
+/// # c.insert("fc.weight", &[1, 1], vec![3.0])?;
+/// # c.insert("fc.bias", &[1], vec![1.0])?;
+/// # let mut graph = Graph::from_checkpoint(&run.model, Shape::flat(1), 1, &c)?;
+/// // One layer, `fc`. Its range comes from a `.cal` file, say.
+/// let code = Affine { scale: 0.5, zero_point: 3 };
+/// let network = with_ranges(graph.clone(), code, &[Some(Affine::from_range(-1.0, 8.0))])?;
+/// assert_eq!((network.input, network.outputs), (code, vec![Affine::from_range(-1.0, 8.0)]));
+/// graph.nodes[0].weights.iter_mut().for_each(|w| w.rows[0] = f32::INFINITY);
+/// let e = with_ranges(graph, code, &[None]).unwrap_err();
+/// assert!(e.to_string().starts_with("layer `fc`: "), "{e}");
+/// # Ok::<(), qat_trainer::Error>(())
+/// ```
 pub fn with_ranges(graph: Graph, input: Affine, ranges: &[Option<Affine>]) -> Result<Quantised> {
     let steps = graph
         .nodes
