@@ -25,6 +25,42 @@ use std::path::{Path, PathBuf};
 const BINS: usize = 96;
 
 /// Everything that the report of a run shows.
+///
+/// ```
+/// # use qat_trainer::{checkpoint::Checkpoint, data::Standardisation, export::{About, Options, export_checkpoint}};
+/// # use qat_trainer::{report::Report, spec::{Run, Shape}};
+/// # let dir = tempfile::tempdir()?;
+/// # let folder = dir.path().join("door");
+/// # std::fs::create_dir(&folder)?;
+/// # let run = Run::parse(r#"name = "knocks"
+/// # data = { format = "none", shape = [1, 1, 2] }
+/// # model = { layers = [{ op = "linear", name = "fc", out = 2 }] }"#, "run.toml".as_ref())?;
+/// # let about = About {
+/// #     shape: Shape::flat(2), classes: vec!["no".into(), "yes".into()], dataset_sha256: [1; 32], samples: 5,
+/// #     method: "qat".into(), standardisation: Standardisation::none(), known_inputs: vec![vec![1.0, 2.0]],
+/// # };
+/// # let mut c = Checkpoint::default();
+/// # c.insert("fc.weight", &[2, 2], vec![1.0, -1.0, 0.5, 1.5])?;
+/// # c.insert("fc.bias", &[2], vec![0.0, 1.0])?;
+/// # c.insert("fc.alpha", &[2], vec![1.0, 0.5])?;
+/// # for tensor in ["fc.act", "input"] {
+/// #     c.insert(&format!("{tensor}.scale"), &[1], vec![0.5])?;
+/// #     c.insert(&format!("{tensor}.zero_point"), &[1], vec![0.0])?;
+/// # }
+/// # about.store(&mut c)?;
+/// # let file = export_checkpoint(&run, &c.to_bytes()?, Options::default())?;
+/// # for (name, bytes) in [("checkpoint.safetensors", &c.to_bytes()?), ("model.piq", &file), ("ptq.piq", &file)] {
+/// #     std::fs::write(folder.join(name), bytes)?;
+/// # }
+/// # std::fs::write(folder.join("metrics.jsonl"), "")?;
+/// # std::fs::write(folder.join("summary.json"), r#"{ "name": "knocks", "seed": 1, "fp32_accuracy": 0.95,
+/// #     "ptq_accuracy": 0.5, "qat_float_accuracy": 0.9, "int_accuracy": 0.875, "file_bytes": 2000,
+/// #     "arena_bytes": 64, "macs": 4, "seconds": 1.0 }"#)?;
+/// // The folder of a run, which names 87.5 % on the integer engine.
+/// let page = Report::new(&run, &folder, None, &[])?.html();
+/// assert!(page.contains("<h1>knocks</h1>") && page.contains("87.5"));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct Report {
     summary: Summary,
@@ -83,6 +119,43 @@ impl Report {
     ///
     /// # Errors
     /// Those of reading the files, which are named.
+    ///
+    /// ```
+    /// # use qat_trainer::{checkpoint::Checkpoint, data::Standardisation, export::{About, Options, export_checkpoint}};
+    /// # use qat_trainer::{report::Report, spec::{Run, Shape}};
+    /// # let dir = tempfile::tempdir()?;
+    /// # let folder = dir.path().join("a");
+    /// # std::fs::create_dir(&folder)?;
+    /// # let run = Run::parse(r#"name = "steps"
+    /// # data = { format = "none", shape = [1, 1, 2] }
+    /// # model = { layers = [{ op = "linear", name = "fc", out = 2 }] }"#, "run.toml".as_ref())?;
+    /// # let about = About {
+    /// #     shape: Shape::flat(2), classes: vec!["no".into(), "yes".into()], dataset_sha256: [1; 32], samples: 5,
+    /// #     method: "qat".into(), standardisation: Standardisation::none(), known_inputs: vec![vec![1.0, 2.0]],
+    /// # };
+    /// # let mut c = Checkpoint::default();
+    /// # c.insert("fc.weight", &[2, 2], vec![1.0, -1.0, 0.5, 1.5])?;
+    /// # c.insert("fc.bias", &[2], vec![0.0, 1.0])?;
+    /// # c.insert("fc.alpha", &[2], vec![1.0, 0.5])?;
+    /// # for tensor in ["fc.act", "input"] {
+    /// #     c.insert(&format!("{tensor}.scale"), &[1], vec![0.5])?;
+    /// #     c.insert(&format!("{tensor}.zero_point"), &[1], vec![0.0])?;
+    /// # }
+    /// # about.store(&mut c)?;
+    /// # let file = export_checkpoint(&run, &c.to_bytes()?, Options::default())?;
+    /// # for (name, bytes) in [("checkpoint.safetensors", &c.to_bytes()?), ("model.piq", &file), ("ptq.piq", &file)] {
+    /// #     std::fs::write(folder.join(name), bytes)?;
+    /// # }
+    /// # std::fs::write(folder.join("metrics.jsonl"), "")?;
+    /// # std::fs::write(folder.join("summary.json"), r#"{ "name": "steps", "seed": 1, "fp32_accuracy": 0.95,
+    /// #     "ptq_accuracy": 0.5, "qat_float_accuracy": 0.9, "int_accuracy": 0.875, "file_bytes": 2000,
+    /// #     "arena_bytes": 64, "macs": 4, "seconds": 1.0 }"#)?;
+    /// // The folder of a finished run, without its data, beside itself and beside one that is not there.
+    /// assert!(Report::new(&run, &folder, None, &[folder.clone()]).is_ok());
+    /// let e = Report::new(&run, &folder, None, &[dir.path().join("b")]).unwrap_err();
+    /// assert!(e.to_string().contains("summary.json: cannot read this file"), "{e}");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn new(run: &Run, folder: &Path, data: Option<&Dataset>, others: &[PathBuf]) -> Result<Self> {
         let own = Row::load(folder)?;
         let file = model(folder, "model.piq")?;
@@ -118,6 +191,43 @@ impl Report {
     }
 
     /// The page.
+    ///
+    /// ```
+    /// # use qat_trainer::{checkpoint::Checkpoint, data::Standardisation, export::{About, Options, export_checkpoint}};
+    /// # use qat_trainer::{report::Report, spec::{Run, Shape}};
+    /// # let dir = tempfile::tempdir()?;
+    /// # let folder = dir.path().join("x");
+    /// # std::fs::create_dir(&folder)?;
+    /// # let run = Run::parse(r#"name = "R&D"
+    /// # data = { format = "none", shape = [1, 1, 2] }
+    /// # model = { layers = [{ op = "linear", name = "fc", out = 2 }] }"#, "run.toml".as_ref())?;
+    /// # let about = About {
+    /// #     shape: Shape::flat(2), classes: vec!["no".into(), "yes".into()], dataset_sha256: [1; 32], samples: 5,
+    /// #     method: "qat".into(), standardisation: Standardisation::none(), known_inputs: vec![vec![1.0, 2.0]],
+    /// # };
+    /// # let mut c = Checkpoint::default();
+    /// # c.insert("fc.weight", &[2, 2], vec![1.0, -1.0, 0.5, 1.5])?;
+    /// # c.insert("fc.bias", &[2], vec![0.0, 1.0])?;
+    /// # c.insert("fc.alpha", &[2], vec![1.0, 0.5])?;
+    /// # for tensor in ["fc.act", "input"] {
+    /// #     c.insert(&format!("{tensor}.scale"), &[1], vec![0.5])?;
+    /// #     c.insert(&format!("{tensor}.zero_point"), &[1], vec![0.0])?;
+    /// # }
+    /// # about.store(&mut c)?;
+    /// # let file = export_checkpoint(&run, &c.to_bytes()?, Options::default())?;
+    /// # for (name, bytes) in [("checkpoint.safetensors", &c.to_bytes()?), ("model.piq", &file), ("ptq.piq", &file)] {
+    /// #     std::fs::write(folder.join(name), bytes)?;
+    /// # }
+    /// # std::fs::write(folder.join("metrics.jsonl"), "")?;
+    /// # std::fs::write(folder.join("summary.json"), r#"{ "name": "R&D", "seed": 1, "fp32_accuracy": 0.95,
+    /// #     "ptq_accuracy": 0.5, "qat_float_accuracy": 0.9, "int_accuracy": 0.875, "file_bytes": 2000,
+    /// #     "arena_bytes": 64, "macs": 4, "seconds": 1.0 }"#)?;
+    /// // A run whose name is `R&D`.
+    /// let page = Report::new(&run, &folder, None, &[])?.html();
+    /// assert!(page.contains("R&amp;D") && !page.contains("R&D"));
+    /// assert!(!page.contains("<script") && !page.contains("src=\"http")); // it stands alone
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn html(&self) -> String {
         page::html(self)
