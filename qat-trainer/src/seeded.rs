@@ -22,6 +22,22 @@ const KNOWN_ANSWERS: usize = 1;
 /// # Errors
 /// Those of [`Dataset::load`] if the run description names data, of [`Graph::from_checkpoint`] if the network does not
 /// fit its input, of [`export`] if the integer engine cannot run it.
+///
+/// ```
+/// use qat_kernels::infer::Model;
+/// use qat_trainer::{export::Options, seeded::seeded, spec::Run};
+/// let toml = r#"
+/// name = "tiny"
+/// data = { format = "none", shape = [1, 1, 4], classes = ["no", "yes"] }
+/// model = { layers = [{ op = "linear", out = 8, act = "relu" }, { op = "linear", out = 2 }] }
+/// "#;
+/// let run = Run::parse(toml, "tiny.toml".as_ref())?;
+/// let file = seeded(&run, 1, Options::default())?;
+/// let model = Model::parse(&file)?;
+/// assert_eq!((model.metadata()?.name, model.macs()), ("tiny (untrained)", 4 * 8 + 8 * 2));
+/// assert_ne!(seeded(&run, 2, Options::default())?, file);
+/// # Ok::<(), qat_trainer::Error>(())
+/// ```
 pub fn seeded(run: &Run, seed: u64, options: Options) -> Result<Vec<u8>> {
     let (shape, classes) = match &run.data.files {
         Files::None { shape } => (*shape, run.data.classes.clone().unwrap_or_default()),
