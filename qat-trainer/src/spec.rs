@@ -63,6 +63,19 @@ use std::path::{Path, PathBuf};
 use store::relative_path;
 
 /// A whole run description.
+///
+/// ```
+/// use qat_trainer::spec::Run;
+/// let toml = r#"
+/// base = "../data"
+/// data = { format = "csv", train = "train.csv", test = "test.csv" }
+/// model = { layers = [{ op = "linear", out = 3 }] }
+/// "#;
+/// let run = Run::parse(toml, "configs/iris.toml".as_ref())?;
+/// assert_eq!((run.name.as_str(), run.base), ("iris", "configs/../data".into()));
+/// assert_eq!((run.text.as_str(), run.distill), (toml, None));
+/// # Ok::<(), qat_trainer::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct Run {
     /// Name of the model, written into its file. TOML: `name`; default: the name of the TOML file without its ending.
@@ -105,6 +118,18 @@ impl Run {
     ///
     /// # Errors
     /// [`ErrorKind::Io`] if a file cannot be read, [`ErrorKind::Spec`] with line and key otherwise.
+    ///
+    /// ```
+    /// use qat_trainer::{ErrorKind, spec::Run};
+    /// # let dir = tempfile::tempdir()?;
+    /// # let folder = dir.path();
+    /// std::fs::write(folder.join("mine.toml"), "preset = 'autoencoder'\nname = 'longer'\ntrain.epochs = 70\n")?;
+    /// std::fs::write(folder.join("again.toml"), "extends = 'mine.toml'\ntrain.seed = 2\n")?;
+    /// let run = Run::load(folder.join("again.toml"))?;
+    /// assert_eq!((run.name.as_str(), run.train.epochs, run.train.seed), ("longer", 70, 2));
+    /// assert_eq!(Run::load(folder.join("none.toml")).unwrap_err().kind(), ErrorKind::Io);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn load(path: impl AsRef<Path>) -> Result<Self> {
         Self::layered(Layers { file: Some(path.as_ref()), ..Layers::default() })
     }
@@ -113,6 +138,14 @@ impl Run {
     ///
     /// # Errors
     /// [`ErrorKind::Spec`] with line and key.
+    ///
+    /// ```
+    /// use qat_trainer::{ErrorKind, spec::Run};
+    /// let toml = "[data]\nformat = 'none'\nshape = [1, 1, 2]\n[model]\nlayer = []\n";
+    /// let e = Run::parse(toml, "run.toml".as_ref()).unwrap_err();
+    /// assert_eq!(e.kind(), ErrorKind::Spec);
+    /// assert!(e.to_string().starts_with("run.toml: line 5: unknown field `layer`"), "{e}");
+    /// ```
     pub fn parse(text: &str, path: &Path) -> Result<Self> {
         let folder = path.parent().unwrap_or(Path::new(""));
         Self::from_source(Source { text, origins: None }, path, folder.into())
