@@ -35,6 +35,15 @@ impl Run {
     ///
     /// # Errors
     /// [`ErrorKind::Io`] if a file cannot be read, [`ErrorKind::Spec`] with file, line and key otherwise.
+    ///
+    /// ```
+    /// use qat_trainer::spec::{Layers, Op, Run};
+    /// let set = ["train.epochs=3", "model.layers.linear4.out=16"].map(String::from);
+    /// let run = Run::layered(Layers { preset: Some("autoencoder"), set: &set, ..Layers::default() })?;
+    /// assert_eq!((run.name.as_str(), run.train.epochs), ("autoencoder", 3));
+    /// assert!(matches!(run.model.layers[4].op, Op::Linear { out: 16, .. })); // 8 in the preset
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     pub fn layered(from: Layers<'_>) -> Result<Self> {
         let unnamed = from.file.is_none();
         let (mut run, named) = resolve(from, Self::from_source)?;

@@ -11,6 +11,23 @@ impl Run {
     ///
     /// # Errors
     /// [`ErrorKind::Io`] if a folder does not exist; [`ErrorKind::Spec`] if a path is not UTF-8.
+    ///
+    /// ```
+    /// use qat_trainer::spec::Run;
+    /// # let dir = tempfile::tempdir()?;
+    /// let (configs, kept) = (dir.path().join("configs"), dir.path().join("runs/7"));
+    /// std::fs::create_dir_all(&configs)?;
+    /// std::fs::create_dir_all(&kept)?;
+    /// let toml = r#"
+    /// data = { format = "csv", train = "train.csv", test = "test.csv" }
+    /// model = { layers = [{ op = "linear", out = 3 }] }
+    /// "#;
+    /// let mut run = Run::parse(toml, &configs.join("iris.toml"))?;
+    /// run.train.seed = 7;
+    /// let copy = run.text_for(&kept)?;
+    /// assert!(copy.contains("base = \"../../configs\"") && copy.contains("seed = 7"), "{copy}");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn text_for(&self, folder: &Path) -> Result<String> {
         stored(&self.text, &self.file, &self.base, self.train.seed, folder)
     }
@@ -19,6 +36,21 @@ impl Run {
     ///
     /// # Errors
     /// [`ErrorKind::Spec`] if there is no such layer, or for bits that cannot be.
+    ///
+    /// ```
+    /// use qat_trainer::spec::Run;
+    /// let toml = r#"
+    /// data = { format = "none", shape = [1, 1, 8] }
+    /// model = { layers = [{ op = "linear", out = 4 }, { op = "linear", name = "last", out = 2 }] }
+    /// qat = { bits = 2, max_bytes = 2000 }
+    /// "#;
+    /// let run = Run::parse(toml, "run.toml".as_ref())?.with_bits(&[("linear0".into(), 3), ("last".into(), 8)])?;
+    /// let quants = run.model.layers.iter().filter_map(|layer| layer.op.quant());
+    /// assert!(quants.map(|quant| quant.levels.bits()).eq([3, 8]));
+    /// assert_eq!(run.qat.max_bytes, None);
+    /// assert!(run.with_bits(&[("linear1".into(), 4)]).is_err()); // it has a name of its own
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     pub fn with_bits(&self, bits: &[(String, u8)]) -> Result<Self> {
         let mut document: DocumentMut = self
             .text
