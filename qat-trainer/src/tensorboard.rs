@@ -11,6 +11,20 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// An event file, open at its end.
+///
+/// ```
+/// use qat_trainer::tensorboard::EventWriter;
+/// # let dir = tempfile::tempdir()?;
+/// # let folder = dir.path();
+/// let mut curves = EventWriter::create(folder, 1)?;
+/// for (step, loss) in [(1, 2.5), (2, 1.25)] {
+///     curves.scalar(step, "loss", loss)?;
+/// }
+/// drop(curves); // what was added is on the disk: one file, in which each record of a value names its curve
+/// let file = std::fs::read_dir(folder)?.next().ok_or("no file")??.path();
+/// assert_eq!(std::fs::read(file)?.windows(4).filter(|bytes| bytes == b"loss").count(), 2);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct EventWriter {
     path: PathBuf,
@@ -24,6 +38,16 @@ impl EventWriter {
     ///
     /// # Errors
     /// [`ErrorKind::Io`].
+    ///
+    /// ```
+    /// use qat_trainer::tensorboard::EventWriter;
+    /// # let dir = tempfile::tempdir()?;
+    /// let folder = dir.path().join("runs/second/events"); // none of these is there
+    /// EventWriter::create(&folder, 100)?;
+    /// let name = std::fs::read_dir(&folder)?.next().ok_or("no file")??.file_name();
+    /// assert!(name.to_string_lossy().starts_with("events.out.tfevents.")); // what TensorBoard looks for
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn create(folder: &Path, first_step: u64) -> Result<Self> {
         std::fs::create_dir_all(folder).map_err(|e| Error::io("create", folder, &e))?;
         let time = now();
@@ -46,6 +70,19 @@ impl EventWriter {
     ///
     /// # Errors
     /// [`ErrorKind::Io`].
+    ///
+    /// ```
+    /// use qat_trainer::tensorboard::EventWriter;
+    /// # let dir = tempfile::tempdir()?;
+    /// let mut curves = EventWriter::create(dir.path(), 1)?;
+    /// curves.scalar(1, "accuracy", 0.75)?;
+    /// curves.flush()?;
+    /// let file = std::fs::read_dir(dir.path())?.next().ok_or("no file")??.path();
+    /// let bytes = std::fs::read(file)?;
+    /// let (event, _checksum) = bytes.split_at(bytes.len() - 4);
+    /// assert!(event.ends_with(b"\x0a\x08accuracy\x15\0\0\x40\x3f")); // the tag with its length, 0.75 as a float
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn scalar(&mut self, step: u64, tag: &str, value: f32) -> Result<()> {
         self.event(now(), step, |event| {
             let (mut summary, mut one) = (Vec::new(), Vec::new());
@@ -60,6 +97,19 @@ impl EventWriter {
     ///
     /// # Errors
     /// [`ErrorKind::Io`].
+    ///
+    /// ```
+    /// use qat_trainer::tensorboard::EventWriter;
+    /// # let dir = tempfile::tempdir()?;
+    /// let mut curves = EventWriter::create(dir.path(), 1)?;
+    /// let file = std::fs::read_dir(dir.path())?.next().ok_or("no file")??.path();
+    /// let started = file.metadata()?.len();
+    /// curves.scalar(1, "loss", 0.5)?;
+    /// assert_eq!(file.metadata()?.len(), started); // it waits in memory
+    /// curves.flush()?;
+    /// assert!(file.metadata()?.len() > started);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn flush(&mut self) -> Result<()> {
         self.file.flush().map_err(|e| Error::io("write", &self.path, &e))
     }
