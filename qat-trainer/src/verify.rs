@@ -18,6 +18,15 @@ use serde::Serialize;
 const GENERATED: usize = 3;
 
 /// One thing that was checked.
+///
+/// ```
+/// use qat_trainer::verify::Check;
+/// let check = Check { name: "known answers", ok: false, found: "the file has none".into() };
+/// // An element of what `qat verify --json` prints.
+/// let json = r#"{"name":"known answers","ok":false,"found":"the file has none"}"#;
+/// assert_eq!(serde_json::to_string(&check)?, json);
+/// # Ok::<(), serde_json::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Check {
     /// Its name.
@@ -39,6 +48,19 @@ pub struct Check {
 ///    same result for every operator, on the inputs of the known answers, on both extremes and on generated inputs.
 ///
 /// With the public key of who should have signed the file, `signature` comes first, and without it nothing else.
+///
+/// ```
+/// use qat_trainer::{export::Options, seeded::seeded, verify::verify};
+/// # let run = qat_trainer::spec::Run::parse(r#"data = { format = "none", shape = [1, 1, 2], classes = ["a", "b"] }
+/// # model = { layers = [{ op = "linear", out = 2 }] }"#, "run.toml".as_ref())?;
+/// let mut file = seeded(&run, 1, Options::default())?;
+/// let names = |file: &[u8], signer| verify(file, signer).iter().map(|c| (c.name, c.ok)).collect::<Vec<_>>();
+/// assert_eq!(names(&file, None).iter().filter(|(_, ok)| *ok).count(), 6);
+/// assert_eq!(names(&file, Some(&[1; 32])), [("signature", false)]); // nobody signed it
+/// file[40] ^= 1;
+/// assert_eq!(names(&file, None), [("integrity", false)]);
+/// # Ok::<(), qat_trainer::Error>(())
+/// ```
 #[must_use]
 pub fn verify(bytes: &[u8], signer: Option<&[u8; 32]>) -> Vec<Check> {
     let mut checks = Vec::new();
@@ -138,6 +160,14 @@ fn compare(model: &Model<'_>, reference: &Reference<'_>) -> Result<String, Strin
 ///
 /// # Errors
 /// [`ErrorKind::Model`].
+///
+/// ```
+/// use qat_trainer::verify::{Check, first_failure};
+/// let check = |name, ok| Check { name, ok, found: format!("about {name}") };
+/// assert!(first_failure(&[check("integrity", true), check("metadata", true)]).is_ok());
+/// let e = first_failure(&[check("metadata", true), check("extremes", false), check("provenance", false)]);
+/// assert!(e.unwrap_err().to_string().starts_with("extremes: about extremes; "));
+/// ```
 pub fn first_failure(checks: &[Check]) -> Result<()> {
     match checks.iter().find(|c| !c.ok) {
         None => Ok(()),
