@@ -109,6 +109,9 @@ impl PrivateKey {
     /// let again = PrivateKey::generate()?.write(&private, &dir.path().join("b.pub.pem"));
     /// assert_eq!(again.unwrap_err().kind(), ErrorKind::Io);
     /// assert_eq!(std::fs::read(&private)?, before);
+    /// let half = dir.path().join("c.pem");
+    /// assert!(PrivateKey::generate()?.write(&half, &public).is_err()); // the public file is there already
+    /// assert!(!half.exists());
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn write(&self, private: &Path, public: &Path) -> Result<()> {
@@ -116,7 +119,8 @@ impl PrivateKey {
         let secret = self.0.to_pkcs8_pem(LineEnding::LF).map_err(|e| unwritable(&e))?;
         let shared = self.0.verifying_key().to_public_key_pem(LineEnding::LF).map_err(|e| unwritable(&e))?;
         create(private, &secret, true)?;
-        create(public, &shared, false)
+        // Half a pair would only be in the way of the next try.
+        create(public, &shared, false).inspect_err(|_| drop(std::fs::remove_file(private)))
     }
 }
 
