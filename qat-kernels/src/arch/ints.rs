@@ -36,6 +36,8 @@ pub(crate) trait Ints<const LEN: usize>: Copy {
     type HalfSpread: Copy;
     /// What [`Self::dot_signed`] adds to every weight.
     const SIGNED_OFFSET: i32;
+    /// Whether there are registers for the sums of several rows side by side.
+    const SIDE_BY_SIDE: bool = true;
 
     fn bytes(self, from: &[u8; LEN]) -> Self::Bytes;
     /// Asks for the cache line at `at`, which need not be inside, ahead of its use.

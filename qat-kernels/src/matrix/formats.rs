@@ -19,6 +19,9 @@ pub(super) const fn planes(bits: u8) -> usize {
 
 /// A packed format with `P` planes.
 pub(super) trait Codes<const P: usize> {
+    /// Whether several rows side by side are faster than one after the other.
+    const SIDE_BY_SIDE: bool = true;
+
     /// Bytes that a step consumes, of the `len` that it looks at.
     fn step(len: usize) -> usize;
 
@@ -60,7 +63,12 @@ pub(super) trait Codes<const P: usize> {
         packed: &[u8; LEN],
         x: [V::Bytes; P],
     ) -> V::Sums {
-        v.dot_small(sums, Self::unpack_doubled(v, packed), x)
+        if const { P > 1 } {
+            return v.dot_small(sums, Self::unpack_doubled(v, packed), x);
+        }
+        // Twice as large they could be too large for a product.
+        let w = Self::unpack(v, packed);
+        Self::dot(v, Self::dot(v, sums, w, x), w, x)
     }
 
     /// Brings the activations of a step into the order of the planes.
@@ -149,6 +157,9 @@ impl Codes<2> for Fours {
 pub(super) struct Wide<const BITS: usize>;
 
 impl<const BITS: usize> Codes<1> for Wide<BITS> {
+    // What takes codes apart costs more than the latency of products.
+    const SIDE_BY_SIDE: bool = false;
+
     #[inline(always)]
     fn step(len: usize) -> usize {
         len / 8 * BITS
@@ -177,17 +188,6 @@ impl<const BITS: usize> Codes<1> for Wide<BITS> {
     ) -> V::Sums {
         v.dot(sums, w, x)
     }
-
-    #[inline(always)]
-    fn dot_doubled<V: Ints<LEN>, const LEN: usize>(
-        v: V,
-        sums: V::Sums,
-        packed: &[u8; LEN],
-        x: [V::Bytes; 1],
-    ) -> V::Sums {
-        let w = Self::unpack(v, packed);
-        Self::dot(v, Self::dot(v, sums, w, x), w, x)
-    }
 }
 
 /// A byte to a code of any width up to seven bits, without sign.
@@ -212,17 +212,6 @@ impl Codes<1> for Bytes {
         [x]: [V::Bytes; 1],
     ) -> V::Sums {
         v.dot(sums, w, x)
-    }
-
-    #[inline(always)]
-    fn dot_doubled<V: Ints<LEN>, const LEN: usize>(
-        v: V,
-        sums: V::Sums,
-        packed: &[u8; LEN],
-        x: [V::Bytes; 1],
-    ) -> V::Sums {
-        let w = Self::unpack(v, packed);
-        Self::dot(v, Self::dot(v, sums, w, x), w, x)
     }
 }
 

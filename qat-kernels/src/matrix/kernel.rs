@@ -113,6 +113,9 @@ pub(super) fn excess<V: Ints<LEN>, const LEN: usize, C: Codes<P>, const P: usize
     2 * C::offset::<V, LEN>(rows.bits) - i32::from(rows.mid_rise)
 }
 
+/// The fewest columns that have a factor of their own.
+const SMALLEST_GROUP: usize = 8;
+
 /// Whether groups consist of whole sums of four bytes of every plane.
 #[inline(always)]
 fn by_sums<const P: usize>(rows: &Rows<'_>) -> bool {
@@ -145,10 +148,18 @@ impl Multiply<'_> {
         self,
         v: V,
     ) -> Option<()> {
+        // More rows where there are fewer vectors: enough sums to hide the latency of the products.
+        if const { V::SIDE_BY_SIDE && C::SIDE_BY_SIDE } {
+            return match self.lanes {
+                1 => self.lanes::<V, LEN, C, P, Q, 4, 1>(v),
+                4 => self.lanes::<V, LEN, C, P, Q, 2, 4>(v),
+                8 => self.lanes::<V, LEN, C, P, Q, 1, 8>(v),
+                _ => None,
+            };
+        }
         match self.lanes {
-            // More rows where there are fewer vectors: enough sums to hide the latency of the products.
-            1 => self.lanes::<V, LEN, C, P, Q, 4, 1>(v),
-            4 => self.lanes::<V, LEN, C, P, Q, 2, 4>(v),
+            1 => self.lanes::<V, LEN, C, P, Q, 1, 1>(v),
+            4 => self.lanes::<V, LEN, C, P, Q, 1, 4>(v),
             8 => self.lanes::<V, LEN, C, P, Q, 1, 8>(v),
             _ => None,
         }
@@ -173,34 +184,39 @@ impl Multiply<'_> {
         let totals: &[i32; N] = self.totals.first_chunk()?;
         let excess = excess::<V, LEN, C, P>(&self.rows);
         let acc = self.acc.as_chunks_mut::<N>().0;
+        let (blocks, rest) = acc.as_chunks_mut::<R>();
+        let first = blocks.len() * R;
         // Constants in blocks of their own: loops that a format has no use for are not even compiled.
         if const { Q > P && P > 1 } && by_sums::<P>(&self.rows) {
             let group = Group::<V, LEN, V::SumSpread>::by_sums::<P>(v, &self.rows)?;
-            let (blocks, rest) = acc.as_chunks_mut::<R>();
-            let first = blocks.len() * R;
             for (block, acc) in blocks.iter_mut().enumerate() {
                 group.rows::<C, P, Q, R, N>(&self.rows, block * R, x, acc)?;
             }
-            for (row, acc) in (first..).zip(rest) {
-                group.rows::<C, P, Q, 1, N>(&self.rows, row, x, core::array::from_mut(acc))?;
+            if const { R > 1 } {
+                for (row, acc) in (first..).zip(rest) {
+                    group.rows::<C, P, Q, 1, N>(&self.rows, row, x, core::array::from_mut(acc))?;
+                }
             }
             return Some(());
         }
+        if const { Q > P && 4 * P == SMALLEST_GROUP } {
+            return None;
+        }
         if const { Q > P } {
             let group = Group::<V, LEN, V::Spread>::by_words::<P>(v, &self.rows)?;
-            for (row, acc) in acc.iter_mut().enumerate() {
+            for (row, acc) in blocks.as_flattened_mut().iter_mut().chain(rest).enumerate() {
                 group.row::<C, P, Q, N>(&self.rows, row, x, excess, acc)?;
             }
             return Some(());
         }
-        let (blocks, rest) = acc.as_chunks_mut::<R>();
-        let first = blocks.len() * R;
         for (block, acc) in blocks.iter_mut().enumerate() {
             plain::<V, LEN, C, P, Q, R, N>(v, &self.rows, block * R, x, totals, excess, acc)?;
         }
-        for (row, acc) in (first..).zip(rest) {
-            let acc = core::array::from_mut(acc);
-            plain::<V, LEN, C, P, Q, 1, N>(v, &self.rows, row, x, totals, excess, acc)?;
+        if const { R > 1 } {
+            for (row, acc) in (first..).zip(rest) {
+                let acc = core::array::from_mut(acc);
+                plain::<V, LEN, C, P, Q, 1, N>(v, &self.rows, row, x, totals, excess, acc)?;
+            }
         }
         Some(())
     }

@@ -14,9 +14,9 @@ fn map2<T: Copy + Default, const N: usize>(a: [T; N], b: [T; N], f: impl Fn(T, T
     to
 }
 
-/// Products of neighbours, `AT` and the ones `STRIDE` further on.
+/// The product of the bytes at `i`.
 #[inline(always)]
-fn products(w: [u8; 16], x: [u8; 16], i: usize, weight: impl Fn(u8) -> i32) -> i32 {
+fn product(w: [u8; 16], x: [u8; 16], i: usize, weight: impl Fn(u8) -> i32) -> i32 {
     weight(w[i]) * i32::from(x[i].cast_signed())
 }
 
@@ -36,7 +36,7 @@ impl Portable {
         let mut sums = sums;
         for (i, sum) in sums.iter_mut().enumerate() {
             for j in 4 * i..4 * i + 4 {
-                *sum = sum.wrapping_add(products(w, x, j, &weight));
+                *sum = sum.wrapping_add(product(w, x, j, &weight));
             }
         }
         sums
@@ -52,6 +52,7 @@ impl Ints<16> for Portable {
     type Reals = [f32; 4];
     type HalfSpread = u32;
     const SIGNED_OFFSET: i32 = 0;
+    const SIDE_BY_SIDE: bool = false;
 
     #[inline(always)]
     fn bytes(self, from: &[u8; 16]) -> [u8; 16] {
@@ -186,7 +187,7 @@ impl Ints<16> for Portable {
     fn pairs(self, w: [u8; 16], x: [u8; 16]) -> [i16; 8] {
         let mut to = [0; 8];
         for (i, to) in to.iter_mut().enumerate() {
-            *to = (products(w, x, 2 * i, i32::from) + products(w, x, 2 * i + 1, i32::from)) as i16;
+            *to = (product(w, x, 2 * i, i32::from) + product(w, x, 2 * i + 1, i32::from)) as i16;
         }
         to
     }

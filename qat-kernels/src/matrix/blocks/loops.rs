@@ -4,7 +4,7 @@
 //! narrowest. Whatever the backend, unit u is added to number u mod 16 of the row's sums. Activations lie turn by turn, those
 //! of a turn lane by lane, step by step: the planes of codes, what each sum starts from, and the scale of each.
 
-use super::super::formats::{Bytes, Codes, Eights, Fours, Threes, Twos, Wide};
+use super::super::formats::{Codes, Eights, Fours, Threes, Twos, Wide};
 use super::super::kernel::{bytes_at, excess, vectors};
 use super::super::rows::{Order, Rows};
 use super::{ACTIVATION_BLOCK, STEP};
@@ -17,7 +17,8 @@ const MAGIC: f32 = 12_582_912.0;
 macro_rules! with_format {
     ($rows:expr, $v:expr, $object:ident . $method:ident) => {
         match ($rows.order, $rows.bits) {
-            (Order::Unpacked, _) => $object.$method::<V, LEN, Bytes, 1, 3>($v),
+            // Language models have no such rows.
+            (Order::Unpacked, _) => None,
             (Order::Packed, 2) => $object.$method::<V, LEN, Twos, 4, 6>($v),
             (Order::Packed, 3) => $object.$method::<V, LEN, Threes, 2, 4>($v),
             (Order::Packed, 4) => $object.$method::<V, LEN, Fours, 2, 4>($v),
@@ -136,10 +137,18 @@ impl Multiply<'_> {
         self,
         v: V,
     ) -> Option<()> {
+        // As in `kernel`.
+        if const { V::SIDE_BY_SIDE && C::SIDE_BY_SIDE } {
+            return match self.lanes {
+                1 => self.lanes::<V, LEN, C, P, Q, 4, 1>(v),
+                4 => self.lanes::<V, LEN, C, P, Q, 2, 4>(v),
+                8 => self.lanes::<V, LEN, C, P, Q, 1, 8>(v),
+                _ => None,
+            };
+        }
         match self.lanes {
-            // More rows where there are fewer vectors: enough sums to hide the latency of the products.
-            1 => self.lanes::<V, LEN, C, P, Q, 4, 1>(v),
-            4 => self.lanes::<V, LEN, C, P, Q, 2, 4>(v),
+            1 => self.lanes::<V, LEN, C, P, Q, 1, 1>(v),
+            4 => self.lanes::<V, LEN, C, P, Q, 1, 4>(v),
             8 => self.lanes::<V, LEN, C, P, Q, 1, 8>(v),
             _ => None,
         }
@@ -171,18 +180,18 @@ impl Multiply<'_> {
         let tile = Tile { v, rows, scales, scale_stride, log, halves, group, factor, x };
         let mut to = y.chunks_mut(stride.max(1));
         let mut row = 0;
-        while row < count {
-            let left = count.wrapping_sub(row);
-            if left >= R {
-                for sums in tile.rows::<C, P, R>(row)? {
-                    to.next()?.get_mut(..N)?.copy_from_slice(&sums);
-                }
-                row += R;
-            } else {
+        while count.wrapping_sub(row) >= R {
+            for sums in tile.rows::<C, P, R>(row)? {
+                to.next()?.get_mut(..N)?.copy_from_slice(&sums);
+            }
+            row += R;
+        }
+        // Constants in blocks of their own: what has no use is not even compiled.
+        if const { R > 1 } {
+            for row in row..count {
                 for sums in tile.rows::<C, P, 1>(row)? {
                     to.next()?.get_mut(..N)?.copy_from_slice(&sums);
                 }
-                row += 1;
             }
         }
         Some(())
