@@ -194,6 +194,16 @@ fn perplexity(answer: &Value) -> Result<f64> {
     answer["perplexity"].as_f64().context("no perplexity in the answer")
 }
 
+/// The numbers that training and writing calculate in: bf16 where the processor multiplies it, f32 elsewhere. There libtorch widens each operand, and
+/// takes five times as long as in f32.
+fn dtype() -> &'static str {
+    #[cfg(target_arch = "x86_64")]
+    if std::arch::is_x86_feature_detected!("avx512bf16") {
+        return "bf16";
+    }
+    "f32"
+}
+
 /// Two places behind the comma, or four significant figures of what is very large.
 fn number(perplexity: f64) -> String {
     if perplexity < 1e4 { format!("{perplexity:.2}") } else { format!("{perplexity:.3e}") }

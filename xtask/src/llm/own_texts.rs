@@ -5,6 +5,7 @@ use std::process::Command;
 
 use anyhow::Result;
 
+use super::dtype;
 use crate::cmd::{root, run};
 
 /// The file, by its name in the run descriptions.
@@ -16,10 +17,10 @@ const TEXTS: &str = "304";
 pub(super) fn ensure(qat: &Path, model: &Path) -> Result<PathBuf> {
     let file = root().join(".cache").join(FILE);
     if !file.exists() {
-        println!("writing {FILE}; one core takes some ten minutes");
+        println!("writing {FILE}; two cores take some ten minutes");
         let mut write = Command::new(qat);
         write.args(["llm", "synthesize"]).arg(model).args(["--texts", TEXTS, "--batch", "152"]);
-        run(write.args(["--dtype", "bf16", "--threads", "1", "--out"]).arg(&file))?;
+        run(write.args(["--dtype", dtype(), "--out"]).arg(&file))?;
     }
     Ok(file)
 }

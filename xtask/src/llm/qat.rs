@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result};
 use qat_benches::results::Figure;
 use serde_json::Value;
 
-use super::{number, ptq};
+use super::{dtype, number, ptq};
 use crate::cmd::{cargo, root, run};
 
 /// A training and what it is to reach.
@@ -25,9 +25,17 @@ pub(super) struct Training {
 enum How {
     /// The example `self_distillation`, on speeches.
     Example { begin: Begin, steps: &'static str, lr: &'static str },
-    /// `qat llm train` by a run description, from codes that were fitted to both kinds of text; whether what learns are adapters, which
-    /// are merged into the model that is judged.
-    Described { config: &'static str, codes: ptq::Compensated, adapters: bool },
+    /// `qat llm train` by a run description, from codes that were fitted to both kinds of text.
+    Described { config: &'static str, codes: ptq::Compensated, learns: Learns },
+}
+
+/// What learns.
+#[derive(Clone, Copy)]
+enum Learns {
+    /// All weights.
+    Weights,
+    /// Adapters, in so many updates; they are merged into the model that is judged.
+    Adapters { steps: &'static str },
 }
 
 /// What the training begins with.
@@ -46,6 +54,9 @@ pub(super) enum Against {
     Rounded(&'static [&'static str]),
 }
 
+/// As many updates as an older core does in an hour, in f32: 20 seconds each.
+const ADAPTERS: Learns = Learns::Adapters { steps: "200" };
+
 /// All there are.
 pub(super) const TRAININGS: [Training; 6] = [
     Training {
@@ -60,22 +71,22 @@ pub(super) const TRAININGS: [Training; 6] = [
     },
     Training {
         name: "own_texts_3bit",
-        how: How::Described { config: "smollm2-3bit", codes: ptq::TWO_TEXTS[0], adapters: false },
+        how: How::Described { config: "smollm2-3bit", codes: ptq::TWO_TEXTS[0], learns: Learns::Weights },
         against: Against::AsShipped,
     },
     Training {
         name: "own_texts_2bit",
-        how: How::Described { config: "smollm2-2bit", codes: ptq::TWO_TEXTS[1], adapters: false },
+        how: How::Described { config: "smollm2-2bit", codes: ptq::TWO_TEXTS[1], learns: Learns::Weights },
         against: Against::Rounded(ptq::FINE_2_BITS.rounded),
     },
     Training {
         name: "lora_3bit",
-        how: How::Described { config: "smollm2-3bit-lora", codes: ptq::TWO_TEXTS[0], adapters: true },
+        how: How::Described { config: "smollm2-3bit-lora", codes: ptq::TWO_TEXTS[0], learns: ADAPTERS },
         against: Against::AsShipped,
     },
     Training {
         name: "lora_2bit",
-        how: How::Described { config: "smollm2-2bit-lora", codes: ptq::TWO_TEXTS[1], adapters: true },
+        how: How::Described { config: "smollm2-2bit-lora", codes: ptq::TWO_TEXTS[1], learns: ADAPTERS },
         against: Against::Rounded(ptq::FINE_2_BITS.rounded),
     },
 ];
@@ -93,7 +104,7 @@ pub(super) struct Trained {
 /// Trains unless that was done before.
 pub(super) fn ensure(training: &Training, qat: &Path, model: &Path, speeches: &Path) -> Result<Trained> {
     let folder = root().join(".cache").join(format!("smollm2-{}", training.name));
-    let told = || println!("training {}; one core takes less than an hour", training.name);
+    let told = || println!("training {}; two cores take an hour or less", training.name);
     match &training.how {
         How::Example { begin, steps, lr } => {
             let about = folder.join("quantisation.json");
@@ -109,11 +120,11 @@ pub(super) fn ensure(training: &Training, qat: &Path, model: &Path, speeches: &P
                     }
                 };
                 told();
-                run(train.args(["--steps", steps, "--lr", lr, "--threads", "1"]))?;
+                run(train.args(["--steps", steps, "--lr", lr]))?;
             }
             Ok(Trained { model: folder, about, adapters: false })
         }
-        How::Described { config, codes, adapters } => {
+        How::Described { config, codes, learns } => {
             let about = folder.join("summary.json");
             if !about.exists() {
                 ptq::ensure(codes, qat, model, speeches)?;
@@ -121,15 +132,19 @@ pub(super) fn ensure(training: &Training, qat: &Path, model: &Path, speeches: &P
                 let mut train = Command::new(qat);
                 train.current_dir(root()).args(["llm", "train"]);
                 train.arg(format!("qat-trainer/configs/{config}.toml")).arg("--out").arg(&folder);
-                run(train.args(["--dtype", "bf16", "--threads", "1", "--resume"]))?;
+                if let Learns::Adapters { steps } = learns {
+                    train.args(["--set", &format!("train.steps={steps}")]);
+                }
+                run(train.args(["--dtype", dtype(), "--resume"]))?;
             }
             let (learned, merged) = (folder.join("model"), folder.join("merged"));
-            if *adapters && !merged.exists() {
+            let adapters = matches!(learns, Learns::Adapters { .. });
+            if adapters && !merged.exists() {
                 let mut merge = Command::new(qat);
                 merge.args(["llm", "merge"]).arg(&learned).arg(folder.join("adapter"));
                 run(merge.arg("--out").arg(&merged))?;
             }
-            Ok(Trained { model: if *adapters { merged } else { learned }, about, adapters: *adapters })
+            Ok(Trained { model: if adapters { merged } else { learned }, about, adapters })
         }
     }
 }

@@ -33,8 +33,7 @@ pub(super) fn all() -> Result<Vec<Step>> {
 
 /// The features of the kernels that tests run with; the workspace's have `signature` and `std`. Every other choice compiles with
 /// its tests when it is linted, and runs nothing that these do not.
-const TESTED: [&str; 3] =
-    ["--no-default-features", "--no-default-features --features alloc", "--all-features"];
+const TESTED: [&str; 2] = ["--no-default-features", "--all-features"];
 
 /// What builds in the workspace's own folder, where programs and their features replace each other.
 fn host() -> Result<Steps> {
