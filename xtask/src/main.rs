@@ -14,6 +14,7 @@ mod cmd;
 mod demo;
 mod documented;
 mod emulator;
+mod examples;
 mod faults;
 mod footprint;
 mod fuzz;

@@ -10,8 +10,8 @@ use super::{Check, Context, PASSED, Place, Step, Tally, devices};
 use crate::cmd::{cargo, metadata, output, qat, root, run as run_command, show, target_dir, watch};
 use crate::emulator::{BOARDS, M4, RV32};
 use crate::{
-    aarch64, adapt, c_reader, demo, documented, faults, fuzz, gpu, mcu_bench, models, packaging, pictures,
-    softfloat, supply_chain, tamper,
+    aarch64, adapt, c_reader, demo, documented, examples, faults, fuzz, gpu, mcu_bench, models, packaging,
+    pictures, softfloat, supply_chain, tamper,
 };
 
 const FUZZ_RUNS: usize = 10_000;
@@ -99,6 +99,10 @@ fn host() -> Result<Steps> {
     add(
         "documentation: every command exists, with its options and files".into(),
         Box::new(|_| Ok(Tally { passed: documented::check()?, failed: 0 })),
+    );
+    add(
+        "documentation: every public item has an example".into(),
+        Box::new(|_| Ok(Tally { passed: examples::check()?, failed: 0 })),
     );
     add(format!("training: killed at {KILL_MOMENTS} random moments, resumed, nothing lost"), once(killed));
     Ok(steps)
