@@ -156,8 +156,11 @@ impl<const BINS: usize, S: AsRef<[Observer<BINS>]>> CalibrationEngine<BINS, S> {
 
     fn range_by(&self, part: usize, config: &CalibrationConfig) -> Result<ClipRange> {
         let got = self.parts().len();
-        let observer =
-            self.parts().get(part).ok_or(Error::Length { what: What::Channels, expected: part + 1, got })?;
+        let observer = self.parts().get(part).ok_or(Error::Length {
+            what: What::Channels,
+            expected: part.saturating_add(1),
+            got,
+        })?;
         observer.range(config)?.ok_or(Error::NoSamples { part })
     }
 
@@ -264,8 +267,11 @@ impl<const BINS: usize, S: AsRef<[Observer<BINS>]> + AsMut<[Observer<BINS>]>> Ca
     pub fn observe_part(&mut self, part: usize, samples: &[f32]) -> Result<()> {
         let parts = self.parts.as_mut();
         let got = parts.len();
-        let observer =
-            parts.get_mut(part).ok_or(Error::Length { what: What::Channels, expected: part + 1, got })?;
+        let observer = parts.get_mut(part).ok_or(Error::Length {
+            what: What::Channels,
+            expected: part.saturating_add(1),
+            got,
+        })?;
         let mut batch = observer.batch(&self.config);
         batch.observe(samples);
         batch.finish();
@@ -366,6 +372,9 @@ mod tests {
             Err(Error::Length { what: What::Channels, expected: 4, got: 3 })
         );
         assert_eq!(e.range(3), Err(Error::Length { what: What::Channels, expected: 4, got: 3 }));
+        let beyond = Error::Length { what: What::Channels, expected: usize::MAX, got: 3 };
+        assert_eq!(e.range(usize::MAX), Err(beyond));
+        assert_eq!(e.observe_part(usize::MAX, &[0.0]), Err(beyond));
         assert_eq!(e.observe(&[]), Ok(()));
         let grouped = config(MINMAX).with_granularity(QuantGranularity::PerGroup(4));
         let mut e = CalibrationEngine::with_parts(grouped, [Observer::<0>::new(); 2]).unwrap();
