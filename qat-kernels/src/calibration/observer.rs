@@ -330,15 +330,16 @@ impl<const BINS: usize> Observer<BINS> {
             return Err(Error::NoSamples { part: 0 });
         }
         let (lo, hi) = (f64::from(range.lo()), f64::from(range.hi()));
-        let width = (hi - lo) / out.len() as f64;
+        let (stretches, width) = (out.len(), (hi - lo) / out.len() as f64);
         let mut start = lo;
         for (i, out) in out.iter_mut().enumerate() {
-            let end = lo + (i + 1) as f64 * width;
+            let last = i + 1 == stretches;
+            let end = if last { hi } else { lo + (i + 1) as f64 * width };
             let mut sum = 0.0;
             for s in self.segments() {
                 if s.hi > s.lo {
                     sum += s.count as f64 * ((s.hi.min(end) - s.lo.max(start)) / (s.hi - s.lo)).max(0.0);
-                } else if s.lo != 0.0 && start <= s.lo && s.lo < end {
+                } else if s.lo != 0.0 && start <= s.lo && (s.lo < end || last && s.lo <= hi) {
                     sum += s.count as f64;
                 }
             }
@@ -451,6 +452,18 @@ mod tests {
                 assert!((a - b).abs() <= 1e-15 * b.abs(), "{a} {b}");
             }
         }
+    }
+
+    #[test]
+    fn a_distribution_holds_the_largest_sample_too() {
+        let mut o = Observer::<16>::new();
+        let config = CalibrationConfig::default();
+        let mut b = o.batch(&config);
+        b.observe(&[1.0, 2.0, 4.0]); // bins of ½: each sample at the lower end of one
+        b.finish();
+        let mut counts = [0.0; 3];
+        o.distribution(ClipRange::new(0.5, 4.0).unwrap(), &mut counts).unwrap();
+        assert_eq!(counts, [1.0; 3]);
     }
 
     #[test]
