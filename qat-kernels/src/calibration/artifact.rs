@@ -16,6 +16,16 @@ pub const MAX_TENSOR_NAME: usize = 128;
 const PART_LEN: usize = 13;
 
 /// Examples of one domain.
+///
+/// ```
+/// use qat_kernels::calibration::{CalibrationMethod, DomainCount, Domains, Provenance};
+/// let mut domains = Domains::new();
+/// domains.add("speech", 30)?;
+/// domains.add("music", 10)?;
+/// let provenance = Provenance::new([7; 32], 1_767_225_600, CalibrationMethod::MinMax, &domains);
+/// assert_eq!(provenance.domains[0], DomainCount { name: "music", examples: 10 }); // alphabetically
+/// # Ok::<(), qat_kernels::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DomainCount<'a> {
     /// Name of the domain.
@@ -42,6 +52,18 @@ pub struct Provenance<'a> {
 
 impl<'a> Provenance<'a> {
     /// Provenance with the domains of an engine, whose total is the number of samples.
+    ///
+    /// ```
+    /// # use qat_kernels::calibration::{CalibrationMethod, Domains, Provenance};
+    /// let mut domains = Domains::new();
+    /// domains.add("speech", 30)?;
+    /// domains.add("music", 10)?;
+    /// let sha256 = [7; 32]; // of the data set
+    /// let new_year_2026 = 1_767_225_600; // seconds since 1970
+    /// let provenance = Provenance::new(sha256, new_year_2026, CalibrationMethod::MinMax, &domains);
+    /// assert_eq!(provenance.samples, 30 + 10);
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     #[must_use]
     pub fn new(
         dataset_sha256: [u8; 32],
@@ -63,6 +85,17 @@ impl<'a> Provenance<'a> {
     /// [`Error::Provenance`] for a hash of zeros only ([`What::Dataset`]), no samples ([`What::SampleCount`]), time 0
     /// ([`What::Time`]), and domains that are missing, nameless, repeated, empty, or do not add up ([`What::Domains`]);
     /// [`Error::Range`] for a method with parameters out of range.
+    ///
+    /// ```
+    /// # use qat_kernels::{Error, What, calibration::{CalibrationMethod, Domains, Provenance}};
+    /// # let mut domains = Domains::new();
+    /// # domains.add("speech", 30)?;
+    /// let mut provenance = Provenance::new([7; 32], 1_767_225_600, CalibrationMethod::MinMax, &domains);
+    /// provenance.validate()?;
+    /// provenance.samples += 1; // from no domain
+    /// assert_eq!(provenance.validate(), Err(Error::Provenance { what: What::Domains }));
+    /// # Ok::<(), Error>(())
+    /// ```
     pub fn validate(&self) -> Result<()> {
         let missing = |what| Err(Error::Provenance { what });
         if self.dataset_sha256 == [0; 32] {
@@ -97,6 +130,13 @@ pub struct Parts<'a>(#[serde(borrow)] &'a [u8]);
 
 impl<'a> Parts<'a> {
     /// Bytes of `parts` parts.
+    ///
+    /// ```
+    /// use qat_kernels::calibration::Parts;
+    /// assert_eq!(Parts::packed_len(1), 3 * size_of::<f32>() + size_of::<i8>());
+    /// let per_channel = [0; Parts::packed_len(64)]; // a buffer on the stack
+    /// assert_eq!(per_channel.len(), 832);
+    /// ```
     #[must_use]
     pub const fn packed_len(parts: usize) -> usize {
         parts.saturating_mul(PART_LEN)
@@ -106,6 +146,16 @@ impl<'a> Parts<'a> {
     ///
     /// # Errors
     /// [`Error::Length`] if `out` is shorter than [`Self::packed_len`].
+    ///
+    /// ```
+    /// use qat_kernels::calibration::{AffineParams, Calibrated, ClipRange, Parts};
+    /// let params = AffineParams { scale: 0.5, zero_point: -128 };
+    /// let mut bytes = [0; Parts::packed_len(1)];
+    /// Parts::pack(&[Calibrated { range: ClipRange::new(0.0, 127.5)?, params }], &mut bytes)?;
+    /// assert_eq!(bytes[8..12], 0.5_f32.to_le_bytes()); // the scale, after both ends of the range
+    /// assert_eq!(bytes[12], 0x80); // −128
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     pub fn pack(parts: &[Calibrated], out: &'a mut [u8]) -> Result<Self> {
         let (expected, got) = (Self::packed_len(parts.len()), out.len());
         let out = out.get_mut(..expected).ok_or(Error::Length { what: What::Output, expected, got })?;
@@ -120,24 +170,65 @@ impl<'a> Parts<'a> {
     }
 
     /// Number of parts.
+    ///
+    /// ```
+    /// # use qat_kernels::calibration::{AffineParams, Calibrated, ClipRange, Parts, QuantScheme};
+    /// # let range = ClipRange::new(0.0, 2.55)?;
+    /// # let part = Calibrated { range, params: AffineParams::from_range(range, 8, QuantScheme::Affine)? };
+    /// let mut bytes = [0; 100];
+    /// assert_eq!(Parts::pack(&[part; 3], &mut bytes)?.len(), 3); // not the 39 bytes that they take
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     #[must_use]
     pub const fn len(self) -> usize {
         self.0.len() / PART_LEN
     }
 
     /// Whether there are none.
+    ///
+    /// ```
+    /// use qat_kernels::calibration::{CalibrationConfig, Parts, TensorCalibration};
+    /// let config = CalibrationConfig::default().with_granularity(qat_kernels::QuantGranularity::PerToken);
+    /// let tensor = TensorCalibration { name: "fc.in", config, parts: Parts::default() };
+    /// // Every token gets a scale of its own when it comes by: there is none to store.
+    /// assert!(tensor.parts.is_empty() && tensor.validate().is_ok());
+    /// ```
     #[must_use]
     pub const fn is_empty(self) -> bool {
         self.len() == 0
     }
 
     /// The part at an index.
+    ///
+    /// ```
+    /// # use qat_kernels::calibration::{AffineParams, Calibrated, ClipRange, Parts, QuantScheme};
+    /// # let range = ClipRange::new(0.0, 2.55)?;
+    /// # let part = Calibrated { range, params: AffineParams::from_range(range, 8, QuantScheme::Affine)? };
+    /// # let mut bytes = [0; Parts::packed_len(2)];
+    /// let parts = Parts::pack(&[part; 2], &mut bytes)?;
+    /// assert_eq!(parts.get(1), Some(part)); // every bit survives the packing
+    /// assert_eq!(parts.get(2), None);
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     #[must_use]
     pub fn get(self, index: usize) -> Option<Calibrated> {
         self.0.as_chunks::<PART_LEN>().0.get(index).map(unpack)
     }
 
     /// All parts in order.
+    ///
+    /// ```
+    /// # use qat_kernels::calibration::{AffineParams, Calibrated, ClipRange, Parts, QuantScheme};
+    /// # let part = |hi| -> Result<_, qat_kernels::Error> {
+    /// #     let range = ClipRange::new(0.0, hi)?;
+    /// #     Ok(Calibrated { range, params: AffineParams::from_range(range, 8, QuantScheme::Affine)? })
+    /// # };
+    /// # let mut bytes = [0; Parts::packed_len(3)];
+    /// let parts = Parts::pack(&[part(2.0)?, part(6.0)?, part(1.0)?], &mut bytes)?;
+    /// let widest = parts.iter().map(|part| part.range.magnitude()).fold(0.0, f32::max);
+    /// assert_eq!(widest, 6.0);
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     pub fn iter(self) -> impl ExactSizeIterator<Item = Calibrated> + use<'a> {
         self.0.as_chunks::<PART_LEN>().0.iter().map(unpack)
     }
@@ -172,6 +263,18 @@ impl TensorCalibration<'_> {
     ///
     /// # Errors
     /// The first fault found.
+    ///
+    /// ```
+    /// use qat_kernels::TensorFault;
+    /// use qat_kernels::calibration::*;
+    /// let range = ClipRange::new(-1.0, 1.0)?;
+    /// let mut bytes = [0; Parts::packed_len(1)];
+    /// let parts = [Calibrated { range, params: AffineParams { scale: 0.0, zero_point: 0 } }];
+    /// let parts = Parts::pack(&parts, &mut bytes)?;
+    /// let tensor = TensorCalibration { name: "fc.out", config: CalibrationConfig::default(), parts };
+    /// assert_eq!(tensor.validate(), Err(TensorFault::Scale { part: 0 })); // would divide by zero
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     pub fn validate(&self) -> Result<(), TensorFault> {
         if self.name.is_empty() || self.name.len() > MAX_TENSOR_NAME {
             return Err(TensorFault::Name);
@@ -236,6 +339,17 @@ pub struct CalibrationArtifact<'a, const TENSORS: usize = 32> {
 
 impl<'a, const TENSORS: usize> CalibrationArtifact<'a, TENSORS> {
     /// An artifact without tensors.
+    ///
+    /// ```
+    /// # use qat_kernels::{Error, QuantGranularity, What, calibration::*};
+    /// # let config = CalibrationConfig::default().with_granularity(QuantGranularity::PerToken);
+    /// # let mut domains = Domains::new();
+    /// # domains.add("digits", 100)?;
+    /// # let provenance = Provenance::new([7; 32], 1_767_225_600, config.method, &domains);
+    /// let artifact = CalibrationArtifact::<4>::new(provenance); // room for four tensors
+    /// assert_eq!(artifact.to_slice(&mut [0; 256]), Err(Error::Empty { what: What::Tensors }));
+    /// # Ok::<(), Error>(())
+    /// ```
     #[must_use]
     pub const fn new(provenance: Provenance<'a>) -> Self {
         Self { provenance, tensors: Vec::new() }
@@ -246,6 +360,22 @@ impl<'a, const TENSORS: usize> CalibrationArtifact<'a, TENSORS> {
     /// # Errors
     /// [`Error::Tensor`] for a tensor that is not valid or has a name that was there before; [`Error::Capacity`] beyond
     /// `TENSORS` of them.
+    ///
+    /// ```
+    /// # use qat_kernels::{Error, QuantGranularity, TensorFault, What, calibration::*};
+    /// # let config = CalibrationConfig::default().with_granularity(QuantGranularity::PerToken);
+    /// # let mut domains = Domains::new();
+    /// # domains.add("digits", 100)?;
+    /// # let provenance = Provenance::new([7; 32], 1_767_225_600, config.method, &domains);
+    /// let mut artifact = CalibrationArtifact::<1>::new(provenance);
+    /// let tensor = TensorCalibration { name: "fc1.in", config, parts: Parts::default() };
+    /// artifact.push(tensor)?;
+    /// let twice = Error::Tensor { tensor: 1, fault: TensorFault::DuplicateName };
+    /// assert_eq!(artifact.push(tensor), Err(twice));
+    /// let full = Error::Capacity { what: What::Tensors, capacity: 1 };
+    /// assert_eq!(artifact.push(TensorCalibration { name: "fc2.in", ..tensor }), Err(full));
+    /// # Ok::<(), Error>(())
+    /// ```
     pub fn push(&mut self, tensor: TensorCalibration<'a>) -> Result<()> {
         let index = self.tensors.len();
         let bad = |fault| Error::Tensor { tensor: index, fault };
@@ -257,18 +387,58 @@ impl<'a, const TENSORS: usize> CalibrationArtifact<'a, TENSORS> {
     }
 
     /// Where the calibration comes from.
+    ///
+    /// ```
+    /// # use qat_kernels::{QuantGranularity, calibration::*};
+    /// # let config = CalibrationConfig::default().with_granularity(QuantGranularity::PerToken);
+    /// # let mut domains = Domains::new();
+    /// # domains.add("digits", 100)?;
+    /// # let provenance = Provenance::new([7; 32], 1_767_225_600, config.method, &domains);
+    /// # let artifact = CalibrationArtifact::<4>::new(provenance);
+    /// // Was this file made with the data set at hand?
+    /// let made_with = |sha256| artifact.provenance().dataset_sha256 == sha256;
+    /// assert!(made_with([7; 32]) && !made_with([8; 32]));
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     #[must_use]
     pub const fn provenance(&self) -> &Provenance<'a> {
         &self.provenance
     }
 
     /// The tensors in the order in which they were appended.
+    ///
+    /// ```
+    /// # use qat_kernels::{QuantGranularity, calibration::*};
+    /// # let config = CalibrationConfig::default().with_granularity(QuantGranularity::PerToken);
+    /// # let mut domains = Domains::new();
+    /// # domains.add("digits", 100)?;
+    /// # let provenance = Provenance::new([7; 32], 1_767_225_600, config.method, &domains);
+    /// let mut artifact = CalibrationArtifact::<4>::new(provenance);
+    /// for name in ["fc2.in", "fc1.in"] {
+    ///     artifact.push(TensorCalibration { name, config, parts: Parts::default() })?;
+    /// }
+    /// assert!(artifact.tensors().iter().map(|tensor| tensor.name).eq(["fc2.in", "fc1.in"]));
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     #[must_use]
     pub fn tensors(&self) -> &[TensorCalibration<'a>] {
         &self.tensors
     }
 
     /// The tensor of a name.
+    ///
+    /// ```
+    /// # use qat_kernels::{QuantGranularity, calibration::*};
+    /// # let config = CalibrationConfig::default().with_granularity(QuantGranularity::PerToken);
+    /// # let mut domains = Domains::new();
+    /// # domains.add("digits", 100)?;
+    /// # let provenance = Provenance::new([7; 32], 1_767_225_600, config.method, &domains);
+    /// # let mut artifact = CalibrationArtifact::<4>::new(provenance);
+    /// artifact.push(TensorCalibration { name: "fc.in", config: config.with_bits(4), parts: Parts::default() })?;
+    /// assert_eq!(artifact.tensor("fc.in").map(|tensor| tensor.config.bits), Some(4));
+    /// assert_eq!(artifact.tensor("fc.out"), None); // was not calibrated
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     #[must_use]
     pub fn tensor(&self, name: &str) -> Option<&TensorCalibration<'a>> {
         self.tensors.iter().find(|t| t.name == name)
@@ -278,6 +448,17 @@ impl<'a, const TENSORS: usize> CalibrationArtifact<'a, TENSORS> {
     ///
     /// # Errors
     /// What [`Provenance::validate`] finds; [`Error::Empty`] without tensors. (Tensors are checked when they are appended.)
+    ///
+    /// ```
+    /// use qat_kernels::{Error, What, calibration::*};
+    /// let mut engine = CalibrationEngine::<0>::new(CalibrationConfig::default())?;
+    /// engine.observe(&[0.0, 1.0])?;
+    /// // `count_examples` was forgotten: nobody could say what the ranges rest on.
+    /// let provenance = Provenance::new([7; 32], 1_767_225_600, engine.config().method, engine.domains());
+    /// let artifact = CalibrationArtifact::<4>::new(provenance);
+    /// assert_eq!(artifact.validate(), Err(Error::Provenance { what: What::SampleCount }));
+    /// # Ok::<(), Error>(())
+    /// ```
     pub fn validate(&self) -> Result<()> {
         self.provenance.validate()?;
         if self.tensors.is_empty() {

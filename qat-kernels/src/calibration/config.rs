@@ -34,6 +34,12 @@ pub enum CalibrationMethod {
 
 impl CalibrationMethod {
     /// The method's name, as configuration files write it.
+    ///
+    /// ```
+    /// use qat_kernels::calibration::CalibrationMethod as Method;
+    /// let methods = [Method::MinMax, Method::Percentile { share: 0.999 }, Method::MovingAverage { momentum: 0.9 }];
+    /// assert_eq!(methods.map(Method::name), ["min-max", "percentile", "moving-average"]);
+    /// ```
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -49,6 +55,13 @@ impl CalibrationMethod {
     ///
     /// # Errors
     /// [`Error::Range`] for a momentum outside `0 ≤ m < 1` or a share outside `½ < s ≤ 1`, NaN included.
+    ///
+    /// ```
+    /// use qat_kernels::calibration::CalibrationMethod;
+    /// assert!(CalibrationMethod::Percentile { share: 0.999 }.validate().is_ok());
+    /// assert!(CalibrationMethod::Percentile { share: 99.9 }.validate().is_err()); // a share, not per cent
+    /// assert!(CalibrationMethod::MovingAverage { momentum: 1.0 }.validate().is_err()); // would learn nothing
+    /// ```
     pub fn validate(self) -> Result<()> {
         match self {
             Self::MovingAverage { momentum } if !(0.0..1.0).contains(&momentum) => {
@@ -63,6 +76,16 @@ impl CalibrationMethod {
 
     /// Histogram bins that the method needs at a bit width: none, a few, or two for every code, so that a threshold in
     /// the upper half of the histogram still has at least one bin to each code.
+    ///
+    /// ```
+    /// use qat_kernels::calibration::{CalibrationConfig, CalibrationEngine, CalibrationMethod};
+    /// assert_eq!(CalibrationMethod::Mse.min_bins(8), 512); // two for each of 256 codes
+    /// assert_eq!(CalibrationMethod::MinMax.min_bins(8), 0);
+    /// // The smallest engine that serves the method:
+    /// const BINS: usize = CalibrationMethod::Entropy.min_bins(4);
+    /// let config = CalibrationConfig::default().with_bits(4).with_method(CalibrationMethod::Entropy);
+    /// assert!(CalibrationEngine::<BINS>::new(config).is_ok());
+    /// ```
     #[must_use]
     pub const fn min_bins(self, bits: u8) -> usize {
         match self {
@@ -81,6 +104,17 @@ impl CalibrationMethod {
 }
 
 /// Where the codes lie around zero.
+///
+/// ```
+/// use qat_kernels::Grid;
+/// use qat_kernels::calibration::{AffineParams, ClipRange, QuantScheme};
+/// // Two bits for −3 to 3: three steps from end to end, or the largest level at 3.
+/// let step = |scheme| AffineParams::from_range(ClipRange::new(-3.0, 3.0)?, 2, scheme).map(|p| p.scale);
+/// assert_eq!(step(QuantScheme::Affine)?, 2.0);
+/// assert_eq!(step(QuantScheme::Symmetric(Grid::MidTread))?, 3.0); // levels −2 to 1
+/// assert_eq!(step(QuantScheme::Symmetric(Grid::MidRise))?, 2.0); // levels −1½ to 1½
+/// # Ok::<(), qat_kernels::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum QuantScheme {
@@ -93,6 +127,14 @@ pub enum QuantScheme {
 
 impl QuantScheme {
     /// The grid of the codes; affine codes count from the zero point in whole steps.
+    ///
+    /// ```
+    /// use qat_kernels::{Grid, Levels, calibration::QuantScheme};
+    /// let levels = Levels::new(2, QuantScheme::Symmetric(Grid::MidRise).grid())?;
+    /// assert_eq!(levels.level(0), 0.5); // there is no zero
+    /// assert_eq!(QuantScheme::Affine.grid(), Grid::MidTread); // there always is
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     #[must_use]
     pub const fn grid(self) -> Grid {
         match self {
@@ -148,30 +190,76 @@ impl Default for CalibrationConfig {
 
 impl CalibrationConfig {
     /// Sets the method.
+    ///
+    /// ```
+    /// use qat_kernels::calibration::{CalibrationConfig, CalibrationMethod};
+    /// let four_bit = CalibrationConfig::default().with_bits(4);
+    /// // The same in all but the method.
+    /// let tries = [CalibrationMethod::Mse, CalibrationMethod::Entropy].map(|method| four_bit.with_method(method));
+    /// assert_eq!(tries.map(|config| (config.method.name(), config.bits)), [("mse", 4), ("entropy", 4)]);
+    /// ```
     #[must_use]
     pub fn with_method(self, method: CalibrationMethod) -> Self {
         Self { method, ..self }
     }
 
     /// Sets the bit width.
+    ///
+    /// ```
+    /// use qat_kernels::{Error, calibration::CalibrationConfig};
+    /// assert_eq!(CalibrationConfig::default().with_bits(4).levels()?.count(), 16);
+    /// // Anything can be set; what can be used is another matter.
+    /// assert_eq!(CalibrationConfig::default().with_bits(16).validate(), Err(Error::Bits { bits: 16 }));
+    /// # Ok::<(), Error>(())
+    /// ```
     #[must_use]
     pub fn with_bits(self, bits: u8) -> Self {
         Self { bits, ..self }
     }
 
     /// Sets the scheme.
+    ///
+    /// ```
+    /// # use qat_kernels::{Grid, calibration::{CalibrationConfig, CalibrationEngine, QuantScheme}};
+    /// let zero_point = |scheme| {
+    ///     let mut engine = CalibrationEngine::<0>::new(CalibrationConfig::default().with_scheme(scheme))?;
+    ///     engine.observe(&[0.0, 1.0])?;
+    ///     engine.params(0).map(|params| params.zero_point)
+    /// };
+    /// assert_eq!(zero_point(QuantScheme::Affine)?, -128); // all 256 codes from 0 to 1
+    /// assert_eq!(zero_point(QuantScheme::Symmetric(Grid::MidTread))?, 0); // the upper 128
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     #[must_use]
     pub fn with_scheme(self, scheme: QuantScheme) -> Self {
         Self { scheme, ..self }
     }
 
     /// Sets the granularity.
+    ///
+    /// ```
+    /// use qat_kernels::calibration::{CalibrationConfig, CalibrationEngine, Observer};
+    /// use qat_kernels::{Error, QuantGranularity, What};
+    /// let config = CalibrationConfig::default().with_granularity(QuantGranularity::PerGroup(4));
+    /// let mut engine = CalibrationEngine::with_parts(config, [Observer::<0>::new(); 2])?;
+    /// let e = Error::Length { what: What::Samples, expected: 8, got: 6 }; // two groups of four
+    /// assert_eq!(engine.observe(&[0.0; 6]), Err(e));
+    /// # Ok::<(), Error>(())
+    /// ```
     #[must_use]
     pub fn with_granularity(self, granularity: QuantGranularity) -> Self {
         Self { granularity, ..self }
     }
 
     /// Sets the largest magnitude that still counts as a sample.
+    ///
+    /// ```
+    /// # use qat_kernels::calibration::{CalibrationConfig, CalibrationEngine};
+    /// let mut engine = CalibrationEngine::<0>::new(CalibrationConfig::default().with_outlier_limit(50.0))?;
+    /// engine.observe(&[-10.0, 50.0, 3.0e9])?; // the last one is a broken reading
+    /// assert_eq!((engine.range(0)?.hi(), engine.stats().outliers), (50.0, 1));
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     #[must_use]
     pub fn with_outlier_limit(self, limit: f32) -> Self {
         Self { outlier_limit: Some(limit), ..self }
@@ -181,6 +269,14 @@ impl CalibrationConfig {
     ///
     /// # Errors
     /// [`Error::Bits`].
+    ///
+    /// ```
+    /// use qat_kernels::{Grid, calibration::{CalibrationConfig, QuantScheme}};
+    /// let config = CalibrationConfig::default().with_bits(2);
+    /// assert_eq!(config.levels()?.top(), 1.0); // affine codes count in whole steps
+    /// assert_eq!(config.with_scheme(QuantScheme::Symmetric(Grid::MidRise)).levels()?.top(), 1.5);
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     pub const fn levels(&self) -> Result<Levels> {
         Levels::new(self.bits, self.scheme.grid())
     }
@@ -190,6 +286,14 @@ impl CalibrationConfig {
     /// # Errors
     /// The first field that is out of range: [`Error::Bits`], [`Error::Range`] (momentum, share, group size),
     /// [`Error::NotPositive`] (outlier limit).
+    ///
+    /// ```
+    /// use qat_kernels::{Error, What, calibration::CalibrationConfig};
+    /// let config = CalibrationConfig::default().with_outlier_limit(-1.0); // no sample could pass
+    /// let e = Error::NotPositive { what: What::Samples, index: 0, value: -1.0 };
+    /// assert_eq!(config.validate(), Err(e));
+    /// assert_eq!(config.with_bits(1).validate(), Err(Error::Bits { bits: 1 })); // the first fault
+    /// ```
     pub fn validate(&self) -> Result<()> {
         self.levels()?;
         self.method.validate()?;

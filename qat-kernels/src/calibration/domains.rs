@@ -22,6 +22,13 @@ pub struct Domains {
 
 impl Domains {
     /// No domains yet.
+    ///
+    /// ```
+    /// use qat_kernels::{Error, What, calibration::{CalibrationMethod, Domains, Provenance}};
+    /// static NONE: Domains = Domains::new(); // at compile time
+    /// let unknown = Provenance::new([7; 32], 1_767_225_600, CalibrationMethod::MinMax, &NONE);
+    /// assert_eq!(unknown.validate(), Err(Error::Provenance { what: What::SampleCount }));
+    /// ```
     #[must_use]
     pub const fn new() -> Self {
         Self { entries: Vec::new() }
@@ -32,6 +39,18 @@ impl Domains {
     /// # Errors
     /// [`Error::Empty`] for an empty name; [`Error::Capacity`] for a name of more than [`MAX_DOMAIN_NAME`] bytes
     /// ([`What::Text`]) or a domain beyond the [`MAX_DOMAINS`]th ([`What::Domains`]).
+    ///
+    /// ```
+    /// use qat_kernels::{Error, What, calibration::{Domains, MAX_DOMAIN_NAME}};
+    /// let mut domains = Domains::new();
+    /// for batch in [("vision", 3), ("audio", 1), ("vision", 2)] {
+    ///     domains.add(batch.0, batch.1)?;
+    /// }
+    /// assert!(domains.iter().eq([("audio", 1), ("vision", 5)]));
+    /// let e = Error::Capacity { what: What::Text, capacity: MAX_DOMAIN_NAME };
+    /// assert_eq!(domains.add("recordings of the second campaign", 1), Err(e));
+    /// # Ok::<(), Error>(())
+    /// ```
     pub fn add(&mut self, name: &str, examples: u64) -> Result<()> {
         if name.is_empty() {
             return Err(Error::Empty { what: What::Text });
@@ -57,6 +76,17 @@ impl Domains {
     ///
     /// # Errors
     /// [`Error::Capacity`] if the two have more than [`MAX_DOMAINS`] names between them.
+    ///
+    /// ```
+    /// # use qat_kernels::calibration::Domains;
+    /// let (mut here, mut there) = (Domains::new(), Domains::new());
+    /// here.add("speech", 2)?;
+    /// there.add("music", 5)?;
+    /// there.add("speech", 1)?;
+    /// here.merge(&there)?;
+    /// assert!(here.iter().eq([("music", 5), ("speech", 3)]));
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     pub fn merge(&mut self, other: &Self) -> Result<()> {
         let mut sum = self.clone();
         for (name, examples) in other.iter() {
@@ -67,11 +97,32 @@ impl Domains {
     }
 
     /// Names and counts, alphabetically.
+    ///
+    /// ```
+    /// # use qat_kernels::calibration::Domains;
+    /// # let mut domains = Domains::new();
+    /// domains.add("speech", 30)?;
+    /// domains.add("music", 10)?;
+    /// let percent = domains.iter().map(|(name, examples)| (name, 100 * examples / domains.total()));
+    /// assert!(percent.eq([("music", 25), ("speech", 75)]));
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     pub fn iter(&self) -> impl Iterator<Item = (&str, u64)> + '_ {
         self.entries.iter().map(|e| (e.name.as_str(), e.examples))
     }
 
     /// Examples of all domains together.
+    ///
+    /// ```
+    /// # use qat_kernels::calibration::Domains;
+    /// # let mut domains = Domains::new();
+    /// domains.add("speech", 30)?;
+    /// domains.add("music", 10)?;
+    /// assert_eq!(domains.total(), 40);
+    /// domains.add("noise", u64::MAX)?;
+    /// assert_eq!(domains.total(), u64::MAX); // does not wrap
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     #[must_use]
     pub fn total(&self) -> u64 {
         self.entries.iter().fold(0, |sum, e| sum.saturating_add(e.examples))

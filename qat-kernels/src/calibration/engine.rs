@@ -41,19 +41,7 @@ const GATHER: usize = 64;
 /// # Ok::<(), qat_kernels::Error>(())
 /// ```
 ///
-/// Per channel, on the caller's storage:
-///
-/// ```
-/// use qat_kernels::QuantGranularity;
-/// use qat_kernels::calibration::{CalibrationConfig, CalibrationEngine, Observer};
-///
-/// let mut storage = [const { Observer::<0>::new() }; 3]; // min-max needs no histogram
-/// let config = CalibrationConfig::default().with_granularity(QuantGranularity::PerChannel);
-/// let mut engine = CalibrationEngine::with_parts(config, &mut storage[..])?;
-/// engine.observe(&[0.0, 1.0, 0.0, 2.0, 0.0, 4.0])?;
-/// assert_eq!(engine.range(2)?.hi(), 4.0);
-/// # Ok::<(), qat_kernels::Error>(())
-/// ```
+/// Per channel, on the caller's storage: [`CalibrationEngine::with_parts`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct CalibrationEngine<const BINS: usize, S = [Observer<BINS>; 1]> {
     config: CalibrationConfig,
@@ -67,6 +55,13 @@ impl<const BINS: usize> CalibrationEngine<BINS> {
     /// # Errors
     /// As [`CalibrationEngine::with_parts`]; so the granularity must be `PerTensor`, or something else of which there is
     /// just one.
+    ///
+    /// ```
+    /// use qat_kernels::calibration::{CalibrationConfig, CalibrationEngine, CalibrationMethod};
+    /// let config = CalibrationConfig::default().with_bits(4).with_method(CalibrationMethod::Mse);
+    /// assert!(CalibrationEngine::<32>::new(config).is_ok()); // two bins for each of the 16 codes
+    /// assert!(CalibrationEngine::<16>::new(config).is_err());
+    /// ```
     pub fn new(config: CalibrationConfig) -> Result<Self> {
         Self::with_parts(config, [const { Observer::new() }])
     }
@@ -80,6 +75,18 @@ impl<const BINS: usize, S: AsRef<[Observer<BINS>]>> CalibrationEngine<BINS, S> {
     /// (see [`per_token`](super::per_token)); [`Error::Empty`] without observers; [`Error::Length`] for more than one
     /// observer per tensor; [`Error::Capacity`] if the method needs more bins
     /// ([`CalibrationMethod::min_bins`]).
+    ///
+    /// ```
+    /// use qat_kernels::QuantGranularity;
+    /// use qat_kernels::calibration::{CalibrationConfig, CalibrationEngine, Observer};
+    /// let config = CalibrationConfig::default().with_granularity(QuantGranularity::PerChannel);
+    /// let mut storage = [const { Observer::<0>::new() }; 3]; // min-max needs no histogram
+    /// CalibrationEngine::with_parts(config, &mut storage[..])?.observe(&[0.0, 1.0, 0.0, 2.0, 0.0, 4.0])?;
+    /// let mut engine = CalibrationEngine::with_parts(config, &mut storage[..])?; // another day
+    /// engine.observe(&[0.0, 1.0, 0.0, 1.0, 0.0, 1.0])?;
+    /// assert_eq!(engine.range(2)?.hi(), 4.0);
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     pub fn with_parts(config: CalibrationConfig, parts: S) -> Result<Self> {
         config.validate()?;
         let got = parts.as_ref().len();
@@ -96,18 +103,45 @@ impl<const BINS: usize, S: AsRef<[Observer<BINS>]>> CalibrationEngine<BINS, S> {
     }
 
     /// The configuration.
+    ///
+    /// ```
+    /// # use qat_kernels::calibration::{CalibrationConfig, CalibrationEngine};
+    /// let engine = CalibrationEngine::<0>::new(CalibrationConfig::default().with_bits(4))?;
+    /// // Whoever quantises with the result needs the codes that it was found for.
+    /// assert_eq!(engine.config().levels()?.count(), 16);
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     #[must_use]
     pub const fn config(&self) -> &CalibrationConfig {
         &self.config
     }
 
     /// The observers, one per part.
+    ///
+    /// ```
+    /// # use qat_kernels::{QuantGranularity, calibration::{CalibrationConfig, CalibrationEngine, Observer}};
+    /// # let config = CalibrationConfig::default().with_granularity(QuantGranularity::PerChannel);
+    /// # let mut engine = CalibrationEngine::with_parts(config, [const { Observer::<0>::new() }; 2])?;
+    /// engine.observe(&[0.0, 1.0, f32::NAN, f32::NAN])?;
+    /// let without_samples = engine.parts().iter().position(|part| part.extremes().is_none());
+    /// assert_eq!(without_samples, Some(1));
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     #[must_use]
     pub fn parts(&self) -> &[Observer<BINS>] {
         self.parts.as_ref()
     }
 
     /// Examples counted per domain.
+    ///
+    /// ```
+    /// # use qat_kernels::calibration::{CalibrationConfig, CalibrationEngine};
+    /// # let mut engine = CalibrationEngine::<0>::new(CalibrationConfig::default())?;
+    /// engine.count_examples("speech", 30)?;
+    /// engine.count_examples("music", 10)?;
+    /// assert!(engine.domains().iter().eq([("music", 10), ("speech", 30)]));
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     #[must_use]
     pub const fn domains(&self) -> &Domains {
         &self.domains
@@ -117,11 +151,29 @@ impl<const BINS: usize, S: AsRef<[Observer<BINS>]>> CalibrationEngine<BINS, S> {
     ///
     /// # Errors
     /// As [`Domains::add`].
+    ///
+    /// ```
+    /// # use qat_kernels::calibration::{CalibrationConfig, CalibrationEngine};
+    /// # let mut engine = CalibrationEngine::<0>::new(CalibrationConfig::default())?;
+    /// engine.observe(&[0.5; 16_000])?; // a second of sound: one example, however many samples
+    /// engine.count_examples("speech", 1)?;
+    /// assert_eq!((engine.domains().total(), engine.stats().samples), (1, 16_000));
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     pub fn count_examples(&mut self, domain: &str, examples: u64) -> Result<()> {
         self.domains.add(domain, examples)
     }
 
     /// Counts over all parts.
+    ///
+    /// ```
+    /// # use qat_kernels::calibration::{CalibrationConfig, CalibrationEngine};
+    /// let mut engine = CalibrationEngine::<0>::new(CalibrationConfig::default().with_outlier_limit(10.0))?;
+    /// engine.observe(&[0.0, 3.0, -2.0, 1e6, f32::INFINITY])?;
+    /// let stats = engine.stats();
+    /// assert_eq!((stats.samples, stats.zeros, stats.outliers, stats.non_finite), (3, 1, 1, 1));
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     #[must_use]
     pub fn stats(&self) -> CalibrationStats {
         self.parts().iter().fold(CalibrationStats::default(), |mut sum, part| {
@@ -134,6 +186,17 @@ impl<const BINS: usize, S: AsRef<[Observer<BINS>]>> CalibrationEngine<BINS, S> {
     ///
     /// # Errors
     /// [`Error::Length`] if there is no such part; [`Error::NoSamples`] if it saw none that counts.
+    ///
+    /// ```
+    /// use qat_kernels::calibration::{CalibrationConfig, CalibrationEngine, CalibrationMethod};
+    /// let half = CalibrationMethod::MovingAverage { momentum: 0.5 };
+    /// let mut engine = CalibrationEngine::<0>::new(CalibrationConfig::default().with_method(half))?;
+    /// assert_eq!(engine.range(0), Err(qat_kernels::Error::NoSamples { part: 0 }));
+    /// engine.observe(&[0.0, 3.0])?;
+    /// engine.observe(&[0.0, 6.0])?;
+    /// assert_eq!(engine.range(0)?.hi(), 5.0); // (½·3 + 6) / (½ + 1)
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     pub fn range(&self, part: usize) -> Result<ClipRange> {
         self.range_by(part, &self.config)
     }
@@ -143,6 +206,17 @@ impl<const BINS: usize, S: AsRef<[Observer<BINS>]>> CalibrationEngine<BINS, S> {
     /// # Errors
     /// As [`Self::range`]; what [`CalibrationConfig::validate`] finds; [`Error::Capacity`] if the method needs more bins;
     /// [`Error::Mismatch`] for a moving average that was not asked for when the samples went by.
+    ///
+    /// ```
+    /// # use qat_kernels::calibration::{CalibrationConfig, CalibrationEngine, CalibrationMethod};
+    /// let config = CalibrationConfig::default().with_method(CalibrationMethod::Percentile { share: 0.99 });
+    /// let mut engine = CalibrationEngine::<2048>::new(config)?;
+    /// engine.observe(&core::array::from_fn::<f32, 999, _>(|i| i as f32 / 1000.0))?;
+    /// engine.observe(&[64.0])?; // one sample of a thousand
+    /// assert!(engine.range(0)?.hi() < 1.0);
+    /// assert_eq!(engine.range_with(0, CalibrationMethod::MinMax)?.hi(), 64.0);
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     pub fn range_with(&self, part: usize, method: CalibrationMethod) -> Result<ClipRange> {
         let config = self.config.with_method(method);
         method.validate()?;
@@ -168,6 +242,15 @@ impl<const BINS: usize, S: AsRef<[Observer<BINS>]>> CalibrationEngine<BINS, S> {
     ///
     /// # Errors
     /// As [`Self::range`].
+    ///
+    /// ```
+    /// # use qat_kernels::calibration::{CalibrationConfig, CalibrationEngine};
+    /// # let mut engine = CalibrationEngine::<0>::new(CalibrationConfig::default())?;
+    /// engine.observe(&[-0.25, 0.0, 1.7421875])?; // 255/128 wide: 255 steps from code −128 to 127
+    /// let params = engine.params(0)?;
+    /// assert_eq!((params.scale, params.zero_point), (1.0 / 128.0, -96)); // −128 + 0.25·128
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     pub fn params(&self, part: usize) -> Result<AffineParams> {
         Ok(self.calibrated(part)?.params)
     }
@@ -176,6 +259,17 @@ impl<const BINS: usize, S: AsRef<[Observer<BINS>]>> CalibrationEngine<BINS, S> {
     ///
     /// # Errors
     /// As [`Self::range`].
+    ///
+    /// ```
+    /// # use qat_kernels::{Grid, calibration::{Calibrated, CalibrationConfig, CalibrationEngine, QuantScheme}};
+    /// let config = CalibrationConfig::default().with_scheme(QuantScheme::Symmetric(Grid::MidTread)).with_bits(4);
+    /// let mut engine = CalibrationEngine::<0>::new(config)?;
+    /// engine.observe(&[-3.5, 0.5])?;
+    /// let Calibrated { range, params } = engine.calibrated(0)?;
+    /// assert_eq!((range.lo(), range.hi()), (-3.5, 0.5)); // as seen
+    /// assert_eq!((params.scale, params.zero_point), (0.5, 0)); // 3.5 over the largest code, 7
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     pub fn calibrated(&self, part: usize) -> Result<Calibrated> {
         let range = self.range(part)?;
         Ok(Calibrated { range, params: AffineParams::of(range, self.config.levels()?, self.config.scheme) })
@@ -186,6 +280,18 @@ impl<const BINS: usize, S: AsRef<[Observer<BINS>]>> CalibrationEngine<BINS, S> {
     /// # Errors
     /// [`Error::Length`] if `out` has fewer entries than there are parts; [`Error::NoSamples`] for the first part that
     /// saw none.
+    ///
+    /// ```
+    /// # use qat_kernels::{Grid, QuantGranularity, calibration::*};
+    /// # let config = CalibrationConfig::default().with_granularity(QuantGranularity::PerChannel);
+    /// # let config = config.with_bits(4).with_scheme(QuantScheme::Symmetric(Grid::MidTread));
+    /// # let mut engine = CalibrationEngine::with_parts(config, [const { Observer::<0>::new() }; 2])?;
+    /// engine.observe(&[-7.0, 1.0, 3.5, 0.0])?; // the weights of two channels, for codes up to 7
+    /// let mut all = [engine.calibrated(0)?; 8];
+    /// let steps = engine.finish(&mut all)?.iter().map(|part| part.params.scale);
+    /// assert!(steps.eq([1.0, 0.5]));
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     pub fn finish<'o>(&self, out: &'o mut [Calibrated]) -> Result<&'o mut [Calibrated]> {
         let (expected, got) = (self.parts().len(), out.len());
         let out = out.get_mut(..expected).ok_or(Error::Length { what: What::Output, expected, got })?;
@@ -203,6 +309,16 @@ impl<const BINS: usize, S: AsRef<[Observer<BINS>]> + AsMut<[Observer<BINS>]>> Ca
     /// # Errors
     /// [`Error::NotDivisible`] if the samples do not divide into the parts; [`Error::Length`] if the parts are groups and
     /// have another length than the granularity says.
+    ///
+    /// ```
+    /// # use qat_kernels::{QuantGranularity, calibration::{CalibrationConfig, CalibrationEngine, Observer}};
+    /// # let config = CalibrationConfig::default().with_granularity(QuantGranularity::PerChannel);
+    /// # let mut engine = CalibrationEngine::with_parts(config, [const { Observer::<0>::new() }; 2])?;
+    /// engine.observe(&[-1.0, 2.0, -4.0, 0.5])?; // the weights of two channels, row by row
+    /// assert_eq!((engine.range(0)?.magnitude(), engine.range(1)?.magnitude()), (2.0, 4.0));
+    /// assert!(engine.observe(&[0.0; 3]).is_err()); // not the same number for both
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     pub fn observe(&mut self, samples: &[f32]) -> Result<()> {
         let parts = self.parts.as_mut();
         let len = part_len(samples.len(), parts.len())?;
@@ -230,6 +346,15 @@ impl<const BINS: usize, S: AsRef<[Observer<BINS>]> + AsMut<[Observer<BINS>]>> Ca
     ///
     /// # Errors
     /// [`Error::NotDivisible`] if the samples do not divide into the parts.
+    ///
+    /// ```
+    /// # use qat_kernels::{QuantGranularity, calibration::{CalibrationConfig, CalibrationEngine, Observer}};
+    /// # let config = CalibrationConfig::default().with_granularity(QuantGranularity::PerChannel);
+    /// # let mut engine = CalibrationEngine::with_parts(config, [const { Observer::<0>::new() }; 2])?;
+    /// engine.observe_channels_last(&[1.0, 10.0, 2.0, 20.0, 3.0, 30.0])?; // three pixels of two channels
+    /// assert_eq!((engine.range(0)?.hi(), engine.range(1)?.lo()), (3.0, 10.0));
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     pub fn observe_channels_last(&mut self, samples: &[f32]) -> Result<()> {
         let parts = self.parts.as_mut();
         part_len(samples.len(), parts.len())?;
@@ -264,6 +389,16 @@ impl<const BINS: usize, S: AsRef<[Observer<BINS>]> + AsMut<[Observer<BINS>]>> Ca
     ///
     /// # Errors
     /// [`Error::Length`] if there is no such part.
+    ///
+    /// ```
+    /// # use qat_kernels::{QuantGranularity, calibration::{CalibrationConfig, CalibrationEngine, Observer}};
+    /// # let config = CalibrationConfig::default().with_granularity(QuantGranularity::PerChannel);
+    /// # let mut engine = CalibrationEngine::with_parts(config, [const { Observer::<0>::new() }; 2])?;
+    /// engine.observe_part(0, &[20.5, 21.0])?; // °C
+    /// engine.observe_part(1, &[990.0, 1013.0, 1001.0])?; // hPa, more often
+    /// assert_eq!((engine.range(0)?.hi(), engine.range(1)?.lo()), (21.0, 990.0));
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     pub fn observe_part(&mut self, part: usize, samples: &[f32]) -> Result<()> {
         let parts = self.parts.as_mut();
         let got = parts.len();
@@ -283,6 +418,18 @@ impl<const BINS: usize, S: AsRef<[Observer<BINS>]> + AsMut<[Observer<BINS>]>> Ca
     /// # Errors
     /// Nothing is changed on [`Error::Mismatch`] (configurations differ), [`Error::Length`] (numbers of parts differ) and
     /// [`Error::Capacity`] (more domains than fit).
+    ///
+    /// ```
+    /// # use qat_kernels::calibration::{CalibrationConfig, CalibrationEngine};
+    /// # let new = || CalibrationEngine::<512>::new(CalibrationConfig::default());
+    /// let (mut one, mut left, mut right) = (new()?, new()?, new()?);
+    /// one.observe(&[-1.0, 0.25, 8.0, 3.0])?;
+    /// left.observe(&[-1.0, 0.25])?;
+    /// right.observe(&[8.0, 3.0])?;
+    /// left.merge(&right)?;
+    /// assert_eq!(left, one); // histograms included
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     pub fn merge<T: AsRef<[Observer<BINS>]>>(&mut self, other: &CalibrationEngine<BINS, T>) -> Result<()> {
         if self.config != other.config {
             return Err(Error::Mismatch { what: What::Config });

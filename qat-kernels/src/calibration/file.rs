@@ -53,6 +53,21 @@ impl<'a, const TENSORS: usize> CalibrationArtifact<'a, TENSORS> {
     ///
     /// # Errors
     /// [`Error::File`] with [`FileFault::TooLong`] beyond 4 GiB.
+    ///
+    /// ```
+    /// # use qat_kernels::{QuantGranularity, calibration::*};
+    /// # let config = CalibrationConfig::default().with_granularity(QuantGranularity::PerToken);
+    /// # let mut domains = Domains::new();
+    /// # domains.add("digits", 100)?;
+    /// # let provenance = Provenance::new([7; 32], 1_767_225_600, config.method, &domains);
+    /// # let mut artifact = CalibrationArtifact::<4>::new(provenance);
+    /// # artifact.push(TensorCalibration { name: "fc.in", config, parts: Parts::default() })?;
+    /// let mut file = vec![0; artifact.file_len()?];
+    /// artifact.to_slice(&mut file)?;
+    /// assert_eq!(file[8..12], (file.len() as u32).to_le_bytes()); // the file says it, too
+    /// assert!(file.len() <= max_file_len(1, 1, 0, "digits".len() + "fc.in".len()));
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     pub fn file_len(&self) -> Result<usize> {
         let too_long = fault(8, FileFault::TooLong);
         let payload = postcard::experimental::serialized_size(self).map_err(|_| too_long)?;
@@ -65,6 +80,23 @@ impl<'a, const TENSORS: usize> CalibrationArtifact<'a, TENSORS> {
     /// # Errors
     /// What [`Self::validate`] finds; [`Error::Length`] if `out` is shorter than [`Self::file_len`];
     /// [`FileFault::TooLong`].
+    ///
+    /// ```
+    /// # use qat_kernels::{Error, QuantGranularity, What, calibration::*};
+    /// # let config = CalibrationConfig::default().with_granularity(QuantGranularity::PerToken);
+    /// # let mut domains = Domains::new();
+    /// # domains.add("digits", 100)?;
+    /// # let provenance = Provenance::new([7; 32], 1_767_225_600, config.method, &domains);
+    /// # let mut artifact = CalibrationArtifact::<4>::new(provenance);
+    /// # artifact.push(TensorCalibration { name: "fc.in", config, parts: Parts::default() })?;
+    /// let mut flash_page = [0xFF; 256];
+    /// let len = artifact.to_slice(&mut flash_page)?.len();
+    /// assert!(flash_page.starts_with(&CAL_MAGIC));
+    /// assert_eq!(flash_page[len..], [0xFF; 256][len..]); // the rest is left alone
+    /// let e = Error::Length { what: What::Output, expected: len, got: len - 1 };
+    /// assert_eq!(artifact.to_slice(&mut flash_page[..len - 1]), Err(e));
+    /// # Ok::<(), Error>(())
+    /// ```
     pub fn to_slice<'o>(&self, out: &'o mut [u8]) -> Result<&'o mut [u8]> {
         self.validate()?;
         let (expected, got) = (self.file_len()?, out.len());
@@ -89,6 +121,25 @@ impl<'a, const TENSORS: usize> CalibrationArtifact<'a, TENSORS> {
     /// [`Error::File`]: wrong magic, unknown version, truncated, wrong length, wrong checksum, a reserved field that is
     /// not zero, a payload that does not decode, bytes after it. [`Error::Capacity`]: more than `TENSORS` tensors.
     /// [`Error::Tensor`]: a tensor that is not valid. And what [`Self::validate`] finds.
+    ///
+    /// ```
+    /// # use qat_kernels::{Error, FileFault, QuantGranularity, calibration::*};
+    /// # let config = CalibrationConfig::default().with_granularity(QuantGranularity::PerToken);
+    /// # let mut domains = Domains::new();
+    /// # domains.add("digits", 100)?;
+    /// # let provenance = Provenance::new([7; 32], 1_767_225_600, config.method, &domains);
+    /// # let mut artifact = CalibrationArtifact::<4>::new(provenance);
+    /// # artifact.push(TensorCalibration { name: "fc.in", config, parts: Parts::default() })?;
+    /// # let mut buffer = [0; 256];
+    /// # let file = artifact.to_slice(&mut buffer)?;
+    /// let read = CalibrationArtifact::<4>::from_bytes(file)?;
+    /// assert_eq!((read.provenance().samples, read.tensors()[0].name), (100, "fc.in"));
+    /// let mut damaged = file.to_vec();
+    /// damaged[20] ^= 1; // one bit of the data set's hash
+    /// let e = Error::File { at: file.len() - 4, fault: FileFault::Crc };
+    /// assert_eq!(CalibrationArtifact::<4>::from_bytes(&damaged).err(), Some(e));
+    /// # Ok::<(), Error>(())
+    /// ```
     pub fn from_bytes(bytes: &'a [u8]) -> Result<Self> {
         let payload = payload(bytes)?;
         // The payload ends where the checksum begins.

@@ -14,6 +14,17 @@ pub(super) const ALL_FINITE: u32 = LARGEST_FINITE;
 const CHUNK: usize = 4096;
 
 /// Counts of what an observer, or all observers of an engine, saw.
+///
+/// ```
+/// # use qat_kernels::{QuantGranularity, calibration::{CalibrationConfig, CalibrationEngine, Observer}};
+/// # let config = CalibrationConfig::default().with_granularity(QuantGranularity::PerChannel);
+/// # let mut engine = CalibrationEngine::with_parts(config, [const { Observer::<0>::new() }; 3])?;
+/// // The second channel is stuck, the third has sent nothing of use.
+/// engine.observe(&[1.0, 2.0, 5.0, 5.0, f32::NAN, f32::NAN])?;
+/// let stats = engine.stats();
+/// assert_eq!((stats.samples, stats.constant_parts, stats.empty_parts), (4, 1, 1));
+/// # Ok::<(), qat_kernels::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CalibrationStats {
     /// Samples that count: finite and within the outlier limit.
@@ -200,6 +211,13 @@ impl<const BINS: usize> Default for Observer<BINS> {
 
 impl<const BINS: usize> Observer<BINS> {
     /// An observer that has seen nothing.
+    ///
+    /// ```
+    /// use qat_kernels::calibration::Observer;
+    /// static FRESH: [Observer<512>; 2] = [const { Observer::new() }; 2]; // no heap, no start-up code
+    /// assert_eq!(FRESH[0].extremes(), None);
+    /// assert_eq!(size_of::<Observer<512>>() - size_of::<Observer<0>>(), 512 * 4);
+    /// ```
     #[must_use]
     pub const fn new() -> Self {
         Self {
@@ -245,12 +263,33 @@ impl<const BINS: usize> Observer<BINS> {
     }
 
     /// Smallest and largest sample, `None` before the first.
+    ///
+    /// ```
+    /// use qat_kernels::calibration::{CalibrationConfig, CalibrationEngine, CalibrationMethod, ClipRange};
+    /// let half = CalibrationMethod::MovingAverage { momentum: 0.5 };
+    /// let mut engine = CalibrationEngine::<0>::new(CalibrationConfig::default().with_method(half))?;
+    /// engine.observe(&[0.0, 3.0])?;
+    /// engine.observe(&[0.0, 6.0])?;
+    /// assert_eq!(engine.parts()[0].extremes().map(ClipRange::hi), Some(6.0)); // what was there
+    /// assert_eq!(engine.range(0)?.hi(), 5.0); // what the method keeps of it
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     #[must_use]
     pub fn extremes(&self) -> Option<ClipRange> {
         (self.samples > 0).then(|| ClipRange::trusted(self.min, self.max))
     }
 
     /// The counts.
+    ///
+    /// ```
+    /// # use qat_kernels::{QuantGranularity, calibration::{CalibrationConfig, CalibrationEngine, Observer}};
+    /// # let config = CalibrationConfig::default().with_granularity(QuantGranularity::PerChannel);
+    /// # let mut engine = CalibrationEngine::with_parts(config, [const { Observer::<0>::new() }; 2])?;
+    /// engine.observe(&[0.0, 0.0, 0.0, 1.0, 1.0, 2.0, 0.0, 1.0])?; // two channels after a ReLU
+    /// let zeros = engine.parts().iter().map(|part| part.stats().zeros);
+    /// assert!(zeros.eq([3, 1]));
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     #[must_use]
     pub fn stats(&self) -> CalibrationStats {
         CalibrationStats {
@@ -295,6 +334,15 @@ impl<const BINS: usize> Observer<BINS> {
     ///
     /// # Errors
     /// [`Error::Capacity`] without a histogram, [`Error::NoSamples`] before the first sample.
+    ///
+    /// ```
+    /// # use qat_kernels::calibration::{CalibrationConfig, CalibrationEngine, ClipRange};
+    /// # let mut engine = CalibrationEngine::<16>::new(CalibrationConfig::default())?;
+    /// engine.observe(&[0.5, 1.5, 2.5, 3.5, 4.5, 5.5, 6.5, 7.5])?;
+    /// let share = engine.parts()[0].clipped_share(ClipRange::new(0.0, 6.0)?)?;
+    /// assert_eq!(share, 0.25); // two of eight
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     pub fn clipped_share(&self, range: ClipRange) -> Result<f32> {
         if BINS == 0 {
             return Err(Error::Capacity { what: What::Histogram, capacity: 0 });
@@ -322,6 +370,16 @@ impl<const BINS: usize> Observer<BINS> {
     ///
     /// # Errors
     /// [`Error::Capacity`] without a histogram, [`Error::NoSamples`] before the first sample.
+    ///
+    /// ```
+    /// # use qat_kernels::calibration::{CalibrationConfig, CalibrationEngine, ClipRange};
+    /// # let mut engine = CalibrationEngine::<16>::new(CalibrationConfig::default())?;
+    /// engine.observe(&[0.0, 0.0, 0.5, 1.5, 2.5, 6.5])?;
+    /// let mut counts = [0.0; 4];
+    /// engine.parts()[0].distribution(ClipRange::new(0.0, 8.0)?, &mut counts)?;
+    /// assert_eq!(counts, [2.0, 1.0, 0.0, 1.0]); // 0 to 2, without the zeros, 2 to 4, 4 to 6, 6 to 8
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     pub fn distribution(&self, range: ClipRange, out: &mut [f32]) -> Result<()> {
         if BINS == 0 {
             return Err(Error::Capacity { what: What::Histogram, capacity: 0 });

@@ -16,6 +16,15 @@ impl ClipRange {
     ///
     /// # Errors
     /// [`Error::NotFinite`] for NaN or ∞ (index 0: `lo`, 1: `hi`); [`Error::Range`] if `lo > hi`.
+    ///
+    /// ```
+    /// use qat_kernels::{Error, What, calibration::ClipRange};
+    /// assert!(ClipRange::new(-1.0, 3.0).is_ok());
+    /// assert!(ClipRange::new(0.5, 0.5).is_ok()); // a constant
+    /// assert!(ClipRange::new(3.0, -1.0).is_err());
+    /// let e = Error::NotFinite { what: What::Samples, index: 1 };
+    /// assert_eq!(ClipRange::new(0.0, f32::INFINITY), Err(e));
+    /// ```
     pub fn new(lo: f32, hi: f32) -> Result<Self> {
         for (index, end) in [lo, hi].into_iter().enumerate() {
             if !end.is_finite() {
@@ -34,18 +43,44 @@ impl ClipRange {
     }
 
     /// Lower end.
+    ///
+    /// ```
+    /// use qat_kernels::calibration::{AffineParams, ClipRange, QuantScheme};
+    /// let after_relu = ClipRange::new(0.0, 6.0)?;
+    /// assert!(after_relu.lo() >= 0.0); // so the smallest code stands for zero
+    /// assert_eq!(AffineParams::from_range(after_relu, 8, QuantScheme::Affine)?.zero_point, -128);
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     #[must_use]
     pub const fn lo(self) -> f32 {
         self.lo
     }
 
     /// Upper end.
+    ///
+    /// ```
+    /// # use qat_kernels::calibration::ClipRange;
+    /// let range = ClipRange::new(-1.0, 3.0)?;
+    /// let kept = [-9.0, 0.5, 9.0].map(|x: f32| x.clamp(range.lo(), range.hi()));
+    /// assert_eq!(kept, [-1.0, 0.5, 3.0]);
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     #[must_use]
     pub const fn hi(self) -> f32 {
         self.hi
     }
 
     /// The larger magnitude of the two ends.
+    ///
+    /// ```
+    /// use qat_kernels::{Grid, Levels, calibration::{AffineParams, ClipRange, QuantScheme}};
+    /// let range = ClipRange::new(-3.5, 0.5)?;
+    /// assert_eq!(range.magnitude(), 3.5);
+    /// // It is what a symmetric step has to reach with its largest level.
+    /// let params = AffineParams::from_range(range, 4, QuantScheme::Symmetric(Grid::MidTread))?;
+    /// assert_eq!(params.scale, range.magnitude() / Levels::new(4, Grid::MidTread)?.top());
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     #[must_use]
     pub fn magnitude(self) -> f32 {
         if -self.lo > self.hi { -self.lo } else { self.hi }
@@ -115,6 +150,14 @@ impl AffineParams {
     }
 
     /// `q = clamp(round_ties_even(x/scale − offset) + z)`; NaN becomes the smallest code.
+    ///
+    /// ```
+    /// use qat_kernels::{Grid, Levels, calibration::AffineParams};
+    /// let (params, levels) = (AffineParams { scale: 0.5, zero_point: -100 }, Levels::new(8, Grid::MidTread)?);
+    /// assert_eq!([0.0, 0.25, 0.75].map(|x| params.quantize(x, levels)), [-100, -100, -98]); // ½ and 1½: to even
+    /// assert_eq!([1e30, -1e30].map(|x| params.quantize(x, levels)), [127, -128]);
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     #[must_use]
     #[inline]
     pub fn quantize(self, x: f32, levels: Levels) -> i32 {
@@ -129,6 +172,15 @@ impl AffineParams {
     }
 
     /// The real value of a code: `level(q − z)·scale`.
+    ///
+    /// ```
+    /// use qat_kernels::{Grid, Levels, calibration::AffineParams};
+    /// let (params, levels) = (AffineParams { scale: 0.5, zero_point: -100 }, Levels::new(8, Grid::MidTread)?);
+    /// assert_eq!([-100, -98, 127].map(|code| params.dequantize(code, levels)), [0.0, 1.0, 113.5]);
+    /// let back = params.dequantize(params.quantize(3.3, levels), levels);
+    /// assert!((back - 3.3).abs() <= params.scale / 2.0);
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     #[must_use]
     #[inline]
     pub fn dequantize(self, code: i32, levels: Levels) -> f32 {
@@ -137,6 +189,17 @@ impl AffineParams {
 }
 
 /// What a calibration finds for a tensor, channel or group.
+///
+/// ```
+/// use qat_kernels::{Grid, Levels, calibration::{AffineParams, Calibrated, ClipRange, QuantScheme}};
+/// let range = ClipRange::new(-1.0, 2.0)?;
+/// let found = Calibrated { range, params: AffineParams::from_range(range, 2, QuantScheme::Affine)? };
+/// // Three steps of 1 and zero at code −1: both ends of the range are codes.
+/// let levels = Levels::new(2, Grid::MidTread)?;
+/// let ends = [found.range.lo(), found.range.hi()].map(|x| found.params.quantize(x, levels));
+/// assert_eq!(ends, [-2, 1]);
+/// # Ok::<(), qat_kernels::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Calibrated {
     /// The range chosen.
