@@ -15,6 +15,32 @@ impl<'a, W: Word, const F: u32> Head<'a, W, F> {
     /// # Errors
     /// As [`Self::new`]; [`Error::Range`] (of [`What::Steps`]) if the format is too narrow or too coarse for the layer's
     /// steps: the codes would not survive.
+    ///
+    /// ```
+    /// # #[cfg(feature = "alloc")] {
+    /// # use qat_kernels::artifact::{Metadata, ModelBuilder, Output, Steps, TensorSpec, Weights};
+    /// use qat_kernels::fixed::{Head, HeadBuffers, Q32};
+    /// use qat_kernels::infer::Model;
+    /// # let mut b = ModelBuilder::new(TensorSpec { shape: [1, 1, 2], scale: 1.0 / 128.0, zero_point: 0 });
+    /// # let levels = qat_kernels::Levels::new(2, qat_kernels::Grid::MidRise)?;
+    /// # let layer = Weights { levels, codes: &[1, -2, -1, 0], steps: Steps::PerChannel(&[0.5, 0.25]) };
+    /// # b.linear(b.input(), &layer, &[0.0, 0.75], Output::new(0.125, 0))?;
+    /// # let file = b.finish(&Metadata::default(), &[])?;
+    /// // A file with two classes of two features, whose codes are 1, −2 and −1, 0 and whose steps are ½ and ¼.
+    /// let model = Model::parse(&file)?;
+    /// let buffers = HeadBuffers {
+    ///     steps: &mut [Q32::<20>::default(); 2],
+    ///     // …
+    /// #     weights: &mut [Q32::default(); 4], codes: &mut [0; 4], bias: &mut [Q32::default(); 2],
+    /// #     logits: &mut [Q32::default(); 2], gradient: &mut [Q32::default(); 2],
+    /// };
+    /// let mut head = Head::from_layer(&model.last_linear()?, buffers)?;
+    /// assert_eq!([0, 1, 2, 3].map(|i| head.weights()[i].to_f32()), [0.75, -0.75, -0.125, 0.125]);
+    /// assert_eq!(head.bias()[1].to_f32(), 0.75);
+    /// assert_eq!(head.predict(&[64, 0])?, 1); // ½·0.75 against ½·(−0.125) + 0.75
+    /// # }
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     pub fn from_layer(layer: &LastLinear<'_>, buffers: HeadBuffers<'a, W, F>) -> Result<Self> {
         let (features, group) = (layer.features(), layer.group());
         same_length(What::Weights, layer.classes().saturating_mul(features), buffers.weights.len())?;

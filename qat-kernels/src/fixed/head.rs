@@ -15,6 +15,23 @@ use crate::ste::LsqMask;
 pub const MAX_FEATURES: usize = 1 << 15;
 
 /// Memory of a [`Head`], for `classes × features` weights in rows.
+///
+/// ```
+/// use qat_kernels::{Grid, Levels, fixed::{Head, HeadBuffers, Q16, Q32}};
+/// const CLASSES: usize = 10;
+/// const WEIGHTS: usize = CLASSES * 64; // of 64 features
+/// let buffers = HeadBuffers::<i16, 12> {
+///     steps: &mut [Q16::from_ratio(1, 8); WEIGHTS / 16], // sixteen weights share one
+///     weights: &mut [Q16::default(); WEIGHTS],
+///     codes: &mut [0; WEIGHTS],
+///     bias: &mut [Q32::default(); CLASSES],
+///     logits: &mut [Q32::default(); CLASSES],
+///     gradient: &mut [Q32::default(); CLASSES],
+/// };
+/// let head = Head::new(Levels::new(4, Grid::MidTread)?, 16, -128, buffers)?;
+/// assert!(head.codes().iter().all(|&code| code == 0)); // the weights' so far
+/// # Ok::<(), qat_kernels::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct HeadBuffers<'a, W: Word, const F: u32> {
     /// Steps, `classes × features/group`, in logits per 128 feature steps.
@@ -32,6 +49,13 @@ pub struct HeadBuffers<'a, W: Word, const F: u32> {
 }
 
 /// How a [`Head`] learns.
+///
+/// ```
+/// use qat_kernels::fixed::{Adaptation, FixedSte, Q32};
+/// let careful = Adaptation::<i32, 24> { rate: Q32::from_ratio(1, 64), ..Adaptation::default() };
+/// assert_eq!((careful.bias_rate.to_f32(), careful.floor.to_f32()), (1.0 / 4.0, 1.0 / 128.0));
+/// assert_eq!(careful.ste, FixedSte::LearnedStepSize);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Adaptation<W: Word, const F: u32> {
     /// η_w, relative to the square of U; in (0, 2).
@@ -58,6 +82,13 @@ impl<W: Word, const F: u32> Default for Adaptation<W, F> {
 
 impl<W: Word, const F: u32> Adaptation<W, F> {
     /// The same with rates that have fallen linearly, `η·(total − done)/total`, but not to zero.
+    ///
+    /// ```
+    /// use qat_kernels::fixed::Adaptation;
+    /// let how = Adaptation::<i16, 12>::default(); // η_w = ⅛
+    /// assert_eq!([0, 10, 20, 30].map(|done| how.decayed(done, 40).rate.to_f32() * 32.0), [4.0, 3.0, 2.0, 1.0]);
+    /// assert_eq!(how.decayed(40, 40).rate.raw(), 1); // a rate of 0 would be refused
+    /// ```
     #[must_use]
     pub fn decayed(self, done: u32, total: u32) -> Self {
         let left = i64::from(total.saturating_sub(done));
@@ -125,6 +156,19 @@ impl<'a, W: Word, const F: u32> Head<'a, W, F> {
     /// # Errors
     /// [`Error::Empty`], [`Error::NotDivisible`] or [`Error::Length`] for buffers that do not fit each other;
     /// [`Error::Capacity`] beyond [`MAX_FEATURES`]; [`Error::NotPositive`] for the first step that is not positive.
+    ///
+    /// ```
+    /// use qat_kernels::{Error, Grid, Levels, What, fixed::{Head, HeadBuffers, Q16, Q32}};
+    /// let buffers = HeadBuffers::<i16, 12> {
+    ///     steps: &mut [Q16::from_ratio(1, 1), Q16::default()],
+    ///     // …
+    /// #     weights: &mut [Q16::default(); 4], codes: &mut [0; 4], bias: &mut [Q32::default(); 2],
+    /// #     logits: &mut [Q32::default(); 2], gradient: &mut [Q32::default(); 2],
+    /// };
+    /// let e = Error::NotPositive { what: What::Steps, index: 1, value: 0.0 };
+    /// assert_eq!(Head::new(Levels::new(2, Grid::MidRise)?, 2, 0, buffers).err(), Some(e));
+    /// # Ok::<(), Error>(())
+    /// ```
     pub fn new(levels: Levels, group: usize, zero_point: i8, buffers: HeadBuffers<'a, W, F>) -> Result<Self> {
         let (weights, classes) = (buffers.weights.len(), buffers.bias.len());
         for (what, len, by) in [(What::Bias, weights, classes), (What::Group, weights, group)] {
@@ -170,6 +214,20 @@ impl<'a, W: Word, const F: u32> Head<'a, W, F> {
     ///
     /// # Errors
     /// [`Error::Length`] unless there is one feature per input of the layer.
+    ///
+    /// ```
+    /// # use qat_kernels::{Grid, Levels, fixed::{Head, HeadBuffers, Q16, Q32}};
+    /// # let buffers = HeadBuffers::<i16, 12> {
+    /// #     steps: &mut [Q16::from_ratio(1, 1); 2], weights: &mut [3, -3, -1, 1].map(|w| Q16::from_ratio(w, 2)),
+    /// #     codes: &mut [0; 4], bias: &mut [Q32::default(); 2],
+    /// #     logits: &mut [Q32::default(); 2], gradient: &mut [Q32::default(); 2],
+    /// # };
+    /// # let mut head = Head::new(Levels::new(2, Grid::MidRise)?, 2, 0, buffers)?;
+    /// // Levels 1½, −1½ and −½, ½ at a step of 1; features of 64/128 and −64/128.
+    /// let logits = head.logits(&[64, -64])?;
+    /// assert_eq!([logits[0], logits[1]].map(Q32::to_f32), [1.5, -0.5]);
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     pub fn logits(&mut self, features: &[i8]) -> Result<&[Q32<16>]> {
         same_length(What::Input, self.features, features.len())?;
         let groups = (self.features / self.group.max(1)).max(1);
@@ -196,6 +254,20 @@ impl<'a, W: Word, const F: u32> Head<'a, W, F> {
     ///
     /// # Errors
     /// As [`Self::logits`].
+    ///
+    /// ```
+    /// # use qat_kernels::{Grid, Levels, fixed::{Head, HeadBuffers, Q16, Q32}};
+    /// # let buffers = HeadBuffers::<i16, 12> {
+    /// #     steps: &mut [Q16::from_ratio(1, 1); 2], weights: &mut [3, -3, -1, 1].map(|w| Q16::from_ratio(w, 2)),
+    /// #     codes: &mut [0; 4], bias: &mut [Q32::default(); 2],
+    /// #     logits: &mut [Q32::default(); 2], gradient: &mut [Q32::default(); 2],
+    /// # };
+    /// # let mut head = Head::new(Levels::new(2, Grid::MidRise)?, 2, 0, buffers)?;
+    /// // Levels 1½, −1½ and −½, ½: the first class where the first feature is larger.
+    /// assert_eq!([head.predict(&[9, 5])?, head.predict(&[5, 9])?], [0, 1]);
+    /// assert_eq!(head.predict(&[7, 7])?, 0); // both logits are 0
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     pub fn predict(&mut self, features: &[i8]) -> Result<usize> {
         let mut best = (0, Q32::MIN);
         for (class, &logit) in self.logits(features)?.iter().enumerate() {
@@ -211,6 +283,21 @@ impl<'a, W: Word, const F: u32> Head<'a, W, F> {
     /// # Errors
     /// [`Error::Length`] as [`Self::logits`]; [`Error::Code`] for a label that is no class; [`Error::NotPositive`] or
     /// [`Error::Range`] for settings that [`Sgd::new`] or [`FixedSte::validate`] refuse. Nothing has changed then.
+    ///
+    /// ```
+    /// # use qat_kernels::{Grid, Levels, fixed::{Adaptation, Head, HeadBuffers, Q16, Q32}};
+    /// # let buffers = HeadBuffers::<i16, 12> {
+    /// #     steps: &mut [Q16::from_ratio(1, 1); 2], weights: &mut [3, -3, -1, 1].map(|w| Q16::from_ratio(w, 2)),
+    /// #     codes: &mut [0; 4], bias: &mut [Q32::default(); 2],
+    /// #     logits: &mut [Q32::default(); 2], gradient: &mut [Q32::default(); 2],
+    /// # };
+    /// # let mut head = Head::new(Levels::new(2, Grid::MidRise)?, 2, 0, buffers)?;
+    /// // Features of 0: the biases decide, which are both 0.
+    /// assert_eq!(head.learn(&Adaptation::default(), &[0, 0], 1)?, 0); // not yet
+    /// assert_eq!([head.bias()[0], head.bias()[1]].map(Q32::to_f32), [-0.125, 0.125]); // ¼ of ½
+    /// assert_eq!(head.predict(&[0, 0])?, 1);
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     pub fn learn(&mut self, how: &Adaptation<W, F>, features: &[i8], label: usize) -> Result<usize> {
         let sgd = |rate| Sgd::new(rate, Q32::default());
         let bias_sgd = sgd(how.bias_rate)?;
@@ -248,12 +335,42 @@ impl<'a, W: Word, const F: u32> Head<'a, W, F> {
     }
 
     /// The shadow weights, in rows of one class.
+    ///
+    /// ```
+    /// # use qat_kernels::{Grid, Levels, fixed::{Adaptation, Head, HeadBuffers, Q16, Q32}};
+    /// # let buffers = HeadBuffers::<i16, 12> {
+    /// #     steps: &mut [Q16::from_ratio(1, 1); 2], weights: &mut [3, -3, -1, 1].map(|w| Q16::from_ratio(w, 2)),
+    /// #     codes: &mut [0; 4], bias: &mut [Q32::default(); 2],
+    /// #     logits: &mut [Q32::default(); 2], gradient: &mut [Q32::default(); 2],
+    /// # };
+    /// # let mut head = Head::new(Levels::new(2, Grid::MidRise)?, 2, 0, buffers)?;
+    /// // Level 1½ made class 0 too likely. A step of ⅛·e·½ with e < 1 lowers it, but not to another code.
+    /// head.learn(&Adaptation::default(), &[64, 0], 1)?;
+    /// let w = head.weights()[0];
+    /// assert!(w < Q16::from_ratio(3, 2) && w > Q16::from_ratio(23, 16));
+    /// assert_eq!(head.codes()[0], 1);
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     #[must_use]
     pub fn weights(&self) -> &[Fixed<W, F>] {
         self.buffers.weights
     }
 
     /// The codes of the weights: what a model file would hold.
+    ///
+    /// ```
+    /// # use qat_kernels::{Grid, Levels, fixed::{Head, HeadBuffers, Q16, Q32}};
+    /// # let buffers = HeadBuffers::<i16, 12> {
+    /// #     steps: &mut [Q16::from_ratio(1, 1); 2], weights: &mut [3, -3, -1, 1].map(|w| Q16::from_ratio(w, 2)),
+    /// #     codes: &mut [0; 4], bias: &mut [Q32::default(); 2],
+    /// #     logits: &mut [Q32::default(); 2], gradient: &mut [Q32::default(); 2],
+    /// # };
+    /// # let mut head = Head::new(Levels::new(2, Grid::MidRise)?, 2, 0, buffers)?;
+    /// let mut row = [0; 1];
+    /// qat_kernels::pack::pack(2, &head.codes()[..2], &mut row)?;
+    /// assert_eq!(row, [0b10_01]); // levels 1½ and −1½ are codes 1 and −2
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     #[must_use]
     pub fn codes(&self) -> &[i8] {
         self.buffers.codes
@@ -261,6 +378,22 @@ impl<'a, W: Word, const F: u32> Head<'a, W, F> {
 
     /// CRC-32 of all that was learned, the words of the shadow weights and then the biases, little-endian: equal on two
     /// machines exactly if they learned the same.
+    ///
+    /// ```
+    /// # use qat_kernels::{Grid, Levels, fixed::{Adaptation, Head, HeadBuffers, Q16, Q32}};
+    /// # let buffers = HeadBuffers::<i16, 12> {
+    /// #     steps: &mut [Q16::from_ratio(1, 1); 2], weights: &mut [3, -3, -1, 1].map(|w| Q16::from_ratio(w, 2)),
+    /// #     codes: &mut [0; 4], bias: &mut [Q32::default(); 2],
+    /// #     logits: &mut [Q32::default(); 2], gradient: &mut [Q32::default(); 2],
+    /// # };
+    /// # let mut head = Head::new(Levels::new(2, Grid::MidRise)?, 2, 0, buffers)?;
+    /// let before = head.digest();
+    /// head.predict(&[64, 0])?;
+    /// assert_eq!(head.digest(), before);
+    /// head.learn(&Adaptation::default(), &[64, 0], 1)?;
+    /// assert_ne!(head.digest(), before); // although no code has changed
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     #[must_use]
     pub fn digest(&self) -> u32 {
         let mut crc = Crc32::new();
@@ -275,6 +408,21 @@ impl<'a, W: Word, const F: u32> Head<'a, W, F> {
     }
 
     /// The biases.
+    ///
+    /// ```
+    /// # use qat_kernels::{Grid, Levels, fixed::{Adaptation, Head, HeadBuffers, Q16, Q32}};
+    /// # let buffers = HeadBuffers::<i16, 12> {
+    /// #     steps: &mut [Q16::from_ratio(1, 1); 2], weights: &mut [3, -3, -1, 1].map(|w| Q16::from_ratio(w, 2)),
+    /// #     codes: &mut [0; 4], bias: &mut [Q32::default(); 2],
+    /// #     logits: &mut [Q32::default(); 2], gradient: &mut [Q32::default(); 2],
+    /// # };
+    /// # let mut head = Head::new(Levels::new(2, Grid::MidRise)?, 2, 0, buffers)?;
+    /// head.learn(&Adaptation::default(), &[0, 0], 0)?;
+    /// // What one class gains, the others lose: the gradients add up to 0.
+    /// assert_eq!(head.bias()[0], head.bias()[1].saturating_neg());
+    /// assert!(head.bias()[0] > Q32::default());
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     #[must_use]
     pub fn bias(&self) -> &[Q32<20>] {
         self.buffers.bias

@@ -36,6 +36,13 @@ impl<W: Word, const F: u32> Fixed<W, F> {
     pub const MAX: Self = Self::from_raw(W::MAX);
 
     /// The number `raw / 2^F`.
+    ///
+    /// ```
+    /// use qat_kernels::fixed::Q16;
+    /// const RATE: Q16<12> = Q16::from_raw(3 << 10); // at compile time
+    /// assert_eq!(RATE.to_f32(), 0.75);
+    /// assert_eq!(Q16::<15>::from_raw(3 << 10).to_f32(), 0.09375); // the same word, the point elsewhere
+    /// ```
     #[must_use]
     #[inline(always)]
     pub const fn from_raw(raw: W) -> Self {
@@ -44,6 +51,14 @@ impl<W: Word, const F: u32> Fixed<W, F> {
     }
 
     /// The word that holds it: the number times 2^F.
+    ///
+    /// ```
+    /// use qat_kernels::fixed::Q32;
+    /// let w = Q32::<20>::from_ratio(-1, 4);
+    /// assert_eq!(w.raw(), -(1 << 18));
+    /// // What goes over a wire or into a checksum.
+    /// assert_eq!(Q32::from_raw(i32::from_le_bytes(w.raw().to_le_bytes())), w);
+    /// ```
     #[must_use]
     #[inline(always)]
     pub const fn raw(self) -> W {
@@ -51,6 +66,14 @@ impl<W: Word, const F: u32> Fixed<W, F> {
     }
 
     /// `raw / 2^F` for a raw value of any size, clamped to the interval.
+    ///
+    /// ```
+    /// use qat_kernels::fixed::Q16;
+    /// let samples = [Q16::<8>::from_ratio(100, 1); 3];
+    /// let sum: i64 = samples.iter().map(|x| i64::from(x.raw())).sum(); // exact, in a wider word
+    /// assert_eq!(Q16::<8>::saturating_from_raw(sum / 3), samples[0]);
+    /// assert_eq!(Q16::<8>::saturating_from_raw(sum), Q16::MAX); // 300 is more than 127.996
+    /// ```
     #[must_use]
     #[inline(always)]
     pub fn saturating_from_raw(raw: i64) -> Self {
@@ -58,6 +81,13 @@ impl<W: Word, const F: u32> Fixed<W, F> {
     }
 
     /// `num / den`, rounded once; a quotient by zero is `MIN`, 0 or `MAX` by the sign of `num`.
+    ///
+    /// ```
+    /// use qat_kernels::fixed::Q16;
+    /// assert_eq!(Q16::<12>::from_ratio(1, 3).raw(), 1365); // 4096/3 = 1365⅓
+    /// assert_eq!([1, 3, 5].map(|n| Q16::<0>::from_ratio(n, 2).raw()), [0, 2, 2]); // ½, 1½, 2½
+    /// assert_eq!(Q16::<12>::from_ratio(-1, 0), Q16::MIN);
+    /// ```
     #[must_use]
     pub fn from_ratio(num: i32, den: i32) -> Self {
         // |num|·2^F ≤ 2^62.
@@ -68,6 +98,15 @@ impl<W: Word, const F: u32> Fixed<W, F> {
     ///
     /// # Errors
     /// [`Error::NotFinite`] (of [`What::Input`]) for NaN and infinities.
+    ///
+    /// ```
+    /// use qat_kernels::{Error, What, fixed::Q16};
+    /// assert_eq!(Q16::<12>::from_f32(0.3)?.raw(), 1229); // 1228.8
+    /// assert_eq!(Q16::<12>::from_f32(-100.0)?, Q16::MIN); // −8
+    /// let e = Error::NotFinite { what: What::Input, index: 0 };
+    /// assert_eq!(Q16::<12>::from_f32(f32::NAN), Err(e));
+    /// # Ok::<(), Error>(())
+    /// ```
     pub fn from_f32(x: f32) -> Result<Self> {
         Self::from_f32_bits(x.to_bits())
     }
@@ -76,6 +115,14 @@ impl<W: Word, const F: u32> Fixed<W, F> {
     ///
     /// # Errors
     /// [`Error::NotFinite`] (of [`What::Input`]) for NaN and infinities.
+    ///
+    /// ```
+    /// use qat_kernels::fixed::Q16;
+    /// // A scale as it stands in a file: sign 0, exponent 127, fraction .5.
+    /// let scale = Q16::<12>::from_f32_bits(u32::from_le_bytes([0x00, 0x00, 0xC0, 0x3F]))?;
+    /// assert_eq!(scale, Q16::from_ratio(3, 2));
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     pub fn from_f32_bits(bits: u32) -> Result<Self> {
         let exponent = (bits >> 23 & 0xff) as i32;
         let fraction = i64::from(bits & 0x7f_ffff);
@@ -88,12 +135,25 @@ impl<W: Word, const F: u32> Fixed<W, F> {
     }
 
     /// The nearest float, ties to even; exact for 16-bit words and for 32-bit words of at most 24 significant bits.
+    ///
+    /// ```
+    /// use qat_kernels::fixed::{Q16, Q32};
+    /// assert_eq!(Q16::<12>::MAX.to_f32(), 8.0 - 1.0 / 4096.0); // exact
+    /// assert_eq!(Q32::<0>::from_raw((1 << 24) + 1).to_f32(), 16_777_216.0); // 25 bits: to even
+    /// ```
     #[must_use]
     pub fn to_f32(self) -> f32 {
         f32::from_bits(self.to_f32_bits())
     }
 
     /// The bits of [`Self::to_f32`], computed with integers alone.
+    ///
+    /// ```
+    /// use qat_kernels::fixed::Q16;
+    /// let bits = Q16::<12>::from_ratio(-3, 2).to_f32_bits(); // without a float instruction
+    /// assert_eq!(bits, 0xBFC0_0000);
+    /// assert_eq!(bits, (-1.5_f32).to_bits());
+    /// ```
     #[must_use]
     pub fn to_f32_bits(self) -> u32 {
         let raw = self.0.to_i64();
@@ -114,6 +174,13 @@ impl<W: Word, const F: u32> Fixed<W, F> {
     }
 
     /// The sum, clamped.
+    ///
+    /// ```
+    /// use qat_kernels::fixed::Q16;
+    /// let five = Q16::<12>::from_ratio(5, 1);
+    /// assert_eq!(five.saturating_add(Q16::from_ratio(-7, 2)).to_f32(), 1.5);
+    /// assert_eq!(five.saturating_add(five), Q16::MAX); // 10 is beyond 8
+    /// ```
     #[must_use]
     #[inline(always)]
     pub fn saturating_add(self, rhs: Self) -> Self {
@@ -121,6 +188,13 @@ impl<W: Word, const F: u32> Fixed<W, F> {
     }
 
     /// The difference, clamped.
+    ///
+    /// ```
+    /// use qat_kernels::fixed::Q16;
+    /// let (prediction, target) = (Q16::<12>::from_ratio(1, 4), Q16::from_ratio(1, 1));
+    /// assert_eq!(prediction.saturating_sub(target).to_f32(), -0.75);
+    /// assert_eq!(Q16::<12>::MIN.saturating_sub(target), Q16::MIN);
+    /// ```
     #[must_use]
     #[inline(always)]
     pub fn saturating_sub(self, rhs: Self) -> Self {
@@ -128,6 +202,12 @@ impl<W: Word, const F: u32> Fixed<W, F> {
     }
 
     /// `−self`; `−MIN` is `MAX`.
+    ///
+    /// ```
+    /// use qat_kernels::fixed::Q16;
+    /// assert_eq!(Q16::<15>::from_ratio(1, 2).saturating_neg().to_f32(), -0.5);
+    /// assert_eq!(Q16::<15>::MIN.saturating_neg(), Q16::MAX); // 1 is one ulp too much
+    /// ```
     #[must_use]
     #[inline(always)]
     pub fn saturating_neg(self) -> Self {
@@ -135,6 +215,13 @@ impl<W: Word, const F: u32> Fixed<W, F> {
     }
 
     /// `|self|`; `|MIN|` is `MAX`.
+    ///
+    /// ```
+    /// use qat_kernels::fixed::Q16;
+    /// let errors = [3, -5, 1].map(|e| Q16::<12>::from_ratio(e, 1));
+    /// let largest = errors.iter().map(|e| e.saturating_abs()).max();
+    /// assert_eq!(largest, Some(Q16::from_ratio(5, 1)));
+    /// ```
     #[must_use]
     #[inline(always)]
     pub fn saturating_abs(self) -> Self {
@@ -142,6 +229,15 @@ impl<W: Word, const F: u32> Fixed<W, F> {
     }
 
     /// The product with a number of any format, in the format of `self`: rounded once, clamped.
+    ///
+    /// ```
+    /// use qat_kernels::fixed::Q16;
+    /// let x = Q16::<12>::from_ratio(3, 1);
+    /// assert_eq!(x.saturating_mul(Q16::<15>::from_ratio(3, 4)).to_f32(), 2.25); // the format of x
+    /// assert_eq!(x.saturating_mul(x), Q16::MAX); // 9 is beyond 8
+    /// let ulp = Q16::<12>::from_raw(1);
+    /// assert_eq!(ulp.saturating_mul(ulp), Q16::default()); // 2^−24 is nearest to 0
+    /// ```
     #[must_use]
     #[inline(always)]
     pub fn saturating_mul<const G: u32>(self, rhs: Fixed<W, G>) -> Self {
@@ -151,6 +247,14 @@ impl<W: Word, const F: u32> Fixed<W, F> {
 
     /// The quotient by a number of any format, in the format of `self`: rounded once, clamped. A quotient by zero is
     /// `MIN`, 0 or `MAX` by the sign of `self`.
+    ///
+    /// ```
+    /// use qat_kernels::fixed::Q16;
+    /// let x = Q16::<12>::from_ratio(3, 1);
+    /// assert_eq!(x.saturating_div(Q16::<8>::from_ratio(4, 1)).to_f32(), 0.75);
+    /// assert_eq!(x.saturating_div(Q16::<15>::from_ratio(1, 4)), Q16::MAX); // 12
+    /// assert_eq!(x.saturating_neg().saturating_div(Q16::<0>::default()), Q16::MIN);
+    /// ```
     #[must_use]
     #[inline]
     pub fn saturating_div<const G: u32>(self, rhs: Fixed<W, G>) -> Self {
@@ -158,6 +262,15 @@ impl<W: Word, const F: u32> Fixed<W, F> {
     }
 
     /// The number in another format: rounded once, clamped.
+    ///
+    /// ```
+    /// use qat_kernels::fixed::{Q16, Q32};
+    /// let shadow = Q32::<24>::from_ratio(5, 2);
+    /// let weight: Q16<12> = shadow.convert();
+    /// assert_eq!(weight.to_f32(), 2.5); // fewer places, but enough
+    /// assert_eq!(shadow.convert::<i16, 0>().raw(), 2); // a tie, to even
+    /// assert_eq!(shadow.convert::<i16, 15>(), Q16::MAX); // below 1
+    /// ```
     #[must_use]
     #[inline]
     pub fn convert<V: Word, const G: u32>(self) -> Fixed<V, G> {

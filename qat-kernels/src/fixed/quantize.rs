@@ -36,6 +36,15 @@ impl<W: Word, const F: u32> FixedQuantizer<W, F> {
     ///
     /// # Errors
     /// [`Error::NotPositive`] unless the step is positive.
+    ///
+    /// ```
+    /// use qat_kernels::{Error, Grid, Levels, What, fixed::{FixedQuantizer, Q16}};
+    /// let levels = Levels::new(2, Grid::MidRise)?;
+    /// let too_small = Q16::<12>::from_f32(1e-4)?; // less than half of 2^−12
+    /// let e = Error::NotPositive { what: What::Steps, index: 0, value: 0.0 };
+    /// assert_eq!(FixedQuantizer::new(levels, too_small), Err(e));
+    /// # Ok::<(), Error>(())
+    /// ```
     pub fn new(levels: Levels, step: Fixed<W, F>) -> Result<Self> {
         if step > Fixed::default() {
             Ok(Self { levels, step })
@@ -48,17 +57,41 @@ impl<W: Word, const F: u32> FixedQuantizer<W, F> {
     ///
     /// # Errors
     /// As [`pi_step`].
+    ///
+    /// ```
+    /// use qat_kernels::{Error, Grid, Levels, fixed::{FixedQuantizer, Q32}};
+    /// let (levels, alpha) = (Levels::new(2, Grid::MidRise)?, Q32::<24>::from_ratio(1, 4));
+    /// let step = FixedQuantizer::pi(levels, alpha, 3)?.step().to_f32();
+    /// assert!((step - core::f32::consts::PI / 12.0).abs() < 1e-7);
+    /// assert_eq!(FixedQuantizer::pi(levels, alpha, 6), Err(Error::Divisor { k: 6 }));
+    /// # Ok::<(), Error>(())
+    /// ```
     pub fn pi(levels: Levels, alpha: Fixed<W, F>, k: u8) -> Result<Self> {
         Self::new(levels, pi_step(alpha, k)?)
     }
 
     /// The grid.
+    ///
+    /// ```
+    /// # use qat_kernels::{Grid, Levels, fixed::{FixedQuantizer, Q16}, pack::packed_len};
+    /// let q = FixedQuantizer::new(Levels::new(3, Grid::MidRise)?, Q16::<12>::from_ratio(1, 2))?;
+    /// assert_eq!(packed_len(64, q.levels().bits()), 24); // bytes of 64 weights in a file
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     #[must_use]
     pub const fn levels(&self) -> Levels {
         self.levels
     }
 
     /// The step Δ.
+    ///
+    /// ```
+    /// # use qat_kernels::{Grid, Levels, fixed::{FixedQuantizer, Q16}};
+    /// let q = FixedQuantizer::new(Levels::new(2, Grid::MidRise)?, Q16::<12>::from_ratio(1, 2))?;
+    /// // From one value to the next.
+    /// assert_eq!(q.dequantize(1).saturating_sub(q.dequantize(0)), q.step());
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     #[must_use]
     pub const fn step(&self) -> Fixed<W, F> {
         self.step
@@ -83,6 +116,15 @@ impl<W: Word, const F: u32> FixedQuantizer<W, F> {
     }
 
     /// The code of a weight, `clamp(round_ties_even(w/Δ − offset), lo, hi)`: exact.
+    ///
+    /// ```
+    /// # use qat_kernels::{Grid, Levels, fixed::{FixedQuantizer, Q16}};
+    /// let q = FixedQuantizer::new(Levels::new(3, Grid::MidTread)?, Q16::<12>::from_ratio(1, 1))?;
+    /// let codes = [1, 3, 5, -1, -3].map(|w| q.quantize(Q16::from_ratio(w, 2)));
+    /// assert_eq!(codes, [0, 2, 2, 0, -2]); // ½, 1½, 2½, −½, −1½: ties to even
+    /// assert_eq!((q.quantize(Q16::MIN), q.quantize(Q16::MAX)), (-4, 3));
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     #[must_use]
     #[inline]
     pub fn quantize(&self, w: Fixed<W, F>) -> i8 {
@@ -115,6 +157,14 @@ impl<W: Word, const F: u32> FixedQuantizer<W, F> {
     /// The value of a code, `level(q)·Δ`: exact on the mid-tread grid; ½ ulp off at most on the mid-rise grid, where an
     /// odd raw step halves to a tie. Clamped to the interval of the format. A code outside the grid is taken as the
     /// nearest one inside.
+    ///
+    /// ```
+    /// # use qat_kernels::{Grid, Levels, fixed::{FixedQuantizer, Q16}};
+    /// let q = FixedQuantizer::new(Levels::new(2, Grid::MidRise)?, Q16::<12>::from_ratio(1, 2))?;
+    /// assert_eq!([-2, -1, 0, 1].map(|code| q.dequantize(code).to_f32()), [-0.75, -0.25, 0.25, 0.75]);
+    /// assert_eq!(q.dequantize(100), q.dequantize(1)); // no such code: the nearest
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     #[must_use]
     #[inline]
     pub fn dequantize(&self, code: i8) -> Fixed<W, F> {
@@ -124,6 +174,15 @@ impl<W: Word, const F: u32> FixedQuantizer<W, F> {
     }
 
     /// The value that the network sees for a weight: its code's value.
+    ///
+    /// ```
+    /// # use qat_kernels::{Grid, Levels, fixed::{FixedQuantizer, Q16}};
+    /// let q = FixedQuantizer::new(Levels::new(2, Grid::MidRise)?, Q16::<12>::from_ratio(1, 2))?;
+    /// let seen = q.fake_quantize(Q16::from_ratio(2, 5));
+    /// assert_eq!(seen.to_f32(), 0.25);
+    /// assert_eq!(q.fake_quantize(seen), seen); // a value of the grid stays
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     #[must_use]
     #[inline]
     pub fn fake_quantize(&self, w: Fixed<W, F>) -> Fixed<W, F> {
@@ -131,6 +190,15 @@ impl<W: Word, const F: u32> FixedQuantizer<W, F> {
     }
 
     /// Whether a weight gets a gradient under a mask: exact.
+    ///
+    /// ```
+    /// use qat_kernels::{Grid, Levels, LsqMask, fixed::{FixedQuantizer, Q16}};
+    /// let q = FixedQuantizer::new(Levels::new(2, Grid::MidTread)?, Q16::<12>::from_ratio(1, 1))?; // −2 to 1
+    /// let passes = |mask| [4, 5, 6].map(|w| q.passes(Q16::from_ratio(w, 4), mask)); // 1, 1¼, 1½
+    /// assert_eq!(passes(LsqMask::Exact), [true, false, false]);
+    /// assert_eq!(passes(LsqMask::Rounded), [true, true, false]); // 1¼ rounds to 1, 1½ to 2
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     #[must_use]
     #[inline]
     pub fn passes(&self, w: Fixed<W, F>, mask: LsqMask) -> bool {
@@ -159,6 +227,17 @@ impl<W: Word, const F: u32> FixedQuantizer<W, F> {
     ///
     /// # Errors
     /// [`Error::Length`] unless `codes` is as long as `weights`.
+    ///
+    /// ```
+    /// # use qat_kernels::{Grid, Levels, fixed::{FixedQuantizer, Q16}, pack::pack};
+    /// let q = FixedQuantizer::new(Levels::new(2, Grid::MidRise)?, Q16::<12>::from_ratio(1, 2))?;
+    /// let (mut codes, mut packed) = ([0; 4], [0; 1]);
+    /// q.quantize_slice(&[1, -1, 9, -9].map(|w| Q16::from_ratio(w, 10)), &mut codes)?;
+    /// assert_eq!(codes, [0, -1, 1, -2]);
+    /// pack(q.levels().bits(), &codes, &mut packed)?; // four weights in a byte
+    /// assert_eq!(packed, [0b10_01_11_00]);
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     pub fn quantize_slice(&self, weights: &[Fixed<W, F>], codes: &mut [i8]) -> Result<()> {
         same_length(What::Codes, weights.len(), codes.len())?;
         for (q, &w) in codes.iter_mut().zip(weights) {
@@ -172,6 +251,16 @@ impl<W: Word, const F: u32> FixedQuantizer<W, F> {
     /// # Errors
     /// [`Error::Length`] unless `out` is as long as `codes`; [`Error::Code`] for the first code outside the grid, before
     /// anything is written.
+    ///
+    /// ```
+    /// # use qat_kernels::{Error, Grid, Levels, fixed::{FixedQuantizer, Q16}};
+    /// let q = FixedQuantizer::new(Levels::new(2, Grid::MidRise)?, Q16::<12>::from_ratio(1, 2))?;
+    /// let mut values = [Q16::default(); 3];
+    /// q.dequantize_slice(&[0, -2, 1], &mut values)?;
+    /// assert_eq!(values.map(Q16::to_f32), [0.25, -0.75, 0.75]);
+    /// assert_eq!(q.dequantize_slice(&[0, 1, 2], &mut values), Err(Error::Code { index: 2, code: 2 }));
+    /// # Ok::<(), Error>(())
+    /// ```
     pub fn dequantize_slice(&self, codes: &[i8], out: &mut [Fixed<W, F>]) -> Result<()> {
         same_length(What::Output, codes.len(), out.len())?;
         let range = self.levels.lo()..=self.levels.hi();
@@ -188,6 +277,15 @@ impl<W: Word, const F: u32> FixedQuantizer<W, F> {
     ///
     /// # Errors
     /// [`Error::Length`] unless `out` is as long as `weights`.
+    ///
+    /// ```
+    /// # use qat_kernels::{Grid, Levels, fixed::{FixedQuantizer, Q16}};
+    /// let q = FixedQuantizer::new(Levels::new(2, Grid::MidRise)?, Q16::<12>::from_ratio(1, 2))?;
+    /// let mut forward = [Q16::default(); 3]; // the shadow weights stay as they are
+    /// q.fake_quantize_slice(&[1, -4, 60].map(|w| Q16::from_ratio(w, 10)), &mut forward)?;
+    /// assert_eq!(forward.map(Q16::to_f32), [0.25, -0.25, 0.75]);
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     pub fn fake_quantize_slice(&self, weights: &[Fixed<W, F>], out: &mut [Fixed<W, F>]) -> Result<()> {
         same_length(What::Output, weights.len(), out.len())?;
         for (v, &w) in out.iter_mut().zip(weights) {

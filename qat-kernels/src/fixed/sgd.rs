@@ -32,6 +32,14 @@ impl Sgd {
     ///
     /// # Errors
     /// [`Error::NotPositive`] for the rate, [`Error::Range`] (of [`What::Share`]) for the momentum.
+    ///
+    /// ```
+    /// use qat_kernels::fixed::{Q32, Sgd};
+    /// let sgd = |rate, momentum| Sgd::new(Q32::from_ratio(rate, 100), Q32::from_ratio(momentum, 100));
+    /// assert!(sgd(1, 90).is_ok());
+    /// assert!(sgd(0, 90).is_err()); // would change nothing
+    /// assert!(sgd(1, 100).is_err()); // a velocity without end
+    /// ```
     pub fn new(rate: Q32<30>, momentum: Q32<30>) -> Result<Self> {
         if rate <= Q32::default() {
             return Err(Error::NotPositive { what: What::LearningRate, index: 0, value: rate.to_f32() });
@@ -43,12 +51,32 @@ impl Sgd {
     }
 
     /// The learning rate η.
+    ///
+    /// ```
+    /// # use qat_kernels::fixed::{Q32, Sgd};
+    /// let sgd = Sgd::new(Q32::from_ratio(1, 4), Q32::default())?;
+    /// // The next epoch at half the rate.
+    /// let slower = Sgd::new(sgd.rate().saturating_mul(Q32::<30>::from_ratio(1, 2)), Q32::default())?;
+    /// assert_eq!(slower.rate().to_f32(), 0.125);
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     #[must_use]
     pub const fn rate(self) -> Q32<30> {
         self.rate
     }
 
     /// One weight's new value, `w − η·v`.
+    ///
+    /// ```
+    /// use qat_kernels::fixed::{Q16, Q32, Sgd};
+    /// let sgd = Sgd::new(Q32::from_ratio(1, 2), Q32::default())?;
+    /// let w = Q16::<12>::from_ratio(3, 1);
+    /// assert_eq!(sgd.updated(w, Q32::<20>::from_ratio(5, 1)).to_f32(), 0.5); // 3 − ½·5
+    /// let ulp = Q16::<12>::from_raw(1);
+    /// assert_eq!(sgd.updated(w, ulp), w); // half an ulp is lost
+    /// assert_eq!(sgd.updated(w, Q16::<12>::from_raw(2)), w.saturating_sub(ulp));
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     #[must_use]
     #[inline(always)]
     pub fn updated<W: Word, V: Word, const F: u32, const G: u32>(
@@ -66,6 +94,19 @@ impl Sgd {
     ///
     /// # Errors
     /// [`Error::Length`] unless `gradients` is as long as `weights`.
+    ///
+    /// ```
+    /// use qat_kernels::fixed::{Q16, Q32, Sgd};
+    /// use qat_kernels::{Error, What};
+    /// let sgd = Sgd::new(Q32::from_ratio(1, 2), Q32::default())?;
+    /// let mut weights = [1, -1].map(|w| Q16::<12>::from_ratio(w, 1));
+    /// let gradients = [1, -3].map(|g| Q32::<20>::from_ratio(g, 2)); // in a format of their own
+    /// sgd.step(&mut weights, &gradients)?;
+    /// assert_eq!(weights.map(Q16::to_f32), [0.75, -0.25]);
+    /// let e = Error::Length { what: What::Gradient, expected: 2, got: 1 };
+    /// assert_eq!(sgd.step(&mut weights, &gradients[1..]), Err(e));
+    /// # Ok::<(), Error>(())
+    /// ```
     pub fn step<W: Word, V: Word, const F: u32, const G: u32>(
         self,
         weights: &mut [Fixed<W, F>],
@@ -79,6 +120,18 @@ impl Sgd {
     }
 
     /// One velocity's new value, `μ·v + g`.
+    ///
+    /// ```
+    /// # use qat_kernels::fixed::{Q32, Sgd};
+    /// let sgd = Sgd::new(Q32::from_ratio(1, 4), Q32::from_ratio(1, 2))?;
+    /// let (g, mut v) = (Q32::<20>::from_ratio(1, 1), Q32::default());
+    /// let velocities = [(); 3].map(|()| {
+    ///     v = sgd.velocity(v, g);
+    ///     v.to_f32()
+    /// });
+    /// assert_eq!(velocities, [1.0, 1.5, 1.75]); // towards g/(1 − μ) = 2
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     #[must_use]
     #[inline(always)]
     pub fn velocity<V: Word, const G: u32>(self, v: Fixed<V, G>, g: Fixed<V, G>) -> Fixed<V, G> {
@@ -90,6 +143,18 @@ impl Sgd {
     ///
     /// # Errors
     /// [`Error::Length`] unless `gradients` and `velocities` (named [`What::Moments`]) are as long as `weights`.
+    ///
+    /// ```
+    /// # use qat_kernels::fixed::{Q16, Q32, Sgd};
+    /// let sgd = Sgd::new(Q32::from_ratio(1, 4), Q32::from_ratio(1, 2))?;
+    /// let (mut weights, mut velocities) = ([Q16::<12>::from_ratio(1, 1)], [Q32::<20>::default()]);
+    /// let gradients = [Q32::from_ratio(1, 1)];
+    /// sgd.step_momentum(&mut weights, &mut velocities, &gradients)?;
+    /// assert_eq!(weights[0].to_f32(), 0.75); // 1 − ¼·1
+    /// sgd.step_momentum(&mut weights, &mut velocities, &gradients)?;
+    /// assert_eq!(weights[0].to_f32(), 0.375); // 0.75 − ¼·(½·1 + 1)
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     pub fn step_momentum<W: Word, V: Word, const F: u32, const G: u32>(
         self,
         weights: &mut [Fixed<W, F>],
@@ -107,6 +172,16 @@ impl Sgd {
 
     /// α's new value, `α − η·v`, kept where INV-2 and INV-3 hold for every divisor: at least one ulp (whose smallest step,
     /// ulp·π/5, rounds to an ulp), at most ⅝ of the format's largest number (whose largest step, ·π/2, still fits).
+    ///
+    /// ```
+    /// use qat_kernels::fixed::{Q16, Q32, Sgd, pi_step};
+    /// let sgd = Sgd::new(Q32::from_ratio(1, 1), Q32::default())?;
+    /// let (alpha, v) = (Q16::<12>::from_ratio(1, 2), Q32::<20>::from_ratio(9, 1));
+    /// let (down, up) = (sgd.updated_alpha(alpha, v), sgd.updated_alpha(alpha, v.saturating_neg()));
+    /// assert_eq!((down.raw(), up.raw()), (1, 20_475)); // not ½ − 9 and ½ + 9, but an ulp and ⅝ of MAX
+    /// assert!(pi_step(down, 5).is_ok() && pi_step(up, 2).is_ok()); // the smallest and the largest step
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     #[must_use]
     pub fn updated_alpha<W: Word, V: Word, const F: u32, const G: u32>(
         self,

@@ -40,6 +40,17 @@ impl<W: Word, const F: u32> FixedSte<W, F> {
     ///
     /// # Errors
     /// As [`Self::validate`] for the rounded parameter; [`Error::Range`] for λ ≥ 2.
+    ///
+    /// ```
+    /// use qat_kernels::SteVariant::{Clipped, Ewgs};
+    /// use qat_kernels::fixed::{FixedSte, Q16};
+    /// let clipped = FixedSte::<i16, 12>::from_variant(Clipped { clip_val: 1.5 })?;
+    /// assert_eq!(clipped, FixedSte::Clipped { clip_val: Q16::from_ratio(3, 2) });
+    /// // Fine in f32, but nothing in steps of 2^−12.
+    /// assert!(FixedSte::<i16, 12>::from_variant(Clipped { clip_val: 1e-6 }).is_err());
+    /// assert!(FixedSte::<i16, 12>::from_variant(Ewgs { lambda: 2.0 }).is_err()); // could turn a gradient round
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     pub fn from_variant(variant: SteVariant) -> Result<Self> {
         variant.validate()?;
         let ste = match variant {
@@ -65,6 +76,14 @@ impl<W: Word, const F: u32> FixedSte<W, F> {
     ///
     /// # Errors
     /// [`Error::Range`] for a clip value that is not positive or a negative λ.
+    ///
+    /// ```
+    /// use qat_kernels::fixed::{FixedSte, Q16, Q32};
+    /// let ewgs = |numerator| FixedSte::<i16, 12>::Ewgs { lambda: Q32::from_ratio(numerator, 10) };
+    /// assert!(ewgs(0).validate().is_ok() && ewgs(-1).validate().is_err());
+    /// let nothing = FixedSte::Clipped { clip_val: Q16::<12>::default() };
+    /// assert!(nothing.validate().is_err()); // would stop every gradient
+    /// ```
     pub fn validate(self) -> Result<()> {
         match self {
             Self::Clipped { clip_val } if clip_val <= Fixed::default() => Err(Error::Range {
@@ -142,6 +161,18 @@ impl<W: Word, const F: u32> FixedSte<W, F> {
     ///
     /// # Errors
     /// [`Error::Length`] unless `gradients` is as long as `weights`; as [`Self::validate`].
+    ///
+    /// ```
+    /// use qat_kernels::fixed::{FixedQuantizer, FixedSte, Q16, Q32};
+    /// use qat_kernels::{Grid, Levels, LsqMask};
+    /// let q = FixedQuantizer::new(Levels::new(2, Grid::MidTread)?, Q16::<12>::from_ratio(1, 1))?; // −2 to 1
+    /// let weights = [-12, 1, 4, 6].map(|w| Q16::from_ratio(w, 4));
+    /// let mut gradients = [Q32::<20>::from_ratio(1, 3); 4];
+    /// FixedSte::LearnedStepSize.backward_slice(&q, LsqMask::Exact, &weights, &mut gradients)?;
+    /// let (stopped, passed) = (Q32::default(), Q32::from_ratio(1, 3));
+    /// assert_eq!(gradients, [stopped, passed, passed, stopped]); // of −3, ¼, 1 and 1½
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     pub fn backward_slice<V: Word, const G: u32>(
         self,
         quantizer: &FixedQuantizer<W, F>,
@@ -167,6 +198,18 @@ impl<W: Word, const F: u32> FixedSte<W, F> {
 ///
 /// # Errors
 /// [`Error::Length`] unless `gradients` is as long as `weights`.
+///
+/// ```
+/// use qat_kernels::fixed::{FixedQuantizer, Q16, Q32, lsq_gradient_scale, lsq_step_gradient};
+/// use qat_kernels::{Grid, Levels, LsqMask};
+/// let q = FixedQuantizer::new(Levels::new(2, Grid::MidTread)?, Q16::<12>::from_ratio(1, 1))?; // −2 to 1
+/// let weights = [1, 12, 0, -4].map(|w| Q16::from_ratio(w, 4));
+/// let gradients = [2, 1, 1, 1].map(|g| Q32::<20>::from_ratio(g, 1));
+/// let scale = lsq_gradient_scale(4, q.levels()); // 1/√(4·1)
+/// let got = lsq_step_gradient(&q, LsqMask::Exact, &weights, &gradients, scale)?;
+/// assert_eq!(got.to_f32(), 0.25); // ½·(2·(0 − ¼) + 1·1), the 1 being the level of 3; 0 and −1 are exact
+/// # Ok::<(), qat_kernels::Error>(())
+/// ```
 pub fn lsq_step_gradient<W: Word, V: Word, const F: u32, const G: u32>(
     quantizer: &FixedQuantizer<W, F>,
     mask: LsqMask,

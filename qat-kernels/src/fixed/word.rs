@@ -10,6 +10,23 @@ use core::num::NonZero;
 use core::ops::{Add, Mul, Sub};
 
 mod sealed {
+    /// Keeps the words to those of this crate, whose bounds were proven for them.
+    ///
+    /// ```compile_fail
+    /// # #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+    /// struct Nibble(i16);
+    /// # impl From<Nibble> for i32 { fn from(nibble: Nibble) -> i32 { nibble.0.into() } }
+    /// impl qat_kernels::fixed::Word for Nibble {
+    ///     const BITS: u32 = 4;
+    ///     // All that the trait asks for, and yet: "`Nibble: Sealed` is not satisfied".
+    /// #   const MIN: Self = Nibble(-8);
+    /// #   const MAX: Self = Nibble(7);
+    /// #   type Wide = i32;
+    /// #   fn to_i64(self) -> i64 { self.0.into() }
+    /// #   fn saturate(x: i64) -> Self { Nibble(x.clamp(-8, 7) as i16) }
+    /// #   fn narrow(x: i32) -> Self { Nibble(x.clamp(-8, 7) as i16) }
+    /// }
+    /// ```
     pub trait Sealed {}
     impl Sealed for i16 {}
     impl Sealed for i32 {}
@@ -17,6 +34,17 @@ mod sealed {
 }
 
 /// A word that holds a fixed-point number: `i16` or `i32`. Sealed.
+///
+/// ```
+/// use qat_kernels::fixed::{Fixed, Q16, Q32, Word};
+/// assert_eq!((i16::saturate(40_000), i32::saturate(40_000)), (32_767, 40_000));
+/// // For code that serves both widths:
+/// fn ulps<W: Word, const F: u32>(a: Fixed<W, F>, b: Fixed<W, F>) -> u64 {
+///     a.raw().to_i64().abs_diff(b.raw().to_i64())
+/// }
+/// assert_eq!(ulps(Q16::<12>::MIN, Q16::MAX), (1 << 16) - 1);
+/// assert_eq!(ulps(Q32::<20>::from_ratio(1, 1), Q32::from_ratio(1, 2)), 1 << 19);
+/// ```
 pub trait Word: sealed::Sealed + Copy + Ord + Default + Debug + Hash + 'static {
     /// Bits of the word, sign included.
     const BITS: u32;
@@ -40,6 +68,13 @@ pub trait Word: sealed::Sealed + Copy + Ord + Default + Debug + Hash + 'static {
 }
 
 /// The double-width companion of a [`Word`]: `i32` or `i64`. Sealed.
+///
+/// ```
+/// use qat_kernels::fixed::Wide;
+/// assert_eq!([5, 6, 7, -5].map(|x: i32| x.shift_right(1)), [2, 3, 4, -2]); // 2½, 3, 3½, −2½
+/// assert_eq!([5, 6, 7, -5].map(|x: i64| x.divide(4)), [1, 2, 2, -1]); // 1¼, 1½, 1¾, −1¼
+/// assert_eq!([5, 0, -5].map(|x: i32| x.divide(0)), [i32::MAX, 0, i32::MIN]);
+/// ```
 pub trait Wide:
     sealed::Sealed
     + Copy
