@@ -34,6 +34,20 @@ impl BlockQuant {
     ///
     /// # Errors
     /// [`ErrorKind::Spec`] for blocks that do not divide the row, or groups that are not 8, 16 or 32 or do not divide a block.
+    ///
+    /// ```
+    /// # use qat_kernels::{Grid, Levels, config::StepRule};
+    /// use qat_trainer::{llm::BlockQuant, spec::WeightQuant};
+    /// let step = StepRule::PiAdaptive { group: 16 };
+    /// let quant = WeightQuant { levels: Levels::new(2, Grid::MidRise)?, step };
+    /// let rows = BlockQuant { quant, block: None };
+    /// assert_eq!(rows.block(576), Ok(576)); // one α for the whole row
+    /// let e = BlockQuant { block: Some(100), ..rows }.block(576).unwrap_err();
+    /// assert!(e.to_string().starts_with("blocks of 100 do not divide rows of 576; "), "{e}");
+    /// let e = BlockQuant { block: Some(24), ..rows }.block(576).unwrap_err();
+    /// assert!(e.to_string().starts_with("groups of 16 do not divide blocks of 24; "), "{e}");
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     pub fn block(&self, columns: usize) -> Result<usize> {
         let refuse = |problem| {
             Err(Error::new(ErrorKind::Spec, problem)
@@ -53,6 +67,17 @@ impl BlockQuant {
     }
 
     /// Weights that share a divisor, where divisors vary.
+    ///
+    /// ```
+    /// # use qat_kernels::{Grid, Levels, config::StepRule};
+    /// # use qat_trainer::{llm::BlockQuant, spec::WeightQuant};
+    /// # let levels = Levels::new(2, Grid::MidRise)?;
+    /// let with = |step| BlockQuant { quant: WeightQuant { levels, step }, block: Some(64) };
+    /// let divisors = |how: BlockQuant| how.group().map(|group| 64 / group); // in a block
+    /// assert_eq!(divisors(with(StepRule::PiAdaptive { group: 16 })), Some(4));
+    /// assert_eq!(divisors(with(StepRule::Pi { k: 4 })), None); // one k for all
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     #[must_use]
     pub const fn group(&self) -> Option<usize> {
         match self.quant.step {
@@ -65,6 +90,18 @@ impl BlockQuant {
     ///
     /// # Errors
     /// As [`Self::block`].
+    ///
+    /// ```
+    /// # use qat_kernels::{Grid, Levels, config::StepRule};
+    /// # use qat_trainer::{llm::BlockQuant, spec::WeightQuant};
+    /// # let levels = Levels::new(2, Grid::MidRise)?;
+    /// let quant = WeightQuant { levels, step: StepRule::PiAdaptive { group: 16 } };
+    /// let how = BlockQuant { quant, block: Some(64) };
+    /// assert_eq!(how.bits(576), Ok(2.0 + 2.0 / 16.0 + 16.0 / 64.0));
+    /// // An α for a whole row costs next to nothing.
+    /// assert_eq!(BlockQuant { block: None, ..how }.bits(576), Ok(2.0 + 2.0 / 16.0 + 16.0 / 576.0));
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     pub fn bits(&self, columns: usize) -> Result<f64> {
         let divisors = self.group().map_or(0.0, |group| DIVISOR_BITS / group as f64);
         Ok(f64::from(self.quant.levels.bits()) + divisors + SCALE_BITS / self.block(columns)? as f64)
@@ -120,6 +157,21 @@ impl QuantisedMatrix {
     /// # Errors
     /// As [`BlockQuant::block`]; [`ErrorKind::Model`] for slices that do not fit each other, codes outside the grid, steps that are
     /// not positive and finite, and divisors other than 2 to 5.
+    ///
+    /// ```
+    /// # use qat_kernels::{Grid, Levels, config::StepRule};
+    /// # use qat_trainer::spec::WeightQuant;
+    /// use qat_kernels::quantizer::F16;
+    /// use qat_trainer::llm::{BlockQuant, QuantisedMatrix};
+    /// # let quant = WeightQuant { levels: Levels::new(2, Grid::MidRise)?, step: StepRule::Uniform };
+    /// let how = BlockQuant { quant, block: Some(2) }; // levels ±½ and ±1½, a step for each two weights
+    /// let steps = [0.5, 0.5, 1.0, 2.0].map(F16::from_f32).to_vec();
+    /// let matrix = QuantisedMatrix::new(how, 4, vec![1, 0, -1, -2, 0, 0, -1, 1], steps, vec![])?;
+    /// assert_eq!(matrix.dequantise()?, [0.75, 0.25, -0.25, -0.75, 0.5, 0.5, -1.0, 3.0]);
+    /// let e = QuantisedMatrix::new(how, 2, vec![0, 2], vec![F16::ONE], vec![]).unwrap_err();
+    /// assert!(e.to_string().starts_with("code 1 is 2, outside of the grid"), "{e}");
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     pub fn new(
         how: BlockQuant,
         columns: usize,
@@ -155,6 +207,23 @@ impl QuantisedMatrix {
     ///
     /// # Errors
     /// As [`BlockQuant::block`]; [`ErrorKind::Model`] for weights that are not finite or no whole rows.
+    ///
+    /// ```
+    /// # use qat_kernels::{Grid, Levels, config::StepRule};
+    /// # use qat_trainer::spec::WeightQuant;
+    /// use qat_trainer::llm::{BlockQuant, QuantisedMatrix};
+    /// # let quant = WeightQuant { levels: Levels::new(2, Grid::MidRise)?, step: StepRule::Uniform };
+    /// # let how = BlockQuant { quant, block: None };
+    /// // The rows lie on the levels of the steps ½ and 2.
+    /// let mut weights = [0.25, -0.75, 0.75, -0.25, 1.0, 3.0, -3.0, -1.0];
+    /// let matrix = QuantisedMatrix::fit(how, &weights, 4, None)?;
+    /// assert_eq!(matrix.codes(), [0, -2, 1, -1, 0, 1, -2, -1]);
+    /// assert_eq!(matrix.dequantise()?, weights);
+    /// weights[6] = f32::NAN;
+    /// let e = QuantisedMatrix::fit(how, &weights, 4, None).unwrap_err();
+    /// assert_eq!(e.to_string(), "weight 6 is NaN");
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     pub fn fit(how: BlockQuant, weights: &[f32], columns: usize, importance: Option<&[f32]>) -> Result<Self> {
         check_finite(weights)?;
         let block = how.block(columns)?;
@@ -178,36 +247,114 @@ impl QuantisedMatrix {
     }
 
     /// How it is quantised.
+    ///
+    /// ```
+    /// # use qat_kernels::{Grid, Levels, config::StepRule};
+    /// # use qat_trainer::{llm::{BlockQuant, QuantisedMatrix}, spec::WeightQuant};
+    /// # let quant = WeightQuant { levels: Levels::new(3, Grid::MidRise)?, step: StepRule::Uniform };
+    /// # let how = BlockQuant { quant, block: Some(32) };
+    /// # let matrix = QuantisedMatrix::fit(how, &[0.5; 64], 64, None)?;
+    /// // A matrix of 3-bit codes, with a step for each 32 of them.
+    /// let bits = matrix.how().bits(matrix.columns())?;
+    /// assert_eq!(bits * matrix.codes().len() as f64 / 8.0, 24.0 + 2.0 * 2.0); // bytes: codes and two steps
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     #[must_use]
     pub const fn how(&self) -> BlockQuant {
         self.how
     }
 
     /// Rows.
+    ///
+    /// ```
+    /// # use qat_kernels::{Grid, Levels, config::StepRule};
+    /// # use qat_trainer::{llm::{BlockQuant, QuantisedMatrix}, spec::WeightQuant};
+    /// # let quant = WeightQuant { levels: Levels::new(2, Grid::MidRise)?, step: StepRule::Uniform };
+    /// # let how = BlockQuant { quant, block: None };
+    /// # let weights = [0.1; 12];
+    /// let matrix = QuantisedMatrix::fit(how, &weights, 4, None)?; // of 12 weights, four a row
+    /// assert_eq!(matrix.rows(), 3);
+    /// assert_eq!(matrix.scales().len(), matrix.rows()); // a step for each row here
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     #[must_use]
     pub fn rows(&self) -> usize {
         self.codes.len() / self.columns
     }
 
     /// Weights of a row.
+    ///
+    /// ```
+    /// # use qat_kernels::{Grid, Levels, config::StepRule};
+    /// # use qat_trainer::{llm::{BlockQuant, QuantisedMatrix}, spec::WeightQuant};
+    /// # let quant = WeightQuant { levels: Levels::new(2, Grid::MidRise)?, step: StepRule::Uniform };
+    /// # let how = BlockQuant { quant, block: None };
+    /// let weights = [-3.0, -1.0, 1.0, 3.0, 1.0, 1.0, 3.0, -3.0];
+    /// let matrix = QuantisedMatrix::fit(how, &weights, 4, None)?;
+    /// let last = matrix.codes().chunks(matrix.columns()).last(); // the last row
+    /// assert_eq!(last, Some(&[0, 0, 1, -2][..]));
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     #[must_use]
     pub const fn columns(&self) -> usize {
         self.columns
     }
 
     /// The codes, row by row.
+    ///
+    /// ```
+    /// # use qat_kernels::{Grid, Levels, config::StepRule};
+    /// # use qat_trainer::{llm::{BlockQuant, QuantisedMatrix}, spec::WeightQuant};
+    /// # let quant = WeightQuant { levels: Levels::new(2, Grid::MidRise)?, step: StepRule::Uniform };
+    /// # let how = BlockQuant { quant, block: None };
+    /// let matrix = QuantisedMatrix::fit(how, &[-3.0, -1.0, 1.0, 3.0], 4, None)?;
+    /// assert_eq!(matrix.codes(), [-2, -1, 0, 1]); // the step is 2
+    /// let mut packed = [0];
+    /// qat_kernels::pack::pack(2, matrix.codes(), &mut packed)?;
+    /// assert_eq!(packed, [0b01_00_11_10]);
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     #[must_use]
     pub fn codes(&self) -> &[i8] {
         &self.codes
     }
 
     /// α (or s) of each block, row by row.
+    ///
+    /// ```
+    /// # use qat_kernels::{Grid, Levels, config::StepRule};
+    /// # use qat_trainer::spec::WeightQuant;
+    /// use qat_kernels::quantizer::F16;
+    /// use qat_trainer::llm::{BlockQuant, QuantisedMatrix};
+    /// # let quant = WeightQuant { levels: Levels::new(2, Grid::MidRise)?, step: StepRule::Uniform };
+    /// let how = BlockQuant { quant, block: Some(2) };
+    /// let matrix = QuantisedMatrix::fit(how, &[0.25, -0.75, 1.0, 3.0], 4, None)?; // ½ and 1½ steps twice
+    /// assert_eq!(matrix.scales(), [0.5, 2.0].map(F16::from_f32));
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     #[must_use]
     pub fn scales(&self) -> &[F16] {
         &self.scales
     }
 
     /// k of each group, row by row; empty where it does not vary.
+    ///
+    /// ```
+    /// # use qat_kernels::{Grid, Levels, config::StepRule};
+    /// # use qat_trainer::spec::WeightQuant;
+    /// # use qat_kernels::{pi_step, quantizer::F16};
+    /// use qat_trainer::llm::{BlockQuant, QuantisedMatrix};
+    /// # let levels = Levels::new(2, Grid::MidRise)?;
+    /// # let mut row = [0.0; 16];
+    /// # for (i, w) in row.iter_mut().enumerate() {
+    /// #     *w = levels.dequantize(i as i32 % 4 - 2, pi_step(1.0, if i < 8 { 2 } else { 5 })?);
+    /// # }
+    /// let quant = WeightQuant { levels, step: StepRule::PiAdaptive { group: 8 } };
+    /// // A row of eight weights on the levels of the step π/2, and eight on those of π/5.
+    /// let matrix = QuantisedMatrix::fit(BlockQuant { quant, block: None }, &row, 16, None)?;
+    /// assert_eq!((matrix.divisors(), matrix.scales()), (&[2, 5][..], &[F16::ONE][..]));
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     #[must_use]
     pub fn divisors(&self) -> &[u8] {
         &self.divisors
@@ -217,6 +364,20 @@ impl QuantisedMatrix {
     ///
     /// # Errors
     /// Those of its constructor, which [`Self::new`] has ruled out.
+    ///
+    /// ```
+    /// # use qat_kernels::{Grid, Levels, config::StepRule};
+    /// # use qat_kernels::quantizer::F16;
+    /// # use qat_trainer::{llm::{BlockQuant, QuantisedMatrix}, spec::WeightQuant};
+    /// # let quant = WeightQuant { levels: Levels::new(2, Grid::MidRise)?, step: StepRule::Uniform };
+    /// # let how = BlockQuant { quant, block: None };
+    /// // Other weights on the same step, ½.
+    /// let matrix = QuantisedMatrix::new(how, 4, vec![0; 4], vec![F16::from_f32(0.5)], vec![])?;
+    /// let mut codes = [0; 4];
+    /// matrix.quantiser()?.quantize(&[0.3, 0.9, -9.0, -0.1], &mut codes)?;
+    /// assert_eq!(codes, [0, 1, -2, -1]); // level − ½; −9 is clamped to −1½ steps
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     pub fn quantiser(&self) -> Result<Box<dyn DifferentiableQuantizer>> {
         let settings = QuantizerSettings::new(self.how.quant.levels);
         let alphas = || self.scales.iter().map(|scale| scale.to_f32()).collect::<Vec<f32>>();
@@ -233,6 +394,18 @@ impl QuantisedMatrix {
     ///
     /// # Errors
     /// As [`Self::quantiser`].
+    ///
+    /// ```
+    /// # use qat_kernels::{Grid, Levels, config::StepRule};
+    /// # use qat_kernels::{pi_step, quantizer::F16};
+    /// # use qat_trainer::{llm::{BlockQuant, QuantisedMatrix}, spec::WeightQuant};
+    /// let quant = WeightQuant { levels: Levels::new(2, Grid::MidTread)?, step: StepRule::Pi { k: 4 } };
+    /// let how = BlockQuant { quant, block: None };
+    /// let matrix = QuantisedMatrix::new(how, 4, vec![-2, -1, 0, 1], vec![F16::ONE], vec![])?;
+    /// let step = pi_step(1.0, 4)?; // α is 1: the step is π/4
+    /// assert_eq!(matrix.dequantise()?, [-2.0 * step, -step, 0.0, step]);
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     pub fn dequantise(&self) -> Result<Vec<f32>> {
         let mut weights = vec![0.0; self.codes.len()];
         self.quantiser()?.dequantize(&self.codes, &mut weights)?;

@@ -39,6 +39,25 @@ struct Entry {
 ///
 /// # Errors
 /// [`ErrorKind::Io`]; [`ErrorKind::Spec`] for no matrices.
+///
+/// ```
+/// # use qat_kernels::{Grid, Levels, config::StepRule};
+/// # use qat_trainer::{llm::{BlockQuant, QuantisedMatrix}, spec::WeightQuant};
+/// use qat_trainer::llm::write_codes;
+/// use std::collections::BTreeMap;
+/// # let dir = tempfile::tempdir()?;
+/// # let path = dir.path().join("codes.safetensors");
+/// # let quant = WeightQuant { levels: Levels::new(2, Grid::MidRise)?, step: StepRule::Uniform };
+/// # let how = BlockQuant { quant, block: None };
+/// let matrix = QuantisedMatrix::fit(how, &[-3.0, -1.0, 1.0, 3.0], 4, None)?;
+/// write_codes(&path, &BTreeMap::from([("lm_head".into(), matrix)]))?;
+/// // As any reader of safetensors sees it: codes −2 to 1 in one byte.
+/// let bytes = std::fs::read(&path)?;
+/// let codes = safetensors::SafeTensors::deserialize(&bytes)?.tensor("lm_head.codes")?;
+/// assert_eq!((codes.shape(), codes.data()), (&[1, 1][..], &[0b01_00_11_10][..]));
+/// assert!(write_codes(&path, &BTreeMap::new()).is_err()); // no matrices
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub fn write_codes(path: &Path, matrices: &BTreeMap<String, QuantisedMatrix>) -> Result<()> {
     let unwritable = |problem: String| {
         Error::new(ErrorKind::Io, format!("the codes cannot be written: {problem}")).file(path)
@@ -93,10 +112,29 @@ fn sort_header(bytes: &mut [u8]) -> serde_json::Result<()> {
     Ok(())
 }
 
-/// Reads the matrices of a file, by name.
+/// Reads the matrices of a file, by name. Blocks of whole rows come back with their length in place of `None`.
 ///
 /// # Errors
 /// [`ErrorKind::Io`] if it cannot be read; [`ErrorKind::Model`] naming the matrix for what [`write_codes`] does not write.
+///
+/// ```
+/// # use qat_kernels::{Grid, Levels, config::StepRule};
+/// # use qat_trainer::{llm::{BlockQuant, QuantisedMatrix}, spec::WeightQuant};
+/// # use std::collections::BTreeMap;
+/// use qat_trainer::{ErrorKind, llm::{read_codes, write_codes}};
+/// # let dir = tempfile::tempdir()?;
+/// # let path = dir.path().join("codes.safetensors");
+/// # let quant = WeightQuant { levels: Levels::new(2, Grid::MidRise)?, step: StepRule::Uniform };
+/// # let how = BlockQuant { quant, block: Some(3) };
+/// # let weights = [0.3, -0.1, 0.7, -1.2, 0.0, 0.4];
+/// let matrix = QuantisedMatrix::fit(how, &weights, 3, None)?;
+/// let matrices = BTreeMap::from([("model.layers.0.mlp.up_proj".to_owned(), matrix)]);
+/// write_codes(&path, &matrices)?;
+/// assert_eq!(read_codes(&path)?, matrices);
+/// std::fs::write(&path, "{}")?;
+/// assert_eq!(read_codes(&path).unwrap_err().kind(), ErrorKind::Model); // not a file of codes
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub fn read_codes(path: &Path) -> Result<BTreeMap<String, QuantisedMatrix>> {
     let bytes = std::fs::read(path).map_err(|e| Error::io("read", path, &e))?;
     parse(&bytes).map_err(|e| e.file(path))
