@@ -54,6 +54,19 @@ pub struct MatrixQuant {
 
 impl MatrixQuant {
     /// LSQ on the step of least squared error, α per row, moments in f32, k chosen every 50 updates.
+    ///
+    /// ```
+    /// # use qat_kernels::{Grid, Levels, config::StepRule};
+    /// # use qat_kernels::quantizer::StepInit;
+    /// # use qat_trainer::spec::WeightQuant;
+    /// use qat_trainer::llm::{MatrixQuant, MomentBits};
+    /// let step = StepRule::PiAdaptive { group: 16 };
+    /// let quant = WeightQuant { levels: Levels::new(2, Grid::MidRise)?, step };
+    /// // An α for each 64 weights, moments in a quarter of the memory; all else as it usually is.
+    /// let how = MatrixQuant { block: Some(64), moments: MomentBits::Eight, ..MatrixQuant::new(quant) };
+    /// assert_eq!((how.init, how.choose_every, how.compute), (StepInit::Mse, 50, None));
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     #[must_use]
     pub fn new(quant: WeightQuant) -> Self {
         Self {
@@ -68,6 +81,17 @@ impl MatrixQuant {
     }
 
     /// The part of it that files of codes have, too: where α and k are, and what they cost.
+    ///
+    /// ```
+    /// # use qat_kernels::{Grid, Levels, config::StepRule};
+    /// # use qat_trainer::{llm::MatrixQuant, spec::WeightQuant};
+    /// # let step = StepRule::PiAdaptive { group: 16 };
+    /// # let quant = WeightQuant { levels: Levels::new(2, Grid::MidRise)?, step };
+    /// let how = MatrixQuant { block: Some(64), ..MatrixQuant::new(quant) };
+    /// // What the trained matrix will take in a file, whatever trained it.
+    /// assert_eq!(how.blocks().bits(576), Ok(2.0 + 2.0 / 16.0 + 16.0 / 64.0));
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     #[must_use]
     pub const fn blocks(&self) -> BlockQuant {
         BlockQuant { quant: self.quant, block: self.block }
@@ -75,6 +99,23 @@ impl MatrixQuant {
 }
 
 /// How the matrices of a decoder are quantised while they are trained.
+///
+/// ```
+/// # use qat_kernels::{Grid, Levels, config::StepRule};
+/// # use qat_trainer::{llm::{Decoder, MatrixQuant, config::LlmConfig}, spec::WeightQuant};
+/// use qat_trainer::llm::DecoderQuant;
+/// # let config = LlmConfig::from_json(r#"{ "model_type": "llama", "vocab_size": 20, "hidden_size": 32,
+/// #     "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2,
+/// #     "max_position_embeddings": 40, "rms_norm_eps": 1e-5, "tie_word_embeddings": true }"#)?;
+/// # let quant = WeightQuant { levels: Levels::new(2, Grid::MidRise)?, step: StepRule::Uniform };
+/// # let how = MatrixQuant { block: Some(32), ..MatrixQuant::new(quant) };
+/// // The block's 10240 weights in 2 bits, the 20·32 of the embedding in 8; a step of 16 bits for each 32.
+/// let eight_bits = WeightQuant { levels: Levels::new(8, Grid::MidTread)?, ..quant };
+/// let tables = Some(MatrixQuant { quant: eight_bits, ..how });
+/// let bits = Decoder::generated(&config, 1)?.quantise_in_training(&DecoderQuant { blocks: how, tables })?;
+/// assert_eq!(bits, (10240.0 * 2.5 + 640.0 * 8.5) / 10880.0);
+/// # Ok::<(), qat_trainer::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct DecoderQuant {
     /// Those of all blocks.
@@ -92,6 +133,24 @@ impl Decoder {
     /// # Errors
     /// [`ErrorKind::Spec`] for blocks or groups that do not divide the rows, [`ErrorKind::Model`] for weights that are not finite;
     /// the matrix is the place. [`ErrorKind::Unsupported`] for moments of 8 bits on a device other than the CPU.
+    ///
+    /// ```
+    /// # use qat_kernels::{Grid, Levels, config::StepRule};
+    /// # use qat_trainer::{llm::{Decoder, DecoderQuant, MatrixQuant, config::LlmConfig}, spec::WeightQuant};
+    /// # let config = LlmConfig::from_json(r#"{ "model_type": "llama", "vocab_size": 20, "hidden_size": 32,
+    /// #     "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2,
+    /// #     "max_position_embeddings": 40, "rms_norm_eps": 1e-5, "tie_word_embeddings": true }"#)?;
+    /// # let quant = WeightQuant { levels: Levels::new(2, Grid::MidRise)?, step: StepRule::Uniform };
+    /// # let how = MatrixQuant { block: Some(32), ..MatrixQuant::new(quant) };
+    /// let mut decoder = Decoder::generated(&config, 1)?; // one block
+    /// let how = DecoderQuant { blocks: how, tables: None }; // 2 bits, a step of 16 bits for each 32 weights
+    /// assert_eq!(decoder.quantise_in_training(&how)?, 2.0 + 16.0 / 32.0);
+    /// assert_eq!(decoder.leaves().len(), 7); // the block's matrices learn; embedding and norms do not
+    /// let uneven = DecoderQuant { blocks: MatrixQuant { block: Some(48), ..how.blocks }, ..how };
+    /// let e = decoder.quantise_in_training(&uneven).unwrap_err().to_string();
+    /// assert!(e.starts_with("matrix `model.layers.0.self_attn.q_proj`: blocks of 48 do not divide"), "{e}");
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     pub fn quantise_in_training(&mut self, how: &DecoderQuant) -> Result<f64> {
         self.quantise_in_training_from(how, &BTreeMap::new())
     }
@@ -101,6 +160,27 @@ impl Decoder {
     ///
     /// # Errors
     /// As [`Self::quantise_in_training`], and [`ErrorKind::Model`] for codes of another shape, and of matrices there are not.
+    ///
+    /// ```
+    /// # use qat_kernels::{Grid, Levels, config::StepRule};
+    /// # use qat_trainer::{llm::{Decoder, DecoderQuant, MatrixQuant, config::LlmConfig}, spec::WeightQuant};
+    /// # use qat_trainer::llm::{Compensation, Windows, quantise_compensated};
+    /// # let config = LlmConfig::from_json(r#"{ "model_type": "llama", "vocab_size": 20, "hidden_size": 32,
+    /// #     "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2,
+    /// #     "max_position_embeddings": 40, "rms_norm_eps": 1e-5, "tie_word_embeddings": true }"#)?;
+    /// # let quant = WeightQuant { levels: Levels::new(2, Grid::MidRise)?, step: StepRule::Uniform };
+    /// # let how = MatrixQuant { block: Some(32), ..MatrixQuant::new(quant) };
+    /// # let text: Vec<u32> = (0..80).map(|i| i * i % 20).collect();
+    /// # let windows = Windows { size: 20, count: 4 };
+    /// // The codes of a quantiser that looked at a text, as from `read_codes`.
+    /// let by_text = Compensation { blocks: how.blocks(), tables: None, damping: 0.01 };
+    /// let mut rounded = Decoder::generated(&config, 1)?;
+    /// let (_, codes) = quantise_compensated(&mut rounded, &text, windows, &by_text, |_| ())?;
+    /// let mut decoder = Decoder::generated(&config, 1)?;
+    /// decoder.quantise_in_training_from(&DecoderQuant { blocks: how, tables: None }, &codes)?;
+    /// assert_eq!(decoder.quantised()?, codes); // training begins there
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     pub fn quantise_in_training_from(
         &mut self,
         how: &DecoderQuant,
@@ -156,6 +236,22 @@ impl Decoder {
     ///
     /// # Errors
     /// As [`Self::quantised`].
+    ///
+    /// ```
+    /// # use qat_kernels::{Grid, Levels, config::StepRule};
+    /// # use qat_trainer::{llm::{Decoder, DecoderQuant, MatrixQuant, config::LlmConfig}, spec::WeightQuant};
+    /// # let config = LlmConfig::from_json(r#"{ "model_type": "llama", "vocab_size": 20, "hidden_size": 32,
+    /// #     "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2,
+    /// #     "max_position_embeddings": 40, "rms_norm_eps": 1e-5, "tie_word_embeddings": true }"#)?;
+    /// let mut decoder = Decoder::generated(&config, 1)?;
+    /// assert_eq!(decoder.bits_per_weight()?, 0.0);
+    /// let step = StepRule::PiAdaptive { group: 16 };
+    /// let quant = WeightQuant { levels: Levels::new(3, Grid::MidRise)?, step };
+    /// let blocks = MatrixQuant { block: Some(32), ..MatrixQuant::new(quant) };
+    /// decoder.quantise_in_training(&DecoderQuant { blocks, tables: None })?;
+    /// assert_eq!(decoder.bits_per_weight()?, 3.0 + 2.0 / 16.0 + 16.0 / 32.0); // code, k, α
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     pub fn bits_per_weight(&self) -> Result<f64> {
         let (mut weights, mut bits) = (0.0, 0.0);
         for matrix in self.quantised()?.values() {
@@ -170,6 +266,23 @@ impl Decoder {
     ///
     /// # Errors
     /// [`ErrorKind::Model`] for weights that are not finite; the matrix is the place.
+    ///
+    /// ```
+    /// # use qat_kernels::{Grid, Levels, config::StepRule};
+    /// # use qat_trainer::{llm::{Decoder, DecoderQuant, MatrixQuant, config::LlmConfig}, spec::WeightQuant};
+    /// # let config = LlmConfig::from_json(r#"{ "model_type": "llama", "vocab_size": 20, "hidden_size": 32,
+    /// #     "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2,
+    /// #     "max_position_embeddings": 40, "rms_norm_eps": 1e-5, "tie_word_embeddings": true }"#)?;
+    /// # let quant = WeightQuant { levels: Levels::new(2, Grid::MidRise)?, step: StepRule::Uniform };
+    /// # let how = MatrixQuant { block: Some(32), ..MatrixQuant::new(quant) };
+    /// let mut decoder = Decoder::generated(&config, 1)?; // hidden states of 32, feed-forward layers of 64
+    /// assert!(decoder.quantised()?.is_empty());
+    /// decoder.quantise_in_training(&DecoderQuant { blocks: how, tables: None })?;
+    /// let codes = decoder.quantised()?; // what `write_codes` takes
+    /// let down = &codes["model.layers.0.mlp.down_proj"];
+    /// assert_eq!((codes.len(), down.rows(), down.columns()), (7, 32, 64));
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     pub fn quantised(&self) -> Result<BTreeMap<String, QuantisedMatrix>> {
         let mut all = BTreeMap::new();
         for (name, linear) in self.linears() {
@@ -184,6 +297,27 @@ impl Decoder {
     ///
     /// # Errors
     /// As [`Self::quantised`].
+    ///
+    /// ```
+    /// # use qat_kernels::{Grid, Levels, config::StepRule};
+    /// # use qat_trainer::{llm::{Decoder, DecoderQuant, MatrixQuant, config::LlmConfig}, spec::WeightQuant};
+    /// # let config = LlmConfig::from_json(r#"{ "model_type": "llama", "vocab_size": 20, "hidden_size": 32,
+    /// #     "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2,
+    /// #     "max_position_embeddings": 40, "rms_norm_eps": 1e-5, "tie_word_embeddings": true }"#)?;
+    /// # let quant = WeightQuant { levels: Levels::new(2, Grid::MidRise)?, step: StepRule::Uniform };
+    /// # let how = MatrixQuant { block: Some(32), ..MatrixQuant::new(quant) };
+    /// let mut decoder = Decoder::generated(&config, 1)?;
+    /// decoder.quantise_in_training(&DecoderQuant { blocks: how, tables: None })?;
+    /// let codes = decoder.freeze_quantised()?;
+    /// assert!(decoder.leaves().is_empty()); // nothing learns any more …
+    /// for (name, linear) in decoder.linears() {
+    ///     let weights = Vec::<f32>::try_from(linear.weight()?.reshape(-1))?;
+    ///     if let Some(matrix) = codes.get(&name) {
+    ///         assert_eq!(matrix.dequantise()?, weights); // … and the codes are what it computes with
+    ///     }
+    /// }
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     pub fn freeze_quantised(&mut self) -> Result<BTreeMap<String, QuantisedMatrix>> {
         let mut all = BTreeMap::new();
         self.replace(|name, linear| {

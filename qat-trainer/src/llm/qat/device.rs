@@ -32,6 +32,20 @@ impl DeviceQuantised {
     ///
     /// # Errors
     /// The same, and [`ErrorKind::Train`] where there are no fused kernels.
+    ///
+    /// ```
+    /// # use qat_kernels::{Grid, Levels, config::StepRule};
+    /// # use qat_trainer::{llm::MatrixQuant, spec::WeightQuant};
+    /// use qat_trainer::llm::{Backend, DeviceQuantised};
+    /// use tch::{Device, Tensor};
+    /// # let quant = WeightQuant { levels: Levels::new(2, Grid::MidRise)?, step: StepRule::Uniform };
+    /// # let quant = MatrixQuant::new(quant);
+    /// let device = Device::cuda_if_available();
+    /// let w = Tensor::from_slice(&[0.25f32, -0.75]).view([1, 2]).to_device(device);
+    /// let made = DeviceQuantised::new(&w, None, quant, None);
+    /// assert_eq!(made.is_ok(), Backend::on(device) == Backend::Fused);
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     pub fn new(
         weight: &Tensor,
         bias: Option<&Tensor>,
@@ -45,6 +59,24 @@ impl DeviceQuantised {
     ///
     /// # Errors
     /// The same, and [`ErrorKind::Train`] where there are no fused kernels.
+    ///
+    /// ```
+    /// # use qat_kernels::{Grid, Levels, config::StepRule};
+    /// # use qat_trainer::{llm::{MatrixQuant, QuantisedMatrix}, spec::WeightQuant};
+    /// use qat_trainer::{ErrorKind, llm::{Backend, DeviceQuantised, Linear}};
+    /// use tch::{Device, Tensor};
+    /// # let quant = WeightQuant { levels: Levels::new(2, Grid::MidRise)?, step: StepRule::Uniform };
+    /// # let quant = MatrixQuant::new(quant);
+    /// let row = [0.3f32, -0.8, 2.2, -0.1];
+    /// let start = QuantisedMatrix::fit(quant.blocks(), &row, 4, None)?;
+    /// let device = Device::cuda_if_available();
+    /// let w = Tensor::from_slice(&row).view([1, 4]).to_device(device);
+    /// match DeviceQuantised::from_quantised(&w, None, quant, &start) {
+    ///     Ok(matrix) => assert_eq!(matrix.quantised()?, Some(start)), // the same codes
+    ///     Err(e) => assert_eq!(e.kind(), ErrorKind::Train), // no fused kernels
+    /// }
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     pub fn from_quantised(
         weight: &Tensor,
         bias: Option<&Tensor>,

@@ -44,6 +44,22 @@ impl FakeQuantised {
     /// # Errors
     /// [`ErrorKind::Spec`] for blocks or groups that do not divide the row; [`ErrorKind::Model`] for weights that are not finite;
     /// [`ErrorKind::Train`] for a matrix that is not on the CPU.
+    ///
+    /// ```
+    /// # use qat_kernels::{Grid, Levels, config::StepRule};
+    /// # use qat_trainer::{llm::MatrixQuant, spec::WeightQuant};
+    /// use qat_trainer::llm::{FakeQuantised, Linear};
+    /// use tch::Tensor;
+    /// # let quant = WeightQuant { levels: Levels::new(2, Grid::MidRise)?, step: StepRule::Uniform };
+    /// # let quant = MatrixQuant::new(quant);
+    /// let w = Tensor::from_slice(&[0.25f32, -0.75, 0.75, -0.25]).view([1, 4]);
+    /// let matrix = FakeQuantised::new(&w, Some(&Tensor::from_slice(&[1f32])), quant, None)?;
+    /// assert!(matrix.weight()?.equal(&w)); // ±½ and ±1½ steps: fitted without an error
+    /// assert_eq!(matrix.leaves().len(), 2); // ŵ, and the bias, since W is f32
+    /// let e = FakeQuantised::new(&(&w / 0.0), None, quant, None).unwrap_err();
+    /// assert_eq!(e.kind(), qat_trainer::ErrorKind::Model); // infinite weights
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     pub fn new(
         weight: &Tensor,
         bias: Option<&Tensor>,
@@ -61,6 +77,22 @@ impl FakeQuantised {
     ///
     /// # Errors
     /// As [`Self::new`], and [`ErrorKind::Model`] for another number of them.
+    ///
+    /// ```
+    /// # use qat_kernels::{Grid, Levels, config::StepRule};
+    /// # use qat_trainer::{llm::MatrixQuant, spec::WeightQuant};
+    /// use qat_trainer::llm::{FakeQuantised, Linear};
+    /// use tch::Tensor;
+    /// # let quant = WeightQuant { levels: Levels::new(2, Grid::MidRise)?, step: StepRule::Uniform };
+    /// # let quant = MatrixQuant::new(quant);
+    /// let w = Tensor::from_slice(&[0.3f32, -0.8, 2.2, -0.1]).view([1, 4]);
+    /// let matrix = FakeQuantised::with_steps(&w, None, quant, vec![1.0], vec![])?;
+    /// let nearest = Vec::<f32>::try_from(matrix.weight()?.reshape(-1))?;
+    /// assert_eq!(nearest, [0.5, -0.5, 1.5, -0.5]); // of ±½ and ±1½
+    /// let e = FakeQuantised::with_steps(&w, None, quant, vec![1.0; 2], vec![]).unwrap_err();
+    /// assert_eq!(e.to_string(), "2 blocks of 4 for 4 weights");
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     pub fn with_steps(
         weight: &Tensor,
         bias: Option<&Tensor>,
@@ -83,6 +115,24 @@ impl FakeQuantised {
     ///
     /// # Errors
     /// As [`Self::new`], and [`ErrorKind::Model`] for a quantised matrix of another shape.
+    ///
+    /// ```
+    /// # use qat_kernels::{Grid, Levels, config::StepRule};
+    /// # use qat_kernels::quantizer::F16;
+    /// # use qat_trainer::{llm::{MatrixQuant, QuantisedMatrix}, spec::WeightQuant};
+    /// use qat_trainer::llm::{FakeQuantised, Linear};
+    /// use tch::Tensor;
+    /// # let quant = WeightQuant { levels: Levels::new(2, Grid::MidRise)?, step: StepRule::Uniform };
+    /// # let quant = MatrixQuant::new(quant);
+    /// let w = Tensor::from_slice(&[0.9f32, -0.25]).view([1, 2]);
+    /// // A quantiser has given them the levels 1½ and −½, though ½ is nearer to 0.9.
+    /// let start = QuantisedMatrix::new(quant.blocks(), 2, vec![1, -1], vec![F16::ONE], vec![])?;
+    /// let matrix = FakeQuantised::from_quantised(&w, None, quant, &start)?;
+    /// assert_eq!(Vec::<f32>::try_from(matrix.weight()?.reshape(-1))?, [1.5, -0.5]);
+    /// // Half way to the border of the cell, 1, and half way to the weight.
+    /// assert_eq!(matrix.latent(), [1.25, -0.375]);
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     pub fn from_quantised(
         weight: &Tensor,
         bias: Option<&Tensor>,
@@ -121,24 +171,100 @@ impl FakeQuantised {
     }
 
     /// How it is quantised.
+    ///
+    /// ```
+    /// # use qat_kernels::{Grid, Levels, config::StepRule};
+    /// # use qat_trainer::{llm::{MatrixQuant, QuantisedMatrix}, spec::WeightQuant};
+    /// # use qat_trainer::llm::FakeQuantised;
+    /// # use tch::Tensor;
+    /// # let of = |bits| -> qat_trainer::Result<MatrixQuant> {
+    /// #     let levels = Levels::new(bits, Grid::MidRise)?;
+    /// #     Ok(MatrixQuant::new(WeightQuant { levels, step: StepRule::Uniform }))
+    /// # };
+    /// # let (two_bits, four_bits) = (of(2)?, of(4)?);
+    /// # let w = [0.3, -0.1, 0.7, -1.2];
+    /// // Codes of 4 bits stay what they are, whatever the others are trained in.
+    /// let codes = QuantisedMatrix::fit(four_bits.blocks(), &w, 4, None)?;
+    /// let w = Tensor::from_slice(&w).view([1, 4]);
+    /// let matrix = FakeQuantised::from_quantised(&w, None, two_bits, &codes)?;
+    /// assert_eq!(matrix.quant().quant.levels.bits(), 4);
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     #[must_use]
     pub fn quant(&self) -> &MatrixQuant {
         &self.blocks.quant
     }
 
     /// The weights that are learned, row by row; what the network computes with is [`Linear::weight`].
+    ///
+    /// ```
+    /// # use qat_kernels::{Grid, Levels, config::StepRule};
+    /// # use qat_kernels::{SteVariant, ste_simd::AdamW};
+    /// # use qat_trainer::{llm::{MatrixQuant, Rates, Rule}, spec::WeightQuant};
+    /// # use qat_trainer::llm::{FakeQuantised, Linear};
+    /// # use tch::Tensor;
+    /// # let adamw = AdamW { lr: 0.125, weight_decay: 0.0, ..AdamW::default() };
+    /// # let rates = Rates { weights: Rule::AdamW(adamw), scales: adamw, factor: 1.0 };
+    /// # let quant = WeightQuant { levels: Levels::new(2, Grid::MidRise)?, step: StepRule::Uniform };
+    /// # let quant = MatrixQuant { ste: SteVariant::Standard, ..MatrixQuant::new(quant) };
+    /// let w = Tensor::from_slice(&[0.25f32, -0.75]).view([1, 2]);
+    /// let mut matrix = FakeQuantised::with_steps(&w, None, quant, vec![0.5], vec![])?;
+    /// let grad = Tensor::from_slice(&[1f32, -1.0]).view([1, 2]);
+    /// matrix.update(&[grad], &rates)?; // AdamW at a rate of ⅛
+    /// let moved = [0.25 - 0.125, -0.75 + 0.125];
+    /// assert!(matrix.latent().iter().zip(moved).all(|(w, moved)| (w - moved).abs() < 1e-6));
+    /// assert!(matrix.weight()?.equal(&w)); // the levels are the same as before
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     #[must_use]
     pub fn latent(&self) -> &[f32] {
         &self.w
     }
 
     /// α of each block (s of uniform steps), row by row.
+    ///
+    /// ```
+    /// # use qat_kernels::{Grid, Levels, config::StepRule};
+    /// # use qat_trainer::{llm::MatrixQuant, spec::WeightQuant};
+    /// # use qat_trainer::llm::FakeQuantised;
+    /// # use tch::Tensor;
+    /// use std::f32::consts::PI;
+    /// let quant = WeightQuant { levels: Levels::new(2, Grid::MidRise)?, step: StepRule::Pi { k: 4 } };
+    /// let w = Tensor::from_slice(&[0.25f32, -0.75, 0.75, -0.25]).view([1, 4]); // ±½ and ±1½ steps of ½
+    /// let matrix = FakeQuantised::new(&w, None, MatrixQuant::new(quant), None)?;
+    /// let step = matrix.alpha()[0] * PI / 4.0;
+    /// assert!((step - 0.5).abs() < 1e-6);
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     #[must_use]
     pub fn alpha(&self) -> &[f32] {
         &self.blocks.alpha
     }
 
     /// k of each group, block by block; none unless steps are adaptive.
+    ///
+    /// ```
+    /// # use qat_kernels::{Grid, Levels, config::StepRule};
+    /// # use qat_kernels::{pi_step, ste_simd::AdamW};
+    /// # use qat_trainer::{llm::{MatrixQuant, Rates, Rule}, spec::WeightQuant};
+    /// # use qat_trainer::llm::{FakeQuantised, Linear};
+    /// # use tch::Tensor;
+    /// # let adamw = AdamW { lr: 0.125, weight_decay: 0.0, ..AdamW::default() };
+    /// # let rates = Rates { weights: Rule::AdamW(adamw), scales: adamw, factor: 1.0 };
+    /// # let levels = Levels::new(2, Grid::MidRise)?;
+    /// # let mut row = [0.0; 16];
+    /// # for (i, w) in row.iter_mut().enumerate() {
+    /// #     *w = levels.dequantize(i as i32 % 4 - 2, pi_step(1.0, if i < 8 { 2 } else { 5 })?);
+    /// # }
+    /// # let w = Tensor::from_slice(&row).view([1, 16]);
+    /// let quant = WeightQuant { levels, step: StepRule::PiAdaptive { group: 8 } };
+    /// let quant = MatrixQuant { choose_every: 1, ..MatrixQuant::new(quant) };
+    /// // Eight weights on the levels of the step π/2 and eight on those of π/5 begin with another k, …
+    /// let mut matrix = FakeQuantised::with_steps(&w, None, quant, vec![1.0], vec![3, 3])?;
+    /// matrix.update(&[w.zeros_like()], &rates)?;
+    /// assert_eq!(matrix.divisors(), [2, 5]); // … which is chosen anew after an update
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     #[must_use]
     pub fn divisors(&self) -> &[u8] {
         &self.blocks.divisors
@@ -148,6 +274,19 @@ impl FakeQuantised {
     ///
     /// # Errors
     /// [`ErrorKind::Model`] for weights that are not finite.
+    ///
+    /// ```
+    /// # use qat_kernels::{Grid, Levels, config::StepRule};
+    /// # use qat_trainer::{llm::MatrixQuant, spec::WeightQuant};
+    /// # use qat_trainer::llm::FakeQuantised;
+    /// # use tch::Tensor;
+    /// # let quant = WeightQuant { levels: Levels::new(2, Grid::MidTread)?, step: StepRule::Uniform };
+    /// # let quant = MatrixQuant::new(quant);
+    /// let w = Tensor::from_slice(&[0.3f32, -0.8, 2.2, -0.5]).view([1, 4]);
+    /// let matrix = FakeQuantised::with_steps(&w, None, quant, vec![1.0], vec![])?;
+    /// assert_eq!(matrix.codes()?, [0, -1, 1, 0]); // mid-tread: 1 is the largest, ties go to the even one
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     pub fn codes(&self) -> Result<Vec<i8>> {
         let mut codes = vec![0; self.w.len()];
         ste_simd::quantize(self.blocks.quant.quant.levels, &self.blocks.steps, &self.w, &mut codes)?;
@@ -155,6 +294,22 @@ impl FakeQuantised {
     }
 
     /// Bytes of what the optimiser remembers.
+    ///
+    /// ```
+    /// # use qat_kernels::{Grid, Levels, config::StepRule};
+    /// # use qat_trainer::{llm::{MatrixQuant, MomentBits}, spec::WeightQuant};
+    /// # use qat_trainer::llm::FakeQuantised;
+    /// # use tch::{Device, Kind, Tensor};
+    /// # let quant = WeightQuant { levels: Levels::new(2, Grid::MidRise)?, step: StepRule::Uniform };
+    /// # let quant = MatrixQuant::new(quant);
+    /// let w = Tensor::ones([4, 64], (Kind::Float, Device::Cpu));
+    /// let bytes = |moments| -> qat_trainer::Result<usize> {
+    ///     Ok(FakeQuantised::new(&w, None, MatrixQuant { moments, ..quant }, None)?.optimiser_bytes())
+    /// };
+    /// assert_eq!(bytes(MomentBits::ThirtyTwo)?, 256 * 8 + 4 * 8); // of 256 weights and four α
+    /// assert_eq!(bytes(MomentBits::Eight)?, 256 * 2 + 8 + 4 * 8);
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     #[must_use]
     pub fn optimiser_bytes(&self) -> usize {
         self.store.bytes() + 8 * self.blocks.alpha.len()

@@ -28,6 +28,14 @@ pub enum Backend {
 
 impl Backend {
     /// The fastest one for tensors on `device`.
+    ///
+    /// ```
+    /// use qat_trainer::llm::Backend;
+    /// use tch::Device;
+    /// assert_eq!(Backend::on(Device::Cpu), Backend::Kernels);
+    /// // With or without a GPU: the kernels of the CPU are not what computes there.
+    /// assert_ne!(Backend::on(Device::Cuda(0)), Backend::Kernels);
+    /// ```
     #[must_use]
     pub fn on(device: Device) -> Self {
         match device {
@@ -38,6 +46,22 @@ impl Backend {
     }
 
     /// All that can compute on `device`.
+    ///
+    /// ```
+    /// # use qat_kernels::{Grid, Levels, config::StepRule};
+    /// # use qat_trainer::{llm::MatrixQuant, spec::WeightQuant};
+    /// use qat_trainer::llm::{Backend, PackedMatrix};
+    /// use tch::{Device, Kind, Tensor};
+    /// # let quant = WeightQuant { levels: Levels::new(2, Grid::MidRise)?, step: StepRule::Uniform };
+    /// # let quant = MatrixQuant::new(quant);
+    /// let w = Tensor::from_slice(&[0.3f32, -0.1, 0.7, -1.2]).view([2, 2]);
+    /// let fastest = PackedMatrix::fitted(&w, quant)?.weights(Kind::Float)?;
+    /// for backend in Backend::all(Device::Cpu) {
+    ///     // All of them compute the same numbers, bit for bit.
+    ///     assert!(PackedMatrix::fitted(&w, quant)?.on(backend).weights(Kind::Float)?.equal(&fastest));
+    /// }
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     #[must_use]
     pub fn all(device: Device) -> Vec<Self> {
         match Self::on(device) {

@@ -188,6 +188,20 @@ impl NodeQuantised {
     ///
     /// # Errors
     /// The same, but for the device.
+    ///
+    /// ```
+    /// # use qat_kernels::{Grid, Levels, config::StepRule};
+    /// # use qat_trainer::{llm::MatrixQuant, spec::WeightQuant};
+    /// use qat_trainer::llm::{Linear, NodeQuantised};
+    /// use tch::{Device, Tensor};
+    /// # let quant = WeightQuant { levels: Levels::new(2, Grid::MidRise)?, step: StepRule::Uniform };
+    /// # let quant = MatrixQuant::new(quant);
+    /// let w = Tensor::from_slice(&[0.25f32, -0.75, 0.75, -0.25]).view([1, 4]); // ±½ and ±1½ steps
+    /// let matrix = NodeQuantised::new(&w.to_device(Device::cuda_if_available()), None, quant, None)?;
+    /// assert!(matrix.weight()?.to_device(Device::Cpu).equal(&w));
+    /// assert_eq!(matrix.leaves().iter().map(|leaf| leaf.numel()).sum::<usize>(), 4 + 1); // w and α
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     pub fn new(
         weight: &Tensor,
         bias: Option<&Tensor>,
@@ -201,6 +215,23 @@ impl NodeQuantised {
     ///
     /// # Errors
     /// The same, but for the device.
+    ///
+    /// ```
+    /// # use qat_kernels::{Grid, Levels, config::StepRule};
+    /// # use qat_trainer::{llm::{MatrixQuant, QuantisedMatrix}, spec::WeightQuant};
+    /// use qat_trainer::{ErrorKind, llm::{Linear, NodeQuantised}};
+    /// use tch::Tensor;
+    /// # let quant = WeightQuant { levels: Levels::new(2, Grid::MidRise)?, step: StepRule::Uniform };
+    /// # let quant = MatrixQuant::new(quant);
+    /// let row = [0.3f32, -0.8, 2.2, -0.1];
+    /// let start = QuantisedMatrix::fit(quant.blocks(), &row, 4, None)?;
+    /// let w = Tensor::from_slice(&row).view([1, 4]);
+    /// let matrix = NodeQuantised::from_quantised(&w, None, quant, &start)?;
+    /// assert_eq!(matrix.quantised()?, Some(start.clone()));
+    /// let e = NodeQuantised::from_quantised(&w.view([2, 2]), None, quant, &start).unwrap_err();
+    /// assert_eq!(e.kind(), ErrorKind::Model); // another shape
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     pub fn from_quantised(
         weight: &Tensor,
         bias: Option<&Tensor>,
@@ -214,6 +245,19 @@ impl NodeQuantised {
     ///
     /// # Errors
     /// The same.
+    ///
+    /// ```
+    /// # use qat_kernels::{Grid, Levels, config::StepRule};
+    /// # use qat_trainer::{llm::MatrixQuant, spec::WeightQuant};
+    /// use qat_trainer::llm::{Backend, Linear, NodeQuantised};
+    /// use tch::Tensor;
+    /// # let quant = WeightQuant { levels: Levels::new(2, Grid::MidRise)?, step: StepRule::Uniform };
+    /// # let quant = MatrixQuant::new(quant);
+    /// let w = Tensor::from_slice(&[0.3f32, -0.8, 2.2, -0.1]).view([1, 4]);
+    /// let by = |backend| NodeQuantised::on(backend, &w, None, quant, None)?.weight();
+    /// assert!(by(Backend::Kernels)?.equal(&by(Backend::Operators)?)); // bit for bit
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     pub fn on(
         backend: Backend,
         weight: &Tensor,
@@ -244,6 +288,23 @@ impl NodeQuantised {
     ///
     /// # Errors
     /// [`ErrorKind::Train`] if torch refuses.
+    ///
+    /// ```
+    /// # use qat_kernels::{Grid, Levels, config::StepRule};
+    /// # use qat_kernels::quantizer::StepInit;
+    /// # use qat_trainer::{llm::{MatrixQuant, NodeQuantised}, spec::WeightQuant};
+    /// # use tch::Tensor;
+    /// # let quant = WeightQuant { levels: Levels::new(2, Grid::MidRise)?, step: StepRule::Uniform };
+    /// # let quant = MatrixQuant::new(quant);
+    /// let quant = MatrixQuant { init: StepInit::Max, ..quant }; // half the largest weight: a step of 1
+    /// let w = Tensor::from_slice(&[0.3f32, 2.0]).view([1, 2]);
+    /// let matrix = NodeQuantised::new(&w, None, quant, None)?; // ŵ is ½ and 1½
+    /// let (of_w, of_log_alpha) = matrix.gradients(&w.ones_like())?;
+    /// assert_eq!(Vec::<f32>::try_from(of_w.reshape(-1))?, [1.0, 0.0]); // 2 is beyond the levels
+    /// // LSQ: ½ − 0.3 inside, the level 1½ outside; by √(2·1½).
+    /// assert!((of_log_alpha.double_value(&[0]) - (0.2 + 1.5) / 3f64.sqrt()).abs() < 1e-6);
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     pub fn gradients(&self, of_w_hat: &Tensor) -> Result<(Tensor, Tensor)> {
         let Self { weight, quantiser, .. } = self;
         tch::no_grad(|| {
