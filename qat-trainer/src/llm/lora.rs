@@ -55,6 +55,21 @@ pub struct LoraSettings {
 
 impl LoraSettings {
     /// Adapters of rank 16 and alpha 32 on every matrix of the blocks.
+    ///
+    /// ```
+    /// # use qat_kernels::{Grid, Levels, config::StepRule};
+    /// # use qat_trainer::{llm::MatrixQuant, spec::WeightQuant};
+    /// use qat_trainer::llm::{LoraMode, LoraSettings};
+    /// # let quant = WeightQuant { levels: Levels::new(2, Grid::MidRise)?, step: StepRule::Uniform };
+    /// # let how = MatrixQuant { block: Some(32), ..MatrixQuant::new(quant) };
+    /// let usual = LoraSettings::new(LoraMode::Merged, how);
+    /// assert_eq!((usual.alpha / usual.rank as f32, usual.targets.len()), (2.0, 7)); // s; all matrices
+    /// // As small as LoRA's authors had it: queries and values alone.
+    /// let targets = vec!["q_proj".into(), "v_proj".into()];
+    /// let small = LoraSettings { rank: 4, alpha: 8.0, targets, ..usual.clone() };
+    /// assert_eq!(small.alpha / small.rank as f32, 2.0);
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     #[must_use]
     pub fn new(mode: LoraMode, quant: MatrixQuant) -> Self {
         Self { mode, quant, rank: 16, alpha: 32.0, targets: BLOCK_MATRICES.map(String::from).into(), seed: 1 }
@@ -77,6 +92,23 @@ impl LoraSettings {
 }
 
 /// What became of a decoder.
+///
+/// ```
+/// # use qat_kernels::{Grid, Levels, config::StepRule};
+/// # use qat_trainer::{llm::{Decoder, MatrixQuant, config::LlmConfig}, spec::WeightQuant};
+/// use qat_trainer::llm::{Adapted, LoraMode, LoraSettings};
+/// # let config = LlmConfig::from_json(r#"{ "model_type": "llama", "vocab_size": 20, "hidden_size": 32,
+/// #     "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2,
+/// #     "max_position_embeddings": 40, "rms_norm_eps": 1e-5, "tie_word_embeddings": true }"#)?;
+/// # let quant = WeightQuant { levels: Levels::new(2, Grid::MidRise)?, step: StepRule::Uniform };
+/// # let how = MatrixQuant { block: Some(32), ..MatrixQuant::new(quant) };
+/// let usual = LoraSettings::new(LoraMode::Packed, how);
+/// let settings = LoraSettings { rank: 4, targets: vec!["q_proj".into()], ..usual };
+/// let adapted = Decoder::generated(&config, 1)?.adapt(&settings, None)?;
+/// // D and U of a matrix of 32 by 32; 10240 weights in 2 bits, and an α of 4 bytes for each 32 of them.
+/// assert_eq!(adapted, Adapted { learned: 4 * (32 + 32), packed_bytes: 10240 / 4 + 10240 / 32 * 4 });
+/// # Ok::<(), qat_trainer::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Adapted {
     /// Numbers that are learned.
@@ -92,6 +124,25 @@ impl Decoder {
     /// # Errors
     /// [`ErrorKind::Spec`] for a rank that a matrix does not have (INV-6), and other settings that do not fit;
     /// [`ErrorKind::Checkpoint`] if `start` lacks a matrix or was made for others; the matrix is the place.
+    ///
+    /// ```
+    /// # use qat_kernels::{Grid, Levels, config::StepRule};
+    /// # use qat_trainer::{llm::{Decoder, MatrixQuant, config::LlmConfig}, spec::WeightQuant};
+    /// use qat_trainer::llm::{LoraMode, LoraSettings};
+    /// # let config = LlmConfig::from_json(r#"{ "model_type": "llama", "vocab_size": 20, "hidden_size": 32,
+    /// #     "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2,
+    /// #     "max_position_embeddings": 40, "rms_norm_eps": 1e-5, "tie_word_embeddings": true }"#)?;
+    /// # let quant = WeightQuant { levels: Levels::new(2, Grid::MidRise)?, step: StepRule::Uniform };
+    /// # let how = MatrixQuant { block: Some(32), ..MatrixQuant::new(quant) };
+    /// let mut decoder = Decoder::generated(&config, 1)?; // hidden states of 32
+    /// let settings = LoraSettings { rank: 33, ..LoraSettings::new(LoraMode::Packed, how) };
+    /// let e = decoder.adapt(&settings, None).unwrap_err().to_string();
+    /// assert!(e.contains("layers.0.self_attn.q_proj`: rank 33 is outside 1..=32; "), "{e}");
+    /// let scales = LoraSettings { mode: LoraMode::Scales, ..settings };
+    /// let learned = decoder.adapt(&scales, None)?.learned; // no adapters, so that no rank matters
+    /// assert_eq!(learned, 10240 / 32); // α of each 32 weights
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     pub fn adapt(&mut self, settings: &LoraSettings, start: Option<&Adapters>) -> Result<Adapted> {
         self.adapt_quantised(settings, &BTreeMap::new(), start)
     }
@@ -101,6 +152,28 @@ impl Decoder {
     ///
     /// # Errors
     /// As [`Self::adapt`], and [`ErrorKind::Model`] for codes of another shape, and of matrices there are not.
+    ///
+    /// ```
+    /// # use qat_kernels::{Grid, Levels, config::StepRule};
+    /// # use qat_trainer::{llm::{Decoder, MatrixQuant, config::LlmConfig}, spec::WeightQuant};
+    /// # use qat_trainer::llm::{Compensation, Windows, quantise_compensated};
+    /// use qat_trainer::llm::{LoraMode, LoraSettings};
+    /// # let config = LlmConfig::from_json(r#"{ "model_type": "llama", "vocab_size": 20, "hidden_size": 32,
+    /// #     "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2,
+    /// #     "max_position_embeddings": 40, "rms_norm_eps": 1e-5, "tie_word_embeddings": true }"#)?;
+    /// # let quant = WeightQuant { levels: Levels::new(2, Grid::MidRise)?, step: StepRule::Uniform };
+    /// # let how = MatrixQuant { block: Some(32), ..MatrixQuant::new(quant) };
+    /// # let text: Vec<u32> = (0..80).map(|i| i * i % 20).collect();
+    /// # let windows = Windows { size: 20, count: 4 };
+    /// // The codes of a quantiser that looked at a text, as from `read_codes`.
+    /// let by_text = Compensation { blocks: how.blocks(), tables: None, damping: 0.01 };
+    /// let mut rounded = Decoder::generated(&config, 1)?;
+    /// let (_, codes) = quantise_compensated(&mut rounded, &text, windows, &by_text, |_| ())?;
+    /// let mut decoder = Decoder::generated(&config, 1)?;
+    /// decoder.adapt_quantised(&LoraSettings::new(LoraMode::Packed, how), &codes, None)?;
+    /// assert_eq!(decoder.quantised()?, codes); // under the adapters
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     pub fn adapt_quantised(
         &mut self,
         settings: &LoraSettings,
@@ -153,6 +226,28 @@ impl Decoder {
     ///
     /// # Errors
     /// [`ErrorKind::Train`] if torch refuses.
+    ///
+    /// ```
+    /// # use qat_kernels::{Grid, Levels, config::StepRule};
+    /// # use qat_trainer::{llm::{Decoder, MatrixQuant, config::LlmConfig}, spec::WeightQuant};
+    /// use qat_trainer::llm::{LoraMode, LoraSettings};
+    /// # let config = LlmConfig::from_json(r#"{ "model_type": "llama", "vocab_size": 20, "hidden_size": 32,
+    /// #     "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2,
+    /// #     "max_position_embeddings": 40, "rms_norm_eps": 1e-5, "tie_word_embeddings": true }"#)?;
+    /// # let quant = WeightQuant { levels: Levels::new(2, Grid::MidRise)?, step: StepRule::Uniform };
+    /// # let how = MatrixQuant { block: Some(32), ..MatrixQuant::new(quant) };
+    /// let settings = LoraSettings { rank: 2, ..LoraSettings::new(LoraMode::Packed, how) };
+    /// let mut decoder = Decoder::generated(&config, 1)?;
+    /// decoder.adapt(&settings, None)?;
+    /// // … and trained. Another decoder goes on where this one is:
+    /// let adapters = decoder.adapters(&settings)?;
+    /// let mut other = Decoder::generated(&config, 1)?;
+    /// other.adapt(&LoraSettings { seed: 7, ..settings.clone() }, Some(&adapters))?;
+    /// assert_eq!(other.adapters(&settings)?, adapters);
+    /// // Of another rank they are of no use.
+    /// assert!(other.adapt(&LoraSettings { rank: 3, ..settings }, Some(&adapters)).is_err());
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     pub fn adapters(&self, settings: &LoraSettings) -> Result<Adapters> {
         let mut state = Checkpoint::default();
         self.save_state(&mut state)?;

@@ -38,6 +38,20 @@ impl PackedMatrix {
     ///
     /// # Errors
     /// [`ErrorKind::Spec`] for blocks or groups that do not divide the row; [`ErrorKind::Model`] for weights that are not finite.
+    ///
+    /// ```
+    /// # use qat_kernels::{Grid, Levels, config::StepRule};
+    /// # use qat_trainer::{llm::MatrixQuant, spec::WeightQuant};
+    /// use qat_trainer::llm::PackedMatrix;
+    /// use tch::{Kind, Tensor};
+    /// # let quant = WeightQuant { levels: Levels::new(2, Grid::MidRise)?, step: StepRule::Uniform };
+    /// # let quant = MatrixQuant::new(quant);
+    /// let w = Tensor::from_slice(&[0.25f32, -0.75, 0.75, -0.25]).view([1, 4]); // ±½ and ±1½ steps of ½
+    /// let matrix = PackedMatrix::fitted(&w, quant)?;
+    /// assert!(matrix.weights(Kind::Float)?.equal(&w));
+    /// assert!(PackedMatrix::fitted(&w.log(), quant).is_err()); // the logarithms of two are no numbers
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     pub fn fitted(weight: &Tensor, quant: MatrixQuant) -> Result<Self> {
         let plain = plain(weight)?;
         let (rows, row) = plain.size2()?;
@@ -63,6 +77,21 @@ impl PackedMatrix {
     ///
     /// # Errors
     /// [`ErrorKind::Model`] for numbers of them that do not fit the shape, or a code outside of the grid.
+    ///
+    /// ```
+    /// # use qat_kernels::{Grid, Levels, config::StepRule};
+    /// # use qat_trainer::{llm::MatrixQuant, spec::WeightQuant};
+    /// use qat_trainer::llm::PackedMatrix;
+    /// use tch::{Device, Kind};
+    /// # let quant = WeightQuant { levels: Levels::new(2, Grid::MidRise)?, step: StepRule::Uniform };
+    /// # let quant = MatrixQuant::new(quant);
+    /// let new = |codes: &[i8]| PackedMatrix::new(quant, [2, 2], codes, vec![1.0, 4.0], vec![], Device::Cpu);
+    /// let weights = new(&[0, 1, -1, -2])?.weights(Kind::Float)?;
+    /// assert_eq!(Vec::<f32>::try_from(weights.reshape(-1))?, [0.5, 1.5, -2.0, -6.0]); // α is 1, then 4
+    /// assert!(new(&[0, 1, -1]).is_err()); // three codes for four weights
+    /// assert!(new(&[0, 1, -1, 2]).is_err()); // 2 bits end at 1
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     pub fn new(
         quant: MatrixQuant,
         shape: [i64; 2],
@@ -96,6 +125,21 @@ impl PackedMatrix {
     }
 
     /// The same, unpacked by a backend to compare with others.
+    ///
+    /// ```
+    /// # use qat_kernels::{Grid, Levels, config::StepRule};
+    /// # use qat_trainer::{llm::MatrixQuant, spec::WeightQuant};
+    /// # use tch::{Device, Kind};
+    /// use qat_trainer::llm::{Backend, PackedMatrix};
+    /// # let quant = WeightQuant { levels: Levels::new(2, Grid::MidRise)?, step: StepRule::Uniform };
+    /// # let quant = MatrixQuant::new(quant);
+    /// let new = || PackedMatrix::new(quant, [1, 4], &[-2, -1, 0, 1], vec![0.3], vec![], Device::Cpu);
+    /// let by = |backend| new()?.on(backend).weights(Kind::Float);
+    /// assert!(by(Backend::Operators)?.equal(&by(Backend::Kernels)?));
+    /// let e = by(Backend::Fused).unwrap_err(); // on the CPU
+    /// assert!(e.to_string().starts_with("no fused kernels"), "{e}");
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     #[must_use]
     pub fn on(self, backend: Backend) -> Self {
         Self { backend, ..self }
@@ -105,11 +149,40 @@ impl PackedMatrix {
     ///
     /// # Errors
     /// [`ErrorKind::Train`] if torch refuses, as for a backend that does not compute on the matrix's device.
+    ///
+    /// ```
+    /// # use qat_kernels::{Grid, Levels, config::StepRule};
+    /// # use qat_trainer::{llm::MatrixQuant, spec::WeightQuant};
+    /// # use qat_trainer::llm::PackedMatrix;
+    /// # use tch::{Device, Kind};
+    /// # let quant = WeightQuant { levels: Levels::new(2, Grid::MidRise)?, step: StepRule::Uniform };
+    /// # let quant = MatrixQuant::new(quant);
+    /// // The levels ½ and −½ of the step ⅓.
+    /// let matrix = PackedMatrix::new(quant, [1, 2], &[0, -1], vec![1.0 / 3.0], vec![], Device::Cpu)?;
+    /// let exact = matrix.weights(Kind::Float)?.double_value(&[0, 0]);
+    /// assert_eq!(exact, f64::from(0.5 * (1f32 / 3.0)));
+    /// let rounded = matrix.weights(Kind::BFloat16)?.double_value(&[0, 0]);
+    /// assert_eq!(rounded, 171.0 / 1024.0); // eight significant bits
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     pub fn weights(&self, kind: Kind) -> Result<Tensor> {
         self.dequantised(&self.alpha, kind)
     }
 
     /// Bytes of the codes, of α (4 each) and k (2 bits each).
+    ///
+    /// ```
+    /// # use qat_kernels::{Grid, Levels, config::StepRule};
+    /// # use qat_trainer::{llm::MatrixQuant, spec::WeightQuant};
+    /// # use qat_trainer::llm::PackedMatrix;
+    /// # use tch::Device;
+    /// # let step = StepRule::PiAdaptive { group: 16 };
+    /// # let quant = WeightQuant { levels: Levels::new(2, Grid::MidRise)?, step };
+    /// let quant = MatrixQuant::new(quant); // an α a row, a k for each 16 weights
+    /// let matrix = PackedMatrix::new(quant, [2, 64], &[0; 128], vec![1.0; 2], vec![2; 8], Device::Cpu)?;
+    /// assert_eq!(matrix.bytes(), 128 / 4 + 2 * 4 + 8 / 4);
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.codes.numel() + 4 * self.alpha.numel() + self.divisors.numel().div_ceil(4)

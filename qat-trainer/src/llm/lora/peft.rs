@@ -111,18 +111,79 @@ impl Adapters {
     }
 
     /// r.
+    ///
+    /// ```
+    /// # use qat_kernels::{Grid, Levels, config::StepRule};
+    /// # use qat_trainer::{llm::{Decoder, MatrixQuant, config::LlmConfig}, spec::WeightQuant};
+    /// # use qat_trainer::llm::{LoraMode, LoraSettings};
+    /// # let config = LlmConfig::from_json(r#"{ "model_type": "llama", "vocab_size": 20, "hidden_size": 32,
+    /// #     "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2,
+    /// #     "max_position_embeddings": 40, "rms_norm_eps": 1e-5, "tie_word_embeddings": true }"#)?;
+    /// # let quant = WeightQuant { levels: Levels::new(2, Grid::MidRise)?, step: StepRule::Uniform };
+    /// # let how = MatrixQuant { block: Some(32), ..MatrixQuant::new(quant) };
+    /// # let targets = vec!["q_proj".into(), "v_proj".into()];
+    /// # let usual = LoraSettings::new(LoraMode::Packed, how);
+    /// # let settings = LoraSettings { rank: 4, alpha: 8.0, targets, ..usual };
+    /// # let mut decoder = Decoder::generated(&config, 1)?;
+    /// let learned = decoder.adapt(&settings, None)?.learned; // two matrices of 32 by 32
+    /// let adapters = decoder.adapters(&settings)?;
+    /// assert_eq!(learned, 2 * adapters.rank() * (32 + 32));
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     #[must_use]
     pub fn rank(&self) -> usize {
         self.config.r
     }
 
     /// `s·r`.
+    ///
+    /// ```
+    /// # use qat_kernels::{Grid, Levels, config::StepRule};
+    /// # use qat_trainer::{llm::{Decoder, MatrixQuant, config::LlmConfig}, spec::WeightQuant};
+    /// # use qat_trainer::llm::{LoraMode, LoraSettings};
+    /// # let config = LlmConfig::from_json(r#"{ "model_type": "llama", "vocab_size": 20, "hidden_size": 32,
+    /// #     "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2,
+    /// #     "max_position_embeddings": 40, "rms_norm_eps": 1e-5, "tie_word_embeddings": true }"#)?;
+    /// # let quant = WeightQuant { levels: Levels::new(2, Grid::MidRise)?, step: StepRule::Uniform };
+    /// # let how = MatrixQuant { block: Some(32), ..MatrixQuant::new(quant) };
+    /// # let targets = vec!["q_proj".into(), "v_proj".into()];
+    /// # let usual = LoraSettings::new(LoraMode::Packed, how);
+    /// # let settings = LoraSettings { rank: 4, alpha: 8.0, targets, ..usual };
+    /// # let mut decoder = Decoder::generated(&config, 1)?;
+    /// # decoder.adapt(&settings, None)?;
+    /// # let adapters = decoder.adapters(&settings)?;
+    /// // Of rank 4 and with s = 2.
+    /// assert_eq!(adapters.alpha() / adapters.rank() as f32, 2.0);
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     #[must_use]
     pub fn alpha(&self) -> f32 {
         self.config.lora_alpha
     }
 
     /// Last names of the matrices that are adapted.
+    ///
+    /// ```
+    /// # use qat_kernels::{Grid, Levels, config::StepRule};
+    /// # use qat_trainer::{llm::{Decoder, MatrixQuant, config::LlmConfig}, spec::WeightQuant};
+    /// # use qat_trainer::llm::{LoraMode, LoraSettings};
+    /// # let config = LlmConfig::from_json(r#"{ "model_type": "llama", "vocab_size": 20, "hidden_size": 32,
+    /// #     "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2,
+    /// #     "max_position_embeddings": 40, "rms_norm_eps": 1e-5, "tie_word_embeddings": true }"#)?;
+    /// # let quant = WeightQuant { levels: Levels::new(2, Grid::MidRise)?, step: StepRule::Uniform };
+    /// # let how = MatrixQuant { block: Some(32), ..MatrixQuant::new(quant) };
+    /// # let targets = vec!["q_proj".into(), "v_proj".into()];
+    /// # let usual = LoraSettings::new(LoraMode::Packed, how);
+    /// # let settings = LoraSettings { rank: 4, alpha: 8.0, targets, ..usual };
+    /// # let mut decoder = Decoder::generated(&config, 1)?;
+    /// # decoder.adapt(&settings, None)?;
+    /// # let adapters = decoder.adapters(&settings)?;
+    /// let adapted = |name: &str| adapters.targets().iter().any(|target| name.ends_with(target));
+    /// let linears = decoder.linears();
+    /// let names: Vec<_> = linears.iter().filter(|(name, _)| adapted(name)).map(|(name, _)| name).collect();
+    /// assert_eq!(names, ["model.layers.0.self_attn.q_proj", "model.layers.0.self_attn.v_proj"]);
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     #[must_use]
     pub fn targets(&self) -> &[String] {
         &self.config.target_modules
@@ -132,6 +193,33 @@ impl Adapters {
     ///
     /// # Errors
     /// [`ErrorKind::Io`].
+    ///
+    /// ```
+    /// # use qat_kernels::{Grid, Levels, config::StepRule};
+    /// # use qat_trainer::{llm::{Decoder, MatrixQuant, config::LlmConfig}, spec::WeightQuant};
+    /// # use qat_trainer::llm::{LoraMode, LoraSettings};
+    /// use qat_trainer::llm::Adapters;
+    /// # let config = LlmConfig::from_json(r#"{ "model_type": "llama", "vocab_size": 20, "hidden_size": 32,
+    /// #     "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2,
+    /// #     "max_position_embeddings": 40, "rms_norm_eps": 1e-5, "tie_word_embeddings": true }"#)?;
+    /// # let quant = WeightQuant { levels: Levels::new(2, Grid::MidRise)?, step: StepRule::Uniform };
+    /// # let how = MatrixQuant { block: Some(32), ..MatrixQuant::new(quant) };
+    /// # let targets = vec!["q_proj".into(), "v_proj".into()];
+    /// # let usual = LoraSettings::new(LoraMode::Packed, how);
+    /// # let settings = LoraSettings { rank: 4, alpha: 8.0, targets, ..usual };
+    /// # let mut decoder = Decoder::generated(&config, 1)?;
+    /// # let dir = tempfile::tempdir()?;
+    /// # let folder = dir.path().join("adapters");
+    /// decoder.adapt(&settings, None)?;
+    /// let adapters = decoder.adapters(&settings)?;
+    /// adapters.save(&folder)?;
+    /// // PEFT's files, and none of quantisers: in this mode they do not learn.
+    /// let has = |file: &str| folder.join(file).exists();
+    /// assert!(has("adapter_config.json") && has("adapter_model.safetensors"));
+    /// assert!(!has("quantisers.safetensors"));
+    /// assert_eq!(Adapters::load(&folder)?, adapters);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn save(&self, folder: &Path) -> Result<()> {
         std::fs::create_dir_all(folder).map_err(|e| Error::io("make", folder, &e))?;
         let config = serde_json::to_string_pretty(&self.config)
@@ -177,6 +265,29 @@ impl Adapters {
     ///
     /// # Errors
     /// [`ErrorKind::Io`]; [`ErrorKind::Checkpoint`] for files that are damaged or of another kind of adapter.
+    ///
+    /// ```
+    /// # use qat_trainer::checkpoint::Checkpoint;
+    /// use qat_trainer::llm::Adapters;
+    /// # let dir = tempfile::tempdir()?;
+    /// # let folder = dir.path();
+    /// # let json = r#"{ "peft_type": "LORA", "r": 1, "lora_alpha": 2, "target_modules": ["q_proj"],
+    /// #     "use_dora": false }"#;
+    /// # std::fs::write(folder.join("adapter_config.json"), json)?;
+    /// # let mut weights = Checkpoint::default();
+    /// # let name = "base_model.model.model.layers.0.self_attn.q_proj";
+    /// # weights.insert(&format!("{name}.lora_A.weight"), &[1, 32], vec![0.5; 32])?;
+    /// # weights.insert(&format!("{name}.lora_B.weight"), &[32, 1], vec![0.25; 32])?;
+    /// # weights.save(&folder.join("adapter_model.safetensors"))?;
+    /// // A folder of PEFT's: rank 1 on `q_proj`.
+    /// let adapters = Adapters::load(folder)?;
+    /// assert_eq!((adapters.rank(), adapters.alpha()), (1, 2.0));
+    /// assert_eq!(adapters.targets(), ["q_proj"]);
+    /// std::fs::write(folder.join("adapter_config.json"), json.replace("false", "true"))?;
+    /// let e = Adapters::load(folder).unwrap_err().to_string(); // another kind of adapter
+    /// assert!(e.contains("adapter_config.json: `use_dora` is set; "), "{e}");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn load(folder: &Path) -> Result<Self> {
         let file = folder.join(CONFIG);
         let text = std::fs::read_to_string(&file).map_err(|e| Error::io("read", &file, &e))?;
@@ -228,6 +339,31 @@ impl Adapters {
     /// # Errors
     /// [`ErrorKind::Unsupported`] for what was learned of quantisers, which a sum of matrices has no place for;
     /// [`ErrorKind::Checkpoint`] for adapters of other matrices, [`ErrorKind::Spec`] for a rank that a matrix does not have.
+    ///
+    /// ```
+    /// # use qat_trainer::{checkpoint::Checkpoint, llm::{Decoder, config::LlmConfig}};
+    /// use qat_trainer::llm::Adapters;
+    /// # let config = LlmConfig::from_json(r#"{ "model_type": "llama", "vocab_size": 20, "hidden_size": 32,
+    /// #     "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2,
+    /// #     "max_position_embeddings": 40, "rms_norm_eps": 1e-5, "tie_word_embeddings": true }"#)?;
+    /// # let mut decoder = Decoder::generated(&config, 1)?;
+    /// # let dir = tempfile::tempdir()?;
+    /// # let folder = dir.path();
+    /// # let json = r#"{ "peft_type": "LORA", "r": 1, "lora_alpha": 2, "target_modules": ["q_proj"],
+    /// #     "use_dora": false }"#;
+    /// # std::fs::write(folder.join("adapter_config.json"), json)?;
+    /// # let mut weights = Checkpoint::default();
+    /// # let name = "base_model.model.model.layers.0.self_attn.q_proj";
+    /// # weights.insert(&format!("{name}.lora_A.weight"), &[1, 32], vec![0.5; 32])?;
+    /// # weights.insert(&format!("{name}.lora_B.weight"), &[32, 1], vec![0.25; 32])?;
+    /// # weights.save(&folder.join("adapter_model.safetensors"))?;
+    /// let adapters = Adapters::load(folder)?; // s is 2, all of D ½ and all of U ¼, on `q_proj`
+    /// let before = decoder.linears()[1].1.weight()?;
+    /// adapters.merge(&mut decoder)?;
+    /// let change = decoder.linears()[1].1.weight()? - before;
+    /// assert!((change - 2.0 * 0.25 * 0.5).abs().max().double_value(&[]) < 1e-6);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn merge(&self, decoder: &mut Decoder) -> Result<()> {
         if !self.scales.is_empty() || self.config.peft_type == SCALES_ALONE {
             return Err(Error::new(
