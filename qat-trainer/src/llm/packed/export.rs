@@ -16,6 +16,32 @@ impl LanguageModel {
     /// # Errors
     /// [`ErrorKind::Model`] for codes of other matrices than the model's, or of other weights, bit for bit, be they rounded to bf16 as
     /// a whole; those of [`pack`].
+    ///
+    /// ```
+    /// # use qat_kernels::{Grid, Levels, config::StepRule};
+    /// # use qat_trainer::{llm::{BlockQuant, Decoder, DecoderQuant, MatrixQuant}, spec::WeightQuant};
+    /// # use qat_trainer::llm::config::LlmConfig;
+    /// use qat_trainer::llm::{LanguageModel, Tokenizer, packed::Contents};
+    /// # let config = LlmConfig::from_json(r#"{ "model_type": "llama", "vocab_size": 20, "hidden_size": 32,
+    /// #     "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2,
+    /// #     "max_position_embeddings": 40, "rms_norm_eps": 1e-5, "tie_word_embeddings": true }"#)?;
+    /// # let quant = WeightQuant { levels: Levels::new(2, Grid::MidRise)?, step: StepRule::Uniform };
+    /// # let how = MatrixQuant { block: Some(32), ..MatrixQuant::new(quant) };
+    /// # let mut decoder = Decoder::generated(&config, 1)?;
+    /// decoder.quantise_in_training(&DecoderQuant { blocks: how, tables: None })?; // 2 bits
+    /// let codes = decoder.freeze_quantised()?;
+    /// let tokenizer = Tokenizer::characters(&"abc".chars().collect())?;
+    /// let mut model = LanguageModel { decoder, tokenizer, chat: None, ends: vec![1] };
+    /// let file = model.pack(codes.clone(), None)?;
+    /// assert_eq!(Contents::parse(&file)?.codes(), (7, 2.0 + 16.0 / 32.0));
+    /// // With the embedding, 20·32 numbers, in 8 bits the file is smaller.
+    /// let eight_bits = WeightQuant { levels: Levels::new(8, Grid::MidTread)?, ..quant };
+    /// let smaller = model.pack(codes.clone(), Some(BlockQuant { quant: eight_bits, block: Some(32) }))?;
+    /// assert!(smaller.len() < file.len() && Contents::parse(&smaller)?.codes().0 == 8);
+    /// model.decoder = Decoder::generated(&config, 2)?;
+    /// assert!(model.pack(codes, None).is_err()); // codes of other weights
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     pub fn pack(
         &self,
         mut codes: BTreeMap<String, QuantisedMatrix>,

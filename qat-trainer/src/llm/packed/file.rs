@@ -19,6 +19,19 @@ const CHECKSUM: usize = 4;
 ///
 /// # Errors
 /// [`ErrorKind::Io`] if it cannot be read. A folder is none.
+///
+/// ```
+/// # use std::path::Path;
+/// use qat_trainer::{ErrorKind, llm::packed::is_packed};
+/// # let dir = tempfile::tempdir()?;
+/// # let path = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/packed-v1.piq"));
+/// # let other = dir.path().join("model.gguf");
+/// # std::fs::write(&other, "GGUF")?;
+/// assert!(is_packed(path)?); // of a packed decoder
+/// assert!(!is_packed(&other)? && !is_packed(dir.path())?); // a file that is none, and a folder
+/// assert_eq!(is_packed(Path::new("none.piq")).unwrap_err().kind(), ErrorKind::Io);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub fn is_packed(path: &Path) -> Result<bool> {
     if path.is_dir() {
         return Ok(false);

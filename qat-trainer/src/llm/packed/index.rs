@@ -15,6 +15,16 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 /// How conversations are written.
+///
+/// ```
+/// # use qat_trainer::llm::packed::Chat;
+/// let chat: Chat = serde_json::from_str(r#"{ "eos": "</s>", "bos": "",
+///     "template": "{% for m in messages %}{{ m.content }}{{ eos_token }}{% endfor %}" }"#)?;
+/// assert_eq!((chat.bos.as_str(), chat.eos.as_str()), ("", "</s>")); // it has no token to begin with
+/// // As in an index of a file: all of it is there, and nothing else.
+/// assert!(serde_json::from_str::<Chat>(r#"{ "template": "" }"#).is_err());
+/// # Ok::<(), serde_json::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Chat {
@@ -27,6 +37,18 @@ pub struct Chat {
 }
 
 /// What the engine computed when the file was written.
+///
+/// ```
+/// # use std::path::Path;
+/// use qat_trainer::llm::packed::{KnownAnswer, PackedDecoder};
+/// # let path = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/packed-v1.piq"));
+/// let decoder = PackedDecoder::load(path)?;
+/// if let Some(KnownAnswer { tokens, sha256 }) = &decoder.contents().known {
+///     assert_eq!(decoder.answer(tokens)?, *sha256); // on whatever machine
+///     assert_ne!(decoder.answer(&tokens[1..])?, *sha256);
+/// }
+/// # Ok::<(), qat_trainer::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct KnownAnswer {
@@ -122,6 +144,21 @@ impl Contents {
     ///
     /// # Errors
     /// [`ErrorKind::Model`] saying what is wrong, and where.
+    ///
+    /// ```
+    /// # use std::path::Path;
+    /// use qat_trainer::llm::packed::Contents;
+    /// # let path = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/packed-v1.piq"));
+    /// let mut file = std::fs::read(path)?; // a small decoder
+    /// let contents = Contents::parse(&file)?;
+    /// assert_eq!((contents.config.vocabulary, contents.ends), (20, vec![1, 2]));
+    /// let e = Contents::parse(&file[..100]).unwrap_err().to_string();
+    /// assert!(e.contains(&format!("the header states {} bytes but there are 100", file.len())), "{e}");
+    /// file[1000] ^= 1;
+    /// let e = Contents::parse(&file).unwrap_err().to_string();
+    /// assert!(e.contains("the checksum does not hold"), "{e}");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn parse(file: &[u8]) -> Result<Self> {
         let index = open(file)?;
         let first = first_part(index.len());
@@ -168,6 +205,17 @@ impl Contents {
     }
 
     /// Number of matrices of codes, and the mean bits of their weights, steps counted.
+    ///
+    /// ```
+    /// # use std::path::Path;
+    /// # use qat_trainer::llm::packed::PackedDecoder;
+    /// # let path = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/packed-v1.piq"));
+    /// let decoder = PackedDecoder::load(path)?;
+    /// // Embedding and seven matrices in each of two blocks: 2 to 8 bits, 3.9 in the mean.
+    /// let (matrices, bits) = decoder.contents().codes();
+    /// assert_eq!((matrices, bits), (1 + 2 * 7, 73_792.0 / 19_072.0));
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     #[must_use]
     pub fn codes(&self) -> (usize, f64) {
         let weights = self.matrices.values().map(|m| m.rows as f64 * m.columns as f64).sum::<f64>();

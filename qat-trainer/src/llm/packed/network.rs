@@ -61,6 +61,19 @@ impl PackedDecoder {
     ///
     /// # Errors
     /// [`ErrorKind::Io`]; those of [`Self::new`].
+    ///
+    /// ```
+    /// # use std::path::Path;
+    /// use qat_trainer::llm::{CausalModel, packed::PackedDecoder};
+    /// # let path = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/packed-v1.piq"));
+    /// let decoder = PackedDecoder::load(path)?;
+    /// let mut text = decoder.begin(8)?; // room for eight tokens
+    /// let logits = text.feed(&[3, 1, 4])?;
+    /// assert_eq!((text.len(), logits.len()), (3, decoder.config().vocabulary)); // a logit for every token
+    /// let e = PackedDecoder::load(Path::new("none.piq")).unwrap_err();
+    /// assert!(e.to_string().starts_with("none.piq: cannot read this file"), "{e}");
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     pub fn load(path: &Path) -> Result<Self> {
         let file = std::fs::read(path).map_err(|e| Error::io("read", path, &e))?;
         Self::new(file).map_err(|e| e.file(path))
@@ -70,6 +83,20 @@ impl PackedDecoder {
     ///
     /// # Errors
     /// Those of [`Contents::parse`].
+    ///
+    /// ```
+    /// # use std::path::Path;
+    /// use qat_trainer::llm::{CausalModel, packed::PackedDecoder};
+    /// # let path = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/packed-v1.piq"));
+    /// let decoder = PackedDecoder::new(std::fs::read(path)?)?;
+    /// // The same logits, bit for bit, however the tokens are cut.
+    /// let at_once = decoder.begin(8)?.feed(&[3, 1, 4])?;
+    /// let mut text = decoder.begin(8)?;
+    /// text.feed(&[3, 1])?;
+    /// assert_eq!(text.feed(&[4])?, at_once);
+    /// assert!(PackedDecoder::new(b"GGUF".to_vec()).is_err());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn new(file: Vec<u8>) -> Result<Self> {
         let contents = Contents::parse(&file)?;
         let config = &contents.config;
@@ -118,18 +145,52 @@ impl PackedDecoder {
     }
 
     /// What the file holds beside the weights.
+    ///
+    /// ```
+    /// # use std::path::Path;
+    /// # use qat_trainer::llm::{CausalModel, packed::PackedDecoder};
+    /// # let path = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/packed-v1.piq"));
+    /// let decoder = PackedDecoder::load(path)?;
+    /// let contents = decoder.contents();
+    /// assert_eq!(contents.config, *decoder.config());
+    /// // Which tokens end a text, and how a turn of a conversation ends.
+    /// assert_eq!(contents.ends, [1, 2]);
+    /// assert_eq!(contents.chat.as_ref().map(|chat| chat.eos.as_str()), Some("</s>"));
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     #[must_use]
     pub fn contents(&self) -> &Contents {
         &self.contents
     }
 
     /// The file's bytes.
+    ///
+    /// ```
+    /// # use std::path::Path;
+    /// # use qat_trainer::llm::packed::PackedDecoder;
+    /// # let path = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/packed-v1.piq"));
+    /// let file = std::fs::read(path)?;
+    /// // The decoder computes on the bytes as they are; nothing has been changed or left out.
+    /// assert!(PackedDecoder::new(file.clone())?.into_bytes() == file);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn into_bytes(self) -> Vec<u8> {
         self.file
     }
 
     /// The bytes of `tokenizer.json`.
+    ///
+    /// ```
+    /// # use std::path::Path;
+    /// # use qat_trainer::llm::packed::PackedDecoder;
+    /// # let path = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/packed-v1.piq"));
+    /// let decoder = PackedDecoder::load(path)?; // with a made-up tokenizer
+    /// let json: serde_json::Value = serde_json::from_slice(decoder.tokenizer())?;
+    /// assert_eq!(json["generated"], true);
+    /// assert_eq!(decoder.tokenizer().len(), decoder.contents().tokenizer.len());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn tokenizer(&self) -> &[u8] {
         self.file.get(self.contents.tokenizer.clone()).unwrap_or_default()

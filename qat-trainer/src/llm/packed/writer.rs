@@ -18,6 +18,38 @@ use std::collections::BTreeMap;
 const KNOWN: usize = 16;
 
 /// What goes into a file.
+///
+/// ```
+/// # use qat_kernels::{Grid, Levels, config::StepRule};
+/// # use qat_trainer::{llm::{BlockQuant, QuantisedMatrix, config::LlmConfig}, spec::WeightQuant};
+/// use qat_trainer::llm::packed::{Parts, pack};
+/// # let config = LlmConfig::from_json(r#"{ "model_type": "llama", "vocab_size": 8, "hidden_size": 16,
+/// #     "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1,
+/// #     "max_position_embeddings": 32, "rms_norm_eps": 1e-5, "tie_word_embeddings": true }"#)?;
+/// # let quant = WeightQuant { levels: Levels::new(2, Grid::MidRise)?, step: StepRule::Uniform };
+/// # let matrix = QuantisedMatrix::fit(BlockQuant { quant, block: None }, &[0.1; 256], 16, None)?;
+/// # let names = "self_attn.q self_attn.k self_attn.v self_attn.o mlp.gate mlp.up mlp.down".split(' ');
+/// # let matrices = names.map(|name| (format!("model.layers.0.{name}_proj"), matrix.clone()));
+/// # let matrices = matrices.collect::<std::collections::BTreeMap<_, _>>();
+/// # let norms = ["layers.0.input_layernorm", "layers.0.post_attention_layernorm", "norm"];
+/// # let norms = norms.map(|name| (format!("model.{name}.weight"), (vec![16], vec![1.0; 16])));
+/// # let mut tensors = std::collections::BTreeMap::from(norms);
+/// # tensors.insert("model.embed_tokens.weight".into(), (vec![8, 16], vec![1.0; 128]));
+/// // All that a decoder of one block needs, but for the last norm.
+/// tensors.remove("model.norm.weight");
+/// let parts = Parts {
+///     tool: "my converter 1.0",
+///     config: &config,
+///     ends: &[1],
+///     chat: None,
+///     tokenizer: "{}",
+///     matrices: &matrices, // of the block
+///     tensors: &tensors, // embedding and norms
+/// };
+/// let e = pack(&parts).unwrap_err().to_string();
+/// assert!(e.starts_with("tensor `model.norm.weight`: it is missing"), "{e}");
+/// # Ok::<(), qat_trainer::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct Parts<'a> {
     /// What writes the file.
@@ -42,6 +74,35 @@ pub struct Parts<'a> {
 /// [`ErrorKind::Model`] for parts that do not make a decoder of the configuration, numbers that are not finite, and matrices
 /// whose blocks the engine does not multiply: they are whole rows or powers of two, a multiple of 16 weights (2 bits), 8 (3 and
 /// 4 bits) or 4, and groups are no smaller than that.
+///
+/// ```
+/// # use qat_kernels::{Grid, Levels, config::StepRule};
+/// # use qat_trainer::{llm::{BlockQuant, QuantisedMatrix, config::LlmConfig}, spec::WeightQuant};
+/// use qat_trainer::llm::packed::{Contents, PackedDecoder, Parts, pack};
+/// # let config = LlmConfig::from_json(r#"{ "model_type": "llama", "vocab_size": 8, "hidden_size": 16,
+/// #     "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1,
+/// #     "max_position_embeddings": 32, "rms_norm_eps": 1e-5, "tie_word_embeddings": true }"#)?;
+/// # let quant = WeightQuant { levels: Levels::new(2, Grid::MidRise)?, step: StepRule::Uniform };
+/// # let matrix = QuantisedMatrix::fit(BlockQuant { quant, block: None }, &[0.1; 256], 16, None)?;
+/// # let names = "self_attn.q self_attn.k self_attn.v self_attn.o mlp.gate mlp.up mlp.down".split(' ');
+/// # let matrices = names.map(|name| (format!("model.layers.0.{name}_proj"), matrix.clone()));
+/// # let matrices = matrices.collect::<std::collections::BTreeMap<_, _>>();
+/// # let norms = ["layers.0.input_layernorm", "layers.0.post_attention_layernorm", "norm"];
+/// # let norms = norms.map(|name| (format!("model.{name}.weight"), (vec![16], vec![1.0; 16])));
+/// # let mut tensors = std::collections::BTreeMap::from(norms);
+/// # tensors.insert("model.embed_tokens.weight".into(), (vec![8, 16], vec![1.0; 128]));
+/// # let parts = Parts {
+/// #     tool: "my converter 1.0", config: &config, ends: &[1], chat: None, tokenizer: "{}",
+/// #     matrices: &matrices, tensors: &tensors,
+/// # };
+/// // The parts of a decoder of one block, its seven matrices of 16 by 16 in 2 bits, with a step a row.
+/// let decoder = PackedDecoder::new(pack(&parts)?)?;
+/// let contents = decoder.contents();
+/// assert_eq!((contents.tool.as_str(), contents.codes()), ("my converter 1.0", (7, 2.0 + 16.0 / 16.0)));
+/// assert_eq!(contents.known.as_ref().map(|known| known.tokens.len()), Some(16));
+/// assert_eq!(Contents::answers(&decoder), Ok(Some(true)));
+/// # Ok::<(), qat_trainer::Error>(())
+/// ```
 pub fn pack(parts: &Parts<'_>) -> Result<Vec<u8>> {
     let mut layout = Layout::default();
     let tokenizer = [layout.add(parts.tokenizer.as_bytes()), parts.tokenizer.len() as u64];
@@ -109,6 +170,18 @@ impl PackedDecoder {
     ///
     /// # Errors
     /// [`ErrorKind::Data`] for more tokens than the context, or tokens that the model does not have.
+    ///
+    /// ```
+    /// # use std::path::Path;
+    /// use qat_trainer::{ErrorKind, llm::packed::PackedDecoder};
+    /// # let path = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/packed-v1.piq"));
+    /// let decoder = PackedDecoder::load(path)?; // of 20 tokens
+    /// let answer = decoder.answer(&[3, 1, 4])?;
+    /// assert_eq!(answer.len(), 256 / 4); // hexadecimal digits
+    /// assert_ne!(decoder.answer(&[1, 3, 4])?, answer); // the order matters
+    /// assert_eq!(decoder.answer(&[20]).unwrap_err().kind(), ErrorKind::Data);
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     pub fn answer(&self, tokens: &[u32]) -> Result<String> {
         let logits = self.begin(tokens.len())?.feed(tokens)?;
         let mut sha = Sha256::new();
@@ -122,6 +195,16 @@ impl Contents {
     ///
     /// # Errors
     /// As [`PackedDecoder::answer`].
+    ///
+    /// ```
+    /// # use std::path::Path;
+    /// use qat_trainer::llm::packed::{Contents, PackedDecoder};
+    /// # let path = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/packed-v1.piq"));
+    /// // A file that another machine may have written: does this one compute the same?
+    /// let decoder = PackedDecoder::load(path)?;
+    /// assert_eq!(Contents::answers(&decoder)?, Some(true));
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     pub fn answers(decoder: &PackedDecoder) -> Result<Option<bool>> {
         let known = decoder.contents().known.as_ref();
         known.map(|known| Ok(decoder.answer(&known.tokens)? == known.sha256)).transpose()
