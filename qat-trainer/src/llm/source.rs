@@ -11,6 +11,32 @@ use std::path::{Path, PathBuf};
 use tch::Tensor;
 
 /// Where a decoder's tensors come from.
+///
+/// ```
+/// # use qat_trainer::llm::config::LlmConfig;
+/// # use std::{collections::BTreeMap, path::PathBuf};
+/// # use tch::{Device, Kind, Tensor};
+/// use qat_trainer::{Error, ErrorKind, Result, llm::{Decoder, TensorSource}};
+/// /// Tensors in memory.
+/// struct InMemory(BTreeMap<String, Tensor>);
+/// impl TensorSource for InMemory {
+///     fn names(&self) -> Vec<String> { self.0.keys().cloned().collect() }
+///     fn tensor(&self, name: &str, shape: &[i64]) -> Result<Tensor> {
+///         let found = self.0.get(name).filter(|tensor| tensor.size() == shape);
+///         let missing = || Error::new(ErrorKind::Model, format!("no tensor `{name}` of {shape:?}"));
+///         found.map(Tensor::shallow_clone).ok_or_else(missing)
+///     }
+///     fn file_of(&self, _: &str) -> PathBuf { "memory".into() }
+/// }
+/// # let config = LlmConfig::from_json(r#"{ "model_type": "llama", "vocab_size": 20, "hidden_size": 32,
+/// #     "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2,
+/// #     "max_position_embeddings": 40, "rms_norm_eps": 1e-5, "tie_word_embeddings": true }"#)?;
+/// let mut source = InMemory(Decoder::generated(&config, 1)?.tensors()?.into_iter().collect());
+/// assert!(Decoder::load(&config, &source, Kind::Float, Device::Cpu).is_ok());
+/// source.0.remove("model.norm.weight");
+/// assert!(Decoder::load(&config, &source, Kind::Float, Device::Cpu).is_err());
+/// # Ok::<(), qat_trainer::Error>(())
+/// ```
 pub trait TensorSource {
     /// The names of all tensors there are.
     fn names(&self) -> Vec<String>;

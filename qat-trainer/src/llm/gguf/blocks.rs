@@ -8,7 +8,25 @@ use qat_kernels::quantizer::F16;
 const BLOCK: usize = 32;
 
 /// A storage format. In blocks of 32 numbers x, with binary16 scale d and minimum m, low nibbles first (numbers 0 to 15 of
-/// the block) and high nibbles after (16 to 31):
+/// the block) and high nibbles after (16 to 31).
+///
+/// ```
+/// use qat_trainer::llm::gguf::{Format, Gguf};
+/// # use std::io::Cursor;
+/// # let mut bytes = b"GGUF\x03\0\0\0\x01\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0".to_vec(); // one tensor
+/// # bytes.extend([&1u64.to_le_bytes()[..], b"w", &1u32.to_le_bytes(), &32u64.to_le_bytes()].concat());
+/// # bytes.extend([&2u32.to_le_bytes()[..], &[0; 8]].concat());
+/// # bytes.resize(64, 0);
+/// # bytes.extend(b"\0\x38\x0F");
+/// # bytes.resize(64 + 18, 0x88);
+/// // A file with one block: d = ½, then the byte 0F, then 88 fifteen times.
+/// let file = Gguf::parse(&bytes[..], bytes.len() as u64)?;
+/// assert_eq!(file.tensor("w").map(|info| info.format), Some(Format::Q4_0));
+/// let x = file.read_tensor(Cursor::new(&bytes), "w")?;
+/// assert_eq!((x[0], x[16]), (0.5 * (15.0 - 8.0), 0.5 * (0.0 - 8.0))); // F, the low nibble, and 0
+/// assert_eq!((x[1], x[31]), (0.0, 0.0));
+/// # Ok::<(), qat_trainer::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Format {

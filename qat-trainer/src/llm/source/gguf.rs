@@ -38,6 +38,36 @@ impl GgufSource {
     ///
     /// # Errors
     /// [`crate::ErrorKind::Io`] if it cannot be read; [`crate::ErrorKind::Model`] if it is damaged or holds something else.
+    ///
+    /// ```
+    /// use qat_trainer::llm::{GgufSource, TensorSource};
+    /// # let text = |s: &str| [&(s.len() as u64).to_le_bytes()[..], s.as_bytes()].concat();
+    /// # let mut bytes = b"GGUF\x03\0\0\0\x01\0\0\0\0\0\0\0\x07\0\0\0\0\0\0\0".to_vec();
+    /// # bytes.extend([&text("general.architecture")[..], &8u32.to_le_bytes(), &text("llama")].concat());
+    /// # for (key, n) in [("embedding_length", 8_u32), ("attention.head_count", 2), ("block_count", 3)]
+    /// #     .into_iter().chain([("feed_forward_length", 16), ("context_length", 64)])
+    /// # {
+    /// #     bytes.extend([&text(&format!("llama.{key}"))[..], &4u32.to_le_bytes(), &n.to_le_bytes()].concat());
+    /// # }
+    /// # bytes.extend(text("llama.attention.layer_norm_rms_epsilon"));
+    /// # bytes.extend([6u32.to_le_bytes(), 1e-5f32.to_le_bytes()].concat());
+    /// # bytes.extend([&text("token_embd.weight")[..], &2u32.to_le_bytes()].concat());
+    /// # bytes.extend([8u64, 5].map(u64::to_le_bytes).concat());
+    /// # bytes.extend([0; 4 + 8]); // F32, at the start of the data
+    /// # bytes.resize(bytes.len().next_multiple_of(32), 0);
+    /// # bytes.extend((0..40).flat_map(|i| (i as f32).to_le_bytes()));
+    /// # let dir = tempfile::tempdir()?;
+    /// # let path = dir.path().join("small.gguf");
+    /// # std::fs::write(&path, &bytes)?;
+    /// // A file with `token_embd.weight`, five rows of eight numbers, 0 to 39.
+    /// let source = GgufSource::open(&path)?;
+    /// assert_eq!(source.names(), ["model.embed_tokens.weight"]); // Hugging Face's name
+    /// let embedding = source.tensor("model.embed_tokens.weight", &[5, 8])?;
+    /// assert_eq!(embedding.double_value(&[2, 1]), 17.0);
+    /// let e = source.tensor("model.norm.weight", &[8]).unwrap_err();
+    /// assert!(e.to_string().contains("tensor `model.norm.weight`: this tensor is missing"), "{e}");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn open(path: &Path) -> Result<Self> {
         let file = File::open(path).map_err(|e| Error::io("read", path, &e))?;
         let len = file.metadata().map_err(|e| Error::io("read", path, &e))?.len();
@@ -47,12 +77,66 @@ impl GgufSource {
     }
 
     /// The shape of the decoder.
+    ///
+    /// ```
+    /// # use qat_trainer::llm::GgufSource;
+    /// # let text = |s: &str| [&(s.len() as u64).to_le_bytes()[..], s.as_bytes()].concat();
+    /// # let mut bytes = b"GGUF\x03\0\0\0\x01\0\0\0\0\0\0\0\x07\0\0\0\0\0\0\0".to_vec();
+    /// # bytes.extend([&text("general.architecture")[..], &8u32.to_le_bytes(), &text("llama")].concat());
+    /// # for (key, n) in [("embedding_length", 8_u32), ("attention.head_count", 2), ("block_count", 3)]
+    /// #     .into_iter().chain([("feed_forward_length", 16), ("context_length", 64)])
+    /// # {
+    /// #     bytes.extend([&text(&format!("llama.{key}"))[..], &4u32.to_le_bytes(), &n.to_le_bytes()].concat());
+    /// # }
+    /// # bytes.extend(text("llama.attention.layer_norm_rms_epsilon"));
+    /// # bytes.extend([6u32.to_le_bytes(), 1e-5f32.to_le_bytes()].concat());
+    /// # bytes.extend([&text("token_embd.weight")[..], &2u32.to_le_bytes()].concat());
+    /// # bytes.extend([8u64, 5].map(u64::to_le_bytes).concat());
+    /// # bytes.extend([0; 4 + 8]); // F32, at the start of the data
+    /// # bytes.resize(bytes.len().next_multiple_of(32), 0);
+    /// # bytes.extend((0..40).flat_map(|i| (i as f32).to_le_bytes()));
+    /// # let dir = tempfile::tempdir()?;
+    /// # let path = dir.path().join("small.gguf");
+    /// # std::fs::write(&path, &bytes)?;
+    /// // A file of three blocks, with the rows of five tokens and no head.
+    /// let source = GgufSource::open(&path)?;
+    /// assert_eq!((source.config().layers, source.config().vocabulary, source.config().tied), (3, 5, true));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn config(&self) -> &LlmConfig {
         &self.config
     }
 
     /// Metadata and table of tensors.
+    ///
+    /// ```
+    /// # use qat_trainer::llm::GgufSource;
+    /// # let text = |s: &str| [&(s.len() as u64).to_le_bytes()[..], s.as_bytes()].concat();
+    /// # let mut bytes = b"GGUF\x03\0\0\0\x01\0\0\0\0\0\0\0\x07\0\0\0\0\0\0\0".to_vec();
+    /// # bytes.extend([&text("general.architecture")[..], &8u32.to_le_bytes(), &text("llama")].concat());
+    /// # for (key, n) in [("embedding_length", 8_u32), ("attention.head_count", 2), ("block_count", 3)]
+    /// #     .into_iter().chain([("feed_forward_length", 16), ("context_length", 64)])
+    /// # {
+    /// #     bytes.extend([&text(&format!("llama.{key}"))[..], &4u32.to_le_bytes(), &n.to_le_bytes()].concat());
+    /// # }
+    /// # bytes.extend(text("llama.attention.layer_norm_rms_epsilon"));
+    /// # bytes.extend([6u32.to_le_bytes(), 1e-5f32.to_le_bytes()].concat());
+    /// # bytes.extend([&text("token_embd.weight")[..], &2u32.to_le_bytes()].concat());
+    /// # bytes.extend([8u64, 5].map(u64::to_le_bytes).concat());
+    /// # bytes.extend([0; 4 + 8]); // F32, at the start of the data
+    /// # bytes.resize(bytes.len().next_multiple_of(32), 0);
+    /// # bytes.extend((0..40).flat_map(|i| (i as f32).to_le_bytes()));
+    /// # let dir = tempfile::tempdir()?;
+    /// # let path = dir.path().join("small.gguf");
+    /// # std::fs::write(&path, &bytes)?;
+    /// let source = GgufSource::open(&path)?;
+    /// // What the configuration does not need: how the file stores a tensor, by the file's own name.
+    /// let stored = source.file().tensor("token_embd.weight").map(|info| (info.format, info.bytes));
+    /// assert_eq!(stored, Some((qat_trainer::llm::gguf::Format::F32, 4 * 5 * 8)));
+    /// assert!(!source.file().has("general.name"));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn file(&self) -> &Gguf {
         &self.file

@@ -47,6 +47,24 @@ impl HfFolder {
     /// # Errors
     /// [`ErrorKind::Io`] for a file, or a shard, that is missing or cannot be read; [`ErrorKind::Model`] for one that is damaged
     /// or does not hold what the index says.
+    ///
+    /// ```
+    /// # use qat_trainer::checkpoint::Checkpoint;
+    /// use qat_trainer::llm::{HfFolder, TensorSource};
+    /// # let dir = tempfile::tempdir()?;
+    /// # let path = dir.path();
+    /// # let mut weights = Checkpoint::default();
+    /// # weights.insert("model.norm.weight", &[3], vec![1.0, 0.5, 2.0])?;
+    /// # weights.save(&path.join("model.safetensors"))?;
+    /// // A folder with a `model.safetensors` of one tensor, 1, ½ and 2.
+    /// let folder = HfFolder::open(path)?;
+    /// assert_eq!(Vec::<f32>::try_from(folder.tensor("model.norm.weight", &[3])?)?, [1.0, 0.5, 2.0]);
+    /// let e = folder.tensor("model.norm.weight", &[4]).unwrap_err().to_string();
+    /// assert!(e.contains("its shape is [3], the configuration asks for [4]"), "{e}");
+    /// let e = HfFolder::open(&path.join("elsewhere")).unwrap_err();
+    /// assert_eq!(e.kind(), qat_trainer::ErrorKind::Io);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn open(folder: &Path) -> Result<Self> {
         let mut this = Self { folder: folder.into(), shards: Vec::new(), places: BTreeMap::new() };
         let index = folder.join(INDEX);
