@@ -22,6 +22,24 @@ impl Learned {
     ///
     /// # Errors
     /// [`ErrorKind::Train`] if torch refuses.
+    ///
+    /// ```
+    /// # use qat_kernels::ste_simd::AdamW;
+    /// # use qat_trainer::llm::{Rates, Rule};
+    /// use qat_trainer::llm::{Learned, Linear};
+    /// use tch::{Kind, Tensor};
+    /// # let adamw = AdamW { lr: 0.125, weight_decay: 0.0, ..AdamW::default() };
+    /// # let rates = Rates { weights: Rule::AdamW(adamw), scales: adamw, factor: 1.0 };
+    /// let mut layer = Learned::new(&Tensor::from_slice(&[1f32, -1.0]).view([1, 2]), None)?;
+    /// let x = Tensor::from_slice(&[1f32, 2.0]);
+    /// let loss = layer.forward(&x)?.square().sum(Kind::Float); // of −1: the gradient of W is −2·x
+    /// let grads = Tensor::f_run_backward(&[&loss], &layer.leaves(), false, false)?;
+    /// drop(loss);
+    /// layer.update(&grads, &rates)?; // the first step of AdamW is ⅛, the learning rate, uphill or downhill
+    /// let next = Vec::<f32>::try_from(layer.weight()?.reshape(-1))?;
+    /// assert!((next[0] - 1.125).abs() < 1e-6 && (next[1] + 0.875).abs() < 1e-6);
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     pub fn new(weight: &Tensor, bias: Option<&Tensor>) -> Result<Self> {
         let kind = weight.f_kind()?;
         let bias = bias.map(|bias| Weight::new(bias, false)).transpose()?;

@@ -8,6 +8,16 @@ use std::fmt::Debug;
 use tch::{Kind, Tensor};
 
 /// A matrix, `[out, in]`, and perhaps a bias, `[out]`, in the kind that products are computed in; with their histories.
+///
+/// ```
+/// use qat_trainer::llm::{Dense, Linear};
+/// use tch::{Kind, Tensor};
+/// let layer = Dense::new(Tensor::from_slice(&[1f32, 1.0 / 3.0]).view([1, 2]), None);
+/// let plain = layer.plain(Kind::BFloat16)?; // no more than a product: W can be had in this kind
+/// let third = plain.map(|plain| plain.weight.double_value(&[0, 1]));
+/// assert_eq!(third, Some(171.0 / 512.0)); // ⅓ in eight significant bits
+/// # Ok::<(), qat_trainer::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct Plain {
     /// W.
@@ -28,6 +38,36 @@ impl Plain {
 /// those with adapters beside them are its implementations; [`super::Decoder::replace`] puts one in another's place.
 ///
 /// The embedding is one too: its rows are looked up in [`Self::weight`], and a tied head is its [`Self::forward`].
+///
+/// ```
+/// # use qat_trainer::llm::config::LlmConfig;
+/// # use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+/// # use std::sync::Arc;
+/// # use tch::{Device, Kind, Tensor};
+/// use qat_trainer::{Result, llm::{Decoder, Linear}};
+/// /// A matrix that counts the vectors it is multiplied with.
+/// #[derive(Debug)]
+/// struct Counted(Box<dyn Linear>, Arc<AtomicUsize>);
+/// impl Linear for Counted {
+///     fn forward(&self, x: &Tensor) -> Result<Tensor> {
+///         self.1.fetch_add(x.numel() / *x.size().last().unwrap_or(&1) as usize, Relaxed);
+///         self.0.forward(x)
+///     }
+///     fn share(&self) -> Box<dyn Linear> { Box::new(Self(self.0.share(), self.1.clone())) }
+///     // …, the others as those of the matrix
+/// #   fn weight(&self) -> Result<Tensor> { self.0.weight() }
+/// #   fn bias(&self) -> Option<&Tensor> { self.0.bias() }
+/// #   fn leaves(&self) -> Vec<&Tensor> { self.0.leaves() }
+/// }
+/// # let config = LlmConfig::from_json(r#"{ "model_type": "llama", "vocab_size": 20, "hidden_size": 32,
+/// #     "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2,
+/// #     "max_position_embeddings": 40, "rms_norm_eps": 1e-5, "tie_word_embeddings": true }"#)?;
+/// let (mut decoder, count) = (Decoder::generated(&config, 1)?, Arc::new(AtomicUsize::new(0)));
+/// decoder.replace(|_, linear| Ok(Some(Box::new(Counted(linear.share(), count.clone())))))?;
+/// decoder.forward(&Tensor::zeros([1, 5], (Kind::Int64, Device::Cpu)))?;
+/// assert_eq!(count.load(Relaxed), 5 * (7 + 1)); // five tokens by a block's matrices and the head
+/// # Ok::<(), qat_trainer::Error>(())
+/// ```
 pub trait Linear: Debug + Send {
     /// `x·Wᵀ + b` over the last dimension of x.
     ///
@@ -107,6 +147,17 @@ pub struct Dense {
 
 impl Dense {
     /// W, `[out, in]`, and b, `[out]`.
+    ///
+    /// ```
+    /// use qat_trainer::llm::{Dense, Linear};
+    /// use tch::Tensor;
+    /// let w = Tensor::from_slice(&[1f32, 2.0, 3.0, 4.0, 5.0, 6.0]).view([2, 3]);
+    /// let layer = Dense::new(w, Some(Tensor::from_slice(&[10f32, 20.0])));
+    /// let y = layer.forward(&Tensor::from_slice(&[1f32, 0.0, -1.0]))?;
+    /// assert_eq!(Vec::<f32>::try_from(y)?, [1.0 - 3.0 + 10.0, 4.0 - 6.0 + 20.0]);
+    /// assert!(layer.leaves().is_empty()); // frozen
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     #[must_use]
     pub const fn new(weight: Tensor, bias: Option<Tensor>) -> Self {
         Self { weight, bias }

@@ -21,6 +21,26 @@ pub const IGNORED: i64 = -100;
 ///
 /// # Errors
 /// [`ErrorKind::Spec`] for a chunk of 0; [`ErrorKind::Data`] if there is nothing to predict; [`ErrorKind::Train`] if torch refuses.
+///
+/// ```
+/// # use qat_trainer::llm::config::LlmConfig;
+/// use qat_trainer::{ErrorKind, llm::{Decoder, IGNORED, chunked_cross_entropy}};
+/// use tch::Tensor;
+/// # let config = LlmConfig::from_json(r#"{ "model_type": "llama", "vocab_size": 20, "hidden_size": 32,
+/// #     "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2,
+/// #     "max_position_embeddings": 40, "rms_norm_eps": 1e-5, "tie_word_embeddings": true }"#)?;
+/// # let decoder = Decoder::generated(&config, 1)?;
+/// let tokens = Tensor::from_slice(&[2i64, 7, 1, 8, 2, 8]).view([1, 6]);
+/// let hidden = decoder.hidden(&tokens)?.view([6, -1]);
+/// let targets = Tensor::from_slice(&[7i64, 1, 8, 2, 8, IGNORED]); // nothing follows the last token
+/// let loss = chunked_cross_entropy(&decoder, &hidden, &targets, 2)?; // logits of two at a time
+/// let logits = decoder.logits(&hidden)?.narrow(0, 0, 5);
+/// let at_once = logits.cross_entropy_for_logits(&targets.narrow(0, 0, 5));
+/// assert!((loss - at_once).abs().double_value(&[]) < 1e-5);
+/// let none = chunked_cross_entropy(&decoder, &hidden, &targets.full_like(IGNORED), 2);
+/// assert_eq!(none.unwrap_err().kind(), ErrorKind::Data);
+/// # Ok::<(), qat_trainer::Error>(())
+/// ```
 pub fn chunked_cross_entropy(
     decoder: &Decoder,
     hidden: &Tensor,
@@ -62,6 +82,30 @@ fn cross_entropy(logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
 ///
 /// # Errors
 /// [`ErrorKind::Spec`] for a chunk of 0, and for a divergence that asks for labels; [`ErrorKind::Train`] if torch refuses.
+///
+/// ```
+/// # use qat_kernels::QatLossWeights;
+/// # use qat_trainer::llm::{Decoder, config::LlmConfig};
+/// use qat_trainer::distill::{DistillationLoss, Divergence};
+/// use qat_trainer::llm::chunked_divergence;
+/// # use tch::Tensor;
+/// # let config = LlmConfig::from_json(r#"{ "model_type": "llama", "vocab_size": 20, "hidden_size": 32,
+/// #     "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2,
+/// #     "max_position_embeddings": 40, "rms_norm_eps": 1e-5, "tie_word_embeddings": true }"#)?;
+/// # let (student, teacher) = (Decoder::generated(&config, 1)?, Decoder::generated(&config, 2)?);
+/// # let tokens = Tensor::from_slice(&[2i64, 7, 1, 8, 2, 8]).view([1, 6]);
+/// let weights = QatLossWeights { task: 0.0, distillation: 1.0, reasoning: 0.0 };
+/// let loss = DistillationLoss::new(weights, 2.0, Divergence::Kl)?;
+/// let ours = student.hidden(&tokens)?.view([6, -1]);
+/// let theirs = teacher.hidden(&tokens)?.view([6, -1]);
+/// let apart = chunked_divergence(&loss, (&student, &ours), (&teacher, &theirs), 4)?;
+/// let (a, b) = (student.logits(&ours)?, teacher.logits(&theirs)?);
+/// let at_once = loss.divergence(&a, &b, &tokens.view(-1))?;
+/// assert!((apart - at_once).abs().double_value(&[]) < 1e-5);
+/// let from_itself = chunked_divergence(&loss, (&teacher, &theirs), (&teacher, &theirs), 4)?;
+/// assert!(from_itself.abs().double_value(&[]) < 1e-6);
+/// # Ok::<(), qat_trainer::Error>(())
+/// ```
 pub fn chunked_divergence(
     loss: &DistillationLoss,
     (student, ours): (&Decoder, &Tensor),

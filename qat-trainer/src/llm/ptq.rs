@@ -22,6 +22,23 @@ use serde::Serialize;
 use tch::{Device, Kind, Tensor};
 
 /// How the weights are rounded.
+///
+/// ```
+/// # use qat_kernels::{Grid, Levels, config::StepRule};
+/// # use qat_trainer::{llm::{BlockQuant, Decoder, config::LlmConfig}, spec::WeightQuant};
+/// use qat_trainer::llm::{Scheme, quantise};
+/// # let config = LlmConfig::from_json(r#"{ "model_type": "llama", "vocab_size": 20, "hidden_size": 32,
+/// #     "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2,
+/// #     "max_position_embeddings": 40, "rms_norm_eps": 1e-5, "tie_word_embeddings": true }"#)?;
+/// # let quant = WeightQuant { levels: Levels::new(2, Grid::MidRise)?, step: StepRule::Uniform };
+/// let bits = |scheme| -> qat_trainer::Result<f64> {
+///     Ok(quantise(&mut Decoder::generated(&config, 1)?, scheme, |_| ())?.bits)
+/// };
+/// // Step and minimum for each 32 weights, or the step alone.
+/// assert_eq!(bits(Scheme::RoundToNearest { bits: 2, group: 32 })?, 2.0 + (16.0 + 16.0) / 32.0);
+/// assert_eq!(bits(Scheme::Fitted(BlockQuant { quant, block: Some(32) }))?, 2.0 + 16.0 / 32.0);
+/// # Ok::<(), qat_trainer::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Scheme {
@@ -38,6 +55,19 @@ pub enum Scheme {
 }
 
 /// What became of the weights.
+///
+/// ```
+/// # use qat_trainer::llm::{Decoder, config::LlmConfig};
+/// use qat_trainer::llm::{Quantisation, Scheme, quantise};
+/// # let config = LlmConfig::from_json(r#"{ "model_type": "llama", "vocab_size": 20, "hidden_size": 32,
+/// #     "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2,
+/// #     "max_position_embeddings": 40, "rms_norm_eps": 1e-5, "tie_word_embeddings": true }"#)?;
+/// // A group of one weight is its own minimum: nothing is lost, at a price.
+/// let alone = Scheme::RoundToNearest { bits: 2, group: 1 };
+/// let done = quantise(&mut Decoder::generated(&config, 1)?, alone, |_| ())?;
+/// assert_eq!(done, Quantisation { weights: 10240, bits: 2.0 + 32.0, sqnr_db: None });
+/// # Ok::<(), qat_trainer::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Quantisation {
     /// Weights that were rounded.
@@ -103,6 +133,23 @@ fn round_to_nearest(group: &mut [f32], bits: u8) {
 /// # Errors
 /// [`ErrorKind::Spec`] for groups that do not divide the rows; [`ErrorKind::Model`] for weights that are not finite; the matrix is
 /// the place.
+///
+/// ```
+/// # use qat_trainer::llm::{Decoder, config::LlmConfig};
+/// use qat_trainer::llm::{Scheme, quantise};
+/// use std::collections::BTreeSet;
+/// # let config = LlmConfig::from_json(r#"{ "model_type": "llama", "vocab_size": 20, "hidden_size": 32,
+/// #     "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2,
+/// #     "max_position_embeddings": 40, "rms_norm_eps": 1e-5, "tie_word_embeddings": true }"#)?;
+/// let mut decoder = Decoder::generated(&config, 1)?;
+/// let mut names = Vec::new();
+/// let scheme = Scheme::RoundToNearest { bits: 2, group: 32 };
+/// quantise(&mut decoder, scheme, |name| names.push(name.to_owned()))?;
+/// assert_eq!((names.len(), names[6].as_str()), (7, "model.layers.0.mlp.down_proj")); // not the embedding
+/// let row = Vec::<f32>::try_from(decoder.linears()[7].1.weight()?.get(0).narrow(0, 0, 32))?;
+/// assert_eq!(row.into_iter().map(f32::to_bits).collect::<BTreeSet<_>>().len(), 4); // 2² levels
+/// # Ok::<(), qat_trainer::Error>(())
+/// ```
 pub fn quantise(
     decoder: &mut Decoder,
     scheme: Scheme,

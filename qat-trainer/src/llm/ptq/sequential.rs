@@ -14,6 +14,26 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tch::{Device, Kind, Tensor};
 
 /// How a decoder is quantised with the help of a text.
+///
+/// ```
+/// # use qat_kernels::{Grid, Levels, config::StepRule};
+/// # use qat_trainer::{llm::{BlockQuant, Decoder, Windows, config::LlmConfig}, spec::WeightQuant};
+/// use qat_trainer::llm::{Compensation, quantise_compensated};
+/// # let config = LlmConfig::from_json(r#"{ "model_type": "llama", "vocab_size": 20, "hidden_size": 32,
+/// #     "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2,
+/// #     "max_position_embeddings": 40, "rms_norm_eps": 1e-5, "tie_word_embeddings": true }"#)?;
+/// # let quant = WeightQuant { levels: Levels::new(2, Grid::MidRise)?, step: StepRule::Uniform };
+/// # let text: Vec<u32> = (0..80).map(|i| i * i % 20).collect();
+/// # let windows = Windows { size: 20, count: 4 };
+/// let blocks = BlockQuant { quant, block: Some(32) }; // 2 bits
+/// let eight_bits = WeightQuant { levels: Levels::new(8, Grid::MidTread)?, ..quant };
+/// let tables = Some(BlockQuant { quant: eight_bits, ..blocks });
+/// let how = Compensation { blocks, tables, damping: 0.01 };
+/// let (done, _) = quantise_compensated(&mut Decoder::generated(&config, 1)?, &text, windows, &how, |_| ())?;
+/// // 10240 weights in the block, 20·32 in the embedding; a step of 16 bits for each 32.
+/// assert_eq!(done.bits, (10240.0 * 2.5 + 640.0 * 8.5) / 10880.0);
+/// # Ok::<(), qat_trainer::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Compensation {
     /// The matrices of all blocks.
@@ -77,6 +97,27 @@ fn first_with_these_inputs(name: &str) -> String {
 /// # Errors
 /// [`ErrorKind::Data`] for less text than a window; [`ErrorKind::Spec`] for blocks that do not divide the rows;
 /// [`ErrorKind::Model`] for weights that are not finite; the matrix is the place. Matrices before it stay quantised.
+///
+/// ```
+/// # use qat_kernels::{Grid, Levels, config::StepRule};
+/// # use qat_trainer::{llm::{BlockQuant, Decoder, Windows, config::LlmConfig}, spec::WeightQuant};
+/// use qat_trainer::{ErrorKind, llm::{Compensation, quantise_compensated}};
+/// # let config = LlmConfig::from_json(r#"{ "model_type": "llama", "vocab_size": 20, "hidden_size": 32,
+/// #     "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2,
+/// #     "max_position_embeddings": 40, "rms_norm_eps": 1e-5, "tie_word_embeddings": true }"#)?;
+/// # let quant = WeightQuant { levels: Levels::new(2, Grid::MidRise)?, step: StepRule::Uniform };
+/// # let text: Vec<u32> = (0..80).map(|i| i * i % 20).collect();
+/// let mut decoder = Decoder::generated(&config, 1)?;
+/// let windows = Windows { size: 20, count: 4 };
+/// let how = Compensation { blocks: BlockQuant { quant, block: Some(32) }, tables: None, damping: 0.01 };
+/// let too_short = quantise_compensated(&mut decoder, &text[..19], windows, &how, |_| ());
+/// assert_eq!(too_short.unwrap_err().kind(), ErrorKind::Data);
+/// let (_, codes) = quantise_compensated(&mut decoder, &text, windows, &how, |_| ())?;
+/// // The codes are for files; the decoder computes with the same weights.
+/// let (name, query) = &decoder.linears()[1];
+/// assert_eq!(Vec::<f32>::try_from(query.weight()?.reshape(-1))?, codes[name].dequantise()?);
+/// # Ok::<(), qat_trainer::Error>(())
+/// ```
 pub fn quantise_compensated(
     decoder: &mut Decoder,
     tokens: &[u32],
