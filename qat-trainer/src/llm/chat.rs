@@ -16,6 +16,16 @@ pub struct Message {
 
 impl Message {
     /// A turn of this role.
+    ///
+    /// ```
+    /// use qat_trainer::llm::{ChatTemplate, Message};
+    /// let source = "{% for m in messages %}[{{ m.role }}] {{ m.content }} {% endfor %}";
+    /// // Which roles there may be is the template's business: this one takes any.
+    /// let turns = [Message::new("user", "2+2?"), Message::new("assistant", "4")];
+    /// let text = ChatTemplate::new(source, "", "").render(&turns)?;
+    /// assert_eq!(text, "[user] 2+2? [assistant] 4 ");
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     #[must_use]
     pub fn new(role: &str, content: &str) -> Self {
         Self { role: role.into(), content: content.into() }
@@ -32,18 +42,45 @@ pub struct ChatTemplate {
 
 impl ChatTemplate {
     /// The template and what it may write at the beginning and the end of a text.
+    ///
+    /// ```
+    /// use qat_trainer::llm::{ChatTemplate, Message};
+    /// let source = "{{ bos_token }}{{ messages[0].content }}{{ eos_token }}";
+    /// let template = ChatTemplate::new(source, "<s>", "</s>");
+    /// assert_eq!(template.render(&[Message::new("user", "Hi")])?, "<s>Hi</s>");
+    /// // A template is not read before a conversation is written.
+    /// assert!(ChatTemplate::new("{% for %}", "", "").render(&[]).is_err());
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     #[must_use]
     pub fn new(source: &str, bos: &str, eos: &str) -> Self {
         Self { source: source.into(), bos: bos.into(), eos: eos.into() }
     }
 
     /// The template.
+    ///
+    /// ```
+    /// use qat_trainer::llm::ChatTemplate;
+    /// let source = "{{ '<|im_start|>' + messages[0].role }}";
+    /// let template = ChatTemplate::new(source, "", "<|im_end|>");
+    /// // It stands there as the model's files have it; most small models write ChatML.
+    /// assert!(template.source().contains("<|im_start|>"));
+    /// ```
     #[must_use]
     pub fn source(&self) -> &str {
         &self.source
     }
 
     /// What it may write at the beginning and the end of a text.
+    ///
+    /// ```
+    /// use qat_trainer::llm::ChatTemplate;
+    /// let template = ChatTemplate::new("{{ bos_token }}{{ messages[0].content }}", "<s>", "</s>");
+    /// // With its text they are all that a template is.
+    /// let (bos, eos) = template.ends();
+    /// assert_eq!((bos, eos), ("<s>", "</s>"));
+    /// assert_eq!(ChatTemplate::new(template.source(), bos, eos), template);
+    /// ```
     #[must_use]
     pub fn ends(&self) -> (&str, &str) {
         (&self.bos, &self.eos)
@@ -53,6 +90,19 @@ impl ChatTemplate {
     ///
     /// # Errors
     /// [`ErrorKind::Model`] if the template cannot be read, or does not allow such a conversation.
+    ///
+    /// ```
+    /// use qat_trainer::llm::{ChatTemplate, Message};
+    /// let chatml = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n\
+    ///     {% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
+    /// let template = ChatTemplate::new(chatml, "", "<|im_end|>");
+    /// let text = template.render(&[Message::new("user", "Hi")])?;
+    /// assert_eq!(text, "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n");
+    ///
+    /// let strict = ChatTemplate::new("{{ raise_exception('roles must alternate') }}", "", "");
+    /// assert!(strict.render(&[]).unwrap_err().to_string().contains("roles must alternate"));
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     pub fn render(&self, messages: &[Message]) -> Result<String> {
         let mut jinja = Environment::new();
         // As Hugging Face's `transformers` sets it up.

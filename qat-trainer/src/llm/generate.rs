@@ -5,6 +5,34 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::random::{Purpose, Random};
 
 /// How the next token is chosen.
+///
+/// ```
+/// # use qat_trainer::{Error, Result, llm::Sequence};
+/// use qat_trainer::llm::{Sampling, Stop, generate};
+/// # struct Fixed(usize);
+/// # impl Sequence for Fixed {
+/// #     fn len(&self) -> usize { self.0 }
+/// #     fn room(&self) -> usize { 1000 }
+/// #     fn truncate(&mut self, len: usize) { self.0 = self.0.min(len); }
+/// #     fn feed(&mut self, tokens: &[u32]) -> Result<Vec<f32>> {
+/// #         self.0 += tokens.len();
+/// #         Ok([0.2f32, 0.5, 0.3].map(f32::ln).into())
+/// #     }
+/// # }
+/// // Fifty tokens of a text in which 0, 1 and 2 always have the probabilities 0.2, 0.5 and 0.3.
+/// let draw = |how: Sampling| {
+///     let mut text = Vec::new();
+///     let stop = Stop { tokens: 50, ends: &[] };
+///     generate(&mut Fixed(0), &[0], how, stop, |token| { text.push(token); Ok(true) })?;
+///     Ok::<_, Error>(text)
+/// };
+/// assert_eq!(draw(Sampling::default())?, [1; 50]); // always the most likely
+/// let how = Sampling { temperature: 1.0, top_p: 0.75, seed: 1 };
+/// assert!(draw(how)?.iter().all(|token| [1, 2].contains(token))); // 0.5 + 0.3 are enough
+/// assert_eq!(draw(how)?, draw(how)?);
+/// assert_ne!(draw(how)?, draw(Sampling { seed: 2, ..how })?);
+/// # Ok::<(), Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Sampling {
     /// Logits are divided by it; 0 takes the most likely token every time.
@@ -35,6 +63,32 @@ impl Sampling {
 }
 
 /// When to stop.
+///
+/// ```
+/// # use qat_trainer::{Result, llm::Sequence};
+/// use qat_trainer::llm::{Generation, Sampling, Stop, generate};
+/// # struct Counting(usize);
+/// # impl Sequence for Counting {
+/// #     fn len(&self) -> usize { self.0 }
+/// #     fn room(&self) -> usize { 100 }
+/// #     fn truncate(&mut self, len: usize) { self.0 = self.0.min(len); }
+/// #     fn feed(&mut self, tokens: &[u32]) -> Result<Vec<f32>> {
+/// #         self.0 += tokens.len();
+/// #         let next = tokens.last().map(|token| token + 1);
+/// #         Ok((0..50).map(|token| f32::from(Some(token) == next)).collect())
+/// #     }
+/// # }
+/// // A text that counts: each token is the next number.
+/// let mut text = Vec::new();
+/// let stop = Stop { tokens: 20, ends: &[7, 9] };
+/// let why = generate(&mut Counting(0), &[3], Sampling::default(), stop, |token| {
+///     text.push(token);
+///     Ok(true)
+/// })?;
+/// // The end itself is no part of the text.
+/// assert_eq!((why, text), (Generation::End, vec![4, 5, 6]));
+/// # Ok::<(), qat_trainer::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct Stop<'a> {
     /// After so many tokens.
@@ -44,6 +98,30 @@ pub struct Stop<'a> {
 }
 
 /// Why the text ended.
+///
+/// ```
+/// # use qat_trainer::{Result, llm::Sequence};
+/// use qat_trainer::llm::{Generation, Sampling, Stop, generate};
+/// # struct Short(usize);
+/// # impl Sequence for Short {
+/// #     fn len(&self) -> usize { self.0 }
+/// #     fn room(&self) -> usize { 4 }
+/// #     fn truncate(&mut self, len: usize) { self.0 = self.0.min(len); }
+/// #     fn feed(&mut self, tokens: &[u32]) -> Result<Vec<f32>> {
+/// #         self.0 += tokens.len();
+/// #         Ok(vec![1.0, 0.0])
+/// #     }
+/// # }
+/// // A text with room for four tokens, of which the prompt takes one.
+/// let write = |tokens, wanted| {
+///     let stop = Stop { tokens, ends: &[] };
+///     generate(&mut Short(0), &[1], Sampling::default(), stop, |_| Ok(wanted))
+/// };
+/// assert_eq!(write(4, true)?, Generation::Tokens);
+/// assert_eq!(write(5, true)?, Generation::Context); // the fourth new token cannot be fed any more
+/// assert_eq!(write(5, false)?, Generation::Receiver);
+/// # Ok::<(), qat_trainer::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Generation {
@@ -62,7 +140,29 @@ pub enum Generation {
 ///
 /// # Errors
 /// [`ErrorKind::Spec`] for a sampling that is none; [`ErrorKind::Data`] for an empty prompt or one that there is no room
-/// for; [`ErrorKind::Train`] if torch refuses, and the errors of `each`.
+/// for; [`ErrorKind::Model`] for logits that are not numbers; [`ErrorKind::Train`] if torch refuses, and the errors of `each`.
+///
+/// ```
+/// # use qat_trainer::llm::config::LlmConfig;
+/// use qat_trainer::ErrorKind;
+/// use qat_trainer::llm::{CausalModel, Decoder, Generation, Sampling, Stop, generate};
+/// # let config = LlmConfig::from_json(r#"{"model_type": "llama", "vocab_size": 9,
+/// #     "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 2,
+/// #     "num_attention_heads": 2, "max_position_embeddings": 16, "rms_norm_eps": 1e-5}"#)?;
+/// let decoder = Decoder::generated(&config, 1)?;
+/// let (mut text, mut new) = (decoder.begin(16)?, Vec::new());
+/// let (how, stop) = (Sampling::default(), Stop { tokens: 5, ends: &[] });
+/// let why = generate(text.as_mut(), &[1, 2, 3], how, stop, |token| {
+///     new.push(token);
+///     Ok(true)
+/// })?;
+/// assert_eq!((why, new.len(), text.len()), (Generation::Tokens, 5, 3 + 5 - 1));
+/// // The last token begins what follows; an empty prompt cannot.
+/// generate(text.as_mut(), &new[4..], how, stop, |_| Ok(true))?;
+/// let e = generate(text.as_mut(), &[], how, stop, |_| Ok(true)).unwrap_err();
+/// assert_eq!(e.kind(), ErrorKind::Data);
+/// # Ok::<(), qat_trainer::Error>(())
+/// ```
 pub fn generate(
     text: &mut dyn Sequence,
     prompt: &[u32],

@@ -8,6 +8,26 @@ use crate::random::{Purpose, Random};
 use tch::{Kind, Tensor};
 
 /// What is to be written.
+///
+/// ```
+/// # use qat_trainer::{Error, llm::{Decoder, config::LlmConfig}};
+/// use qat_trainer::llm::{Sampling, Synthesis, synthesise};
+/// # let config = LlmConfig::from_json(r#"{"model_type": "llama", "vocab_size": 9,
+/// #     "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 2,
+/// #     "num_attention_heads": 2, "max_position_embeddings": 16, "rms_norm_eps": 1e-5}"#)?;
+/// # let decoder = Decoder::generated(&config, 1)?;
+/// let write = |how: &Synthesis| {
+///     let mut texts = Vec::new();
+///     synthesise(&decoder, &[1], how, |text| { texts.push(text.to_vec()); Ok(()) })?;
+///     Ok::<_, Error>(texts)
+/// };
+/// let sampling = Sampling { temperature: 1.0, top_p: 1.0, seed: 1 };
+/// let five = write(&Synthesis { texts: 5, tokens: 12, batch: 5, sampling })?;
+/// // The third of five is the third of three, too, written by itself.
+/// assert_eq!(write(&Synthesis { texts: 3, tokens: 12, batch: 1, sampling })?, five[..3]);
+/// assert_ne!(five[0], five[1]);
+/// # Ok::<(), Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Synthesis {
     /// How many texts, at least 1.
@@ -26,6 +46,26 @@ pub struct Synthesis {
 /// # Errors
 /// [`ErrorKind::Spec`] for numbers out of the ranges above; [`ErrorKind::Data`] if `begin` is empty or leaves no room;
 /// [`ErrorKind::Model`] for logits that are not numbers; [`ErrorKind::Train`] if torch refuses; and the errors of `each`.
+///
+/// ```
+/// # use qat_trainer::llm::{Decoder, config::LlmConfig};
+/// use qat_trainer::ErrorKind;
+/// use qat_trainer::llm::{Sampling, Synthesis, synthesise};
+/// # let config = LlmConfig::from_json(r#"{"model_type": "llama", "vocab_size": 9,
+/// #     "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 2,
+/// #     "num_attention_heads": 2, "max_position_embeddings": 16, "rms_norm_eps": 1e-5}"#)?;
+/// # let decoder = Decoder::generated(&config, 1)?;
+/// let sampling = Sampling { temperature: 0.8, top_p: 0.9, seed: 1 };
+/// let how = Synthesis { texts: 3, tokens: 10, batch: 2, sampling };
+/// let mut tokens = Vec::new(); // to quantise the model on
+/// synthesise(&decoder, &[4, 2], &how, |text| { tokens.extend_from_slice(text); Ok(()) })?;
+/// assert_eq!(tokens.len(), 3 * 10);
+/// assert!(tokens.chunks(10).all(|text| text.starts_with(&[4, 2])));
+/// // The likeliest token every time would make all texts the same.
+/// let cold = Synthesis { sampling: Sampling::default(), ..how };
+/// assert_eq!(synthesise(&decoder, &[4], &cold, |_| Ok(())).unwrap_err().kind(), ErrorKind::Spec);
+/// # Ok::<(), qat_trainer::Error>(())
+/// ```
 pub fn synthesise(
     decoder: &Decoder,
     begin: &[u32],

@@ -9,6 +9,18 @@ use std::path::Path;
 ///
 /// # Errors
 /// [`ErrorKind::Io`] if it cannot be read; [`ErrorKind::Data`] if it is not UTF-8.
+///
+/// ```
+/// use qat_trainer::ErrorKind;
+/// use qat_trainer::llm::read_text;
+/// # let folder = tempfile::tempdir()?;
+/// let path = folder.path().join("poem.txt");
+/// std::fs::write(&path, "one\r\ntwo\rthree\n")?;
+/// assert_eq!(read_text(&path)?, "one\ntwo\nthree\n");
+/// std::fs::write(&path, b"caf\xE9")?; // é in Latin-1
+/// assert_eq!(read_text(&path).unwrap_err().kind(), ErrorKind::Data);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub fn read_text(path: &Path) -> Result<String> {
     let text = std::fs::read_to_string(path).map_err(|e| match e.kind() {
         std::io::ErrorKind::InvalidData => {
@@ -23,6 +35,14 @@ pub fn read_text(path: &Path) -> Result<String> {
 ///
 /// # Errors
 /// [`ErrorKind::Data`] if it has fewer.
+///
+/// ```
+/// use qat_trainer::llm::characters;
+/// assert_eq!(characters("naïve", 2..4)?, "ïv"); // characters, of which `ï` is two bytes
+/// let e = characters("naïve", 2..6).unwrap_err();
+/// assert!(e.to_string().starts_with("the text has 5 characters, not 6"), "{e}");
+/// # Ok::<(), qat_trainer::Error>(())
+/// ```
 pub fn characters(text: &str, range: Range<usize>) -> Result<String> {
     let all = text.chars().count();
     if range.end > all {
