@@ -19,6 +19,18 @@ impl Tokenizer {
     ///
     /// # Errors
     /// [`ErrorKind::Data`] for an empty alphabet.
+    ///
+    /// ```
+    /// use qat_trainer::{ErrorKind, llm::Tokenizer};
+    /// use std::collections::BTreeSet;
+    /// let alphabet: BTreeSet<char> = "salt".chars().collect(); // a, l, s, t
+    /// let tokenizer = Tokenizer::characters(&alphabet)?;
+    /// let first = tokenizer.encode("a")?[0];
+    /// assert_eq!(tokenizer.encode("last")?, [1, 0, 2, 3].map(|place| first + place));
+    /// let none = Tokenizer::characters(&BTreeSet::new()).unwrap_err();
+    /// assert_eq!(none.kind(), ErrorKind::Data);
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     pub fn characters(alphabet: &BTreeSet<char>) -> Result<Self> {
         if alphabet.is_empty() {
             return Err(

@@ -37,6 +37,32 @@ impl Tokenizer {
     ///
     /// # Errors
     /// [`ErrorKind::Model`] naming the key that is missing or damaged, or a kind of tokenizer that is not supported.
+    ///
+    /// ```
+    /// use qat_trainer::llm::{Tokenizer, gguf::Gguf};
+    /// # let text = |s: &str| [&(s.len() as u64).to_le_bytes()[..], s.as_bytes()].concat();
+    /// # let list = |kind: u32, count: u64, items: Vec<u8>| {
+    /// #     [&kind.to_le_bytes()[..], &count.to_le_bytes(), &items].concat()
+    /// # };
+    /// # let tokens = ["h", "e", "he", "<|end|>"].map(text).concat();
+    /// # let types = [1i32, 1, 1, 3].map(i32::to_le_bytes).concat();
+    /// # let mut bytes = b"GGUF\x03\0\0\0\0\0\0\0\0\0\0\0\x05\0\0\0\0\0\0\0".to_vec(); // 5 entries
+    /// # for (key, kind, value) in [
+    /// #     ("tokenizer.ggml.model", 8u32, text("gpt2")),
+    /// #     ("tokenizer.ggml.pre", 8, text("gpt-2")),
+    /// #     ("tokenizer.ggml.tokens", 9, list(8, 4, tokens)),
+    /// #     ("tokenizer.ggml.token_type", 9, list(5, 4, types)),
+    /// #     ("tokenizer.ggml.merges", 9, list(8, 1, text("h e"))),
+    /// # ] {
+    /// #     bytes.extend([text(key), kind.to_le_bytes().to_vec(), value].concat());
+    /// # }
+    /// // A file whose tokens are `h`, `e`, `he` and the special `<|end|>`; `h` and `e` merge.
+    /// let file = Gguf::parse(&bytes[..], bytes.len() as u64)?;
+    /// let tokenizer = Tokenizer::from_gguf(&file)?;
+    /// assert_eq!(tokenizer.encode("heeh<|end|>")?, [2, 1, 0, 3]);
+    /// assert_eq!(tokenizer.special(), [3].into());
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     pub fn from_gguf(file: &Gguf) -> Result<Self> {
         let model = file.text(MODEL)?;
         if model != "gpt2" {
