@@ -26,24 +26,87 @@ impl KvCache {
     }
 
     /// Tokens seen so far.
+    ///
+    /// ```
+    /// # use qat_trainer::llm::{Decoder, config::LlmConfig};
+    /// # use tch::Tensor;
+    /// # let config = LlmConfig::from_json(r#"{"model_type": "llama", "vocab_size": 9,
+    /// #     "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 2,
+    /// #     "num_attention_heads": 2, "max_position_embeddings": 16, "rms_norm_eps": 1e-5}"#)?;
+    /// # let decoder = Decoder::generated(&config, 1)?;
+    /// let mut cache = decoder.cache(2, 10)?;
+    /// let prompts = Tensor::from_slice(&[1i64, 2, 3, 4, 5, 6]).view([2, 3]);
+    /// let _ = decoder.hidden_cached(&prompts, &mut cache)?;
+    /// assert_eq!(cache.len(), 3); // of each of the two texts
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     #[must_use]
     pub fn len(&self) -> usize {
         self.len as usize
     }
 
     /// Whether no token has been seen.
+    ///
+    /// ```
+    /// # use qat_trainer::llm::{Decoder, config::LlmConfig};
+    /// # use tch::Tensor;
+    /// # let config = LlmConfig::from_json(r#"{"model_type": "llama", "vocab_size": 9,
+    /// #     "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 2,
+    /// #     "num_attention_heads": 2, "max_position_embeddings": 16, "rms_norm_eps": 1e-5}"#)?;
+    /// # let decoder = Decoder::generated(&config, 1)?;
+    /// let mut cache = decoder.cache(1, 10)?;
+    /// assert!(cache.is_empty());
+    /// let _ = decoder.hidden_cached(&Tensor::from_slice(&[1i64, 2]).unsqueeze(0), &mut cache)?;
+    /// assert!(!cache.is_empty());
+    /// cache.truncate(0); // another text in the same memory
+    /// assert!(cache.is_empty());
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
     /// Tokens that there is room for.
+    ///
+    /// ```
+    /// # use qat_trainer::llm::{Decoder, config::LlmConfig};
+    /// # use tch::{Kind, Device, Tensor};
+    /// # let config = LlmConfig::from_json(r#"{"model_type": "llama", "vocab_size": 9,
+    /// #     "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 2,
+    /// #     "num_attention_heads": 2, "max_position_embeddings": 16, "rms_norm_eps": 1e-5}"#)?;
+    /// # let decoder = Decoder::generated(&config, 1)?;
+    /// let mut cache = decoder.cache(1, 4)?;
+    /// let tokens = |time: i64| Tensor::ones([1, time], (Kind::Int64, Device::Cpu));
+    /// let _ = decoder.hidden_cached(&tokens(3), &mut cache)?;
+    /// assert_eq!(cache.room() - cache.len(), 1); // seen tokens count
+    /// assert!(decoder.hidden_cached(&tokens(2), &mut cache).is_err());
+    /// assert!(decoder.hidden_cached(&tokens(1), &mut cache).is_ok()); // nothing was taken in
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     #[must_use]
     pub fn room(&self) -> usize {
         self.room as usize
     }
 
     /// Forgets all tokens but the first `len`.
+    ///
+    /// ```
+    /// # use qat_trainer::llm::{Decoder, config::LlmConfig};
+    /// # use tch::Tensor;
+    /// # let config = LlmConfig::from_json(r#"{"model_type": "llama", "vocab_size": 9,
+    /// #     "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 2,
+    /// #     "num_attention_heads": 2, "max_position_embeddings": 16, "rms_norm_eps": 1e-5}"#)?;
+    /// # let decoder = Decoder::generated(&config, 1)?;
+    /// let tokens = |ids: &[i64]| Tensor::from_slice(ids).unsqueeze(0);
+    /// let mut cache = decoder.cache(1, 10)?;
+    /// let _ = decoder.hidden_cached(&tokens(&[1, 2, 7, 8]), &mut cache)?;
+    /// cache.truncate(2); // keeps the common beginning of two texts
+    /// let next = decoder.hidden_cached(&tokens(&[5]), &mut cache)?;
+    /// let whole = decoder.hidden(&tokens(&[1, 2, 5]))?;
+    /// assert!(next.allclose(&whole.narrow(1, 2, 1), 1e-4, 1e-5, false));
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     pub fn truncate(&mut self, len: usize) {
         self.len = self.len.min(len as i64);
     }

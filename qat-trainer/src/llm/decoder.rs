@@ -48,6 +48,25 @@ impl Decoder {
     ///
     /// # Errors
     /// [`ErrorKind::Model`] for a tensor that is missing, has another shape, or does not belong to such a decoder.
+    ///
+    /// ```
+    /// use qat_trainer::llm::{Decoder, HfFolder, LanguageModel, Tokenizer, config::LlmConfig};
+    /// use tch::{Device, Kind};
+    /// # let config = LlmConfig::from_json(r#"{"model_type": "llama", "vocab_size": 9,
+    /// #     "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 2,
+    /// #     "num_attention_heads": 2, "max_position_embeddings": 16, "rms_norm_eps": 1e-5}"#)?;
+    /// # let folder = tempfile::tempdir()?;
+    /// # let tokenizer = Tokenizer::characters(&['a'].into())?;
+    /// # let (decoder, ends) = (Decoder::generated(&config, 1)?, vec![1]);
+    /// # LanguageModel { decoder, tokenizer, chat: None, ends }.save(folder.path())?;
+    /// let weights = HfFolder::open(folder.path())?; // of two layers
+    /// let decoder = Decoder::load(&config, &weights, Kind::Float, Device::Cpu)?;
+    /// assert_eq!(decoder.config().layers, 2);
+    /// let shallow = LlmConfig { layers: 1, ..config };
+    /// let e = Decoder::load(&shallow, &weights, Kind::Float, Device::Cpu).unwrap_err();
+    /// assert!(e.to_string().contains("the network has no place for this tensor"), "{e}");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn load(config: &LlmConfig, source: &dyn TensorSource, kind: Kind, device: Device) -> Result<Self> {
         config.validate()?;
         let mut used = BTreeSet::new();
@@ -74,6 +93,18 @@ impl Decoder {
     ///
     /// # Errors
     /// [`ErrorKind::Model`] for a configuration that makes no network.
+    ///
+    /// ```
+    /// # use qat_trainer::llm::{Decoder, config::LlmConfig}; use tch::Tensor;
+    /// # let config = LlmConfig::from_json(r#"{"model_type": "llama", "vocab_size": 9,
+    /// #     "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 2,
+    /// #     "num_attention_heads": 2, "max_position_embeddings": 16, "rms_norm_eps": 1e-5}"#)?;
+    /// let tokens = Tensor::from_slice(&[1i64, 2, 3]).unsqueeze(0);
+    /// let logits = |seed| Decoder::generated(&config, seed)?.forward(&tokens);
+    /// assert!(logits(1)?.equal(&logits(1)?));
+    /// assert!(!logits(1)?.equal(&logits(2)?));
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     pub fn generated(config: &LlmConfig, seed: u64) -> Result<Self> {
         config.validate()?;
         let mut count = 0;
@@ -124,6 +155,17 @@ impl Decoder {
     }
 
     /// The shape.
+    ///
+    /// ```
+    /// # use qat_trainer::llm::{Decoder, config::LlmConfig};
+    /// # let config = LlmConfig::from_json(r#"{"model_type": "llama", "vocab_size": 9,
+    /// #     "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 2,
+    /// #     "num_attention_heads": 2, "max_position_embeddings": 16, "rms_norm_eps": 1e-5}"#)?;
+    /// # let decoder = Decoder::generated(&config, 1)?;
+    /// let numbers: usize = decoder.tensors()?.iter().map(|(_, tensor)| tensor.numel()).sum();
+    /// assert_eq!(decoder.config().parameters(), numbers);
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     #[must_use]
     pub fn config(&self) -> &LlmConfig {
         &self.config
@@ -133,6 +175,19 @@ impl Decoder {
     ///
     /// # Errors
     /// [`ErrorKind::Train`] if torch refuses, as for too little memory.
+    ///
+    /// ```
+    /// # use qat_trainer::llm::{Decoder, config::LlmConfig}; use tch::{Device, Kind};
+    /// # let config = LlmConfig::from_json(r#"{"model_type": "llama", "vocab_size": 9,
+    /// #     "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 2,
+    /// #     "num_attention_heads": 2, "max_position_embeddings": 16, "rms_norm_eps": 1e-5}"#)?;
+    /// # let mut decoder = Decoder::generated(&config, 1)?;
+    /// decoder.learn()?;
+    /// let halves = decoder.to(Kind::BFloat16, Device::Cpu)?;
+    /// assert!(halves.tensors()?.iter().all(|(_, tensor)| tensor.kind() == Kind::BFloat16));
+    /// assert!(halves.leaves().is_empty()); // it learns no more
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     pub fn to(self, kind: Kind, device: Device) -> Result<Self> {
         if (kind, device) == (self.kind, self.device) {
             return Ok(self);
@@ -146,12 +201,36 @@ impl Decoder {
     }
 
     /// The kind of weights and hidden states.
+    ///
+    /// ```
+    /// # use qat_trainer::llm::{Decoder, config::LlmConfig}; use tch::{Device, Kind};
+    /// # let config = LlmConfig::from_json(r#"{"model_type": "llama", "vocab_size": 9,
+    /// #     "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 2,
+    /// #     "num_attention_heads": 2, "max_position_embeddings": 16, "rms_norm_eps": 1e-5}"#)?;
+    /// # let decoder = Decoder::generated(&config, 1)?;
+    /// let bytes = |d: &Decoder| d.config().parameters() * d.kind().elt_size_in_bytes();
+    /// let of_floats = bytes(&decoder);
+    /// assert_eq!(bytes(&decoder.to(Kind::BFloat16, Device::Cpu)?), of_floats / 2);
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     #[must_use]
     pub fn kind(&self) -> Kind {
         self.kind
     }
 
     /// Where the weights lie.
+    ///
+    /// ```
+    /// # use qat_trainer::llm::{Decoder, config::LlmConfig}; use tch::Tensor;
+    /// # let config = LlmConfig::from_json(r#"{"model_type": "llama", "vocab_size": 9,
+    /// #     "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 2,
+    /// #     "num_attention_heads": 2, "max_position_embeddings": 16, "rms_norm_eps": 1e-5}"#)?;
+    /// # let decoder = Decoder::generated(&config, 1)?;
+    /// // Tokens go where the weights are, and the logits come from there.
+    /// let tokens = Tensor::from_slice(&[1i64, 2]).unsqueeze(0).to_device(decoder.device());
+    /// assert_eq!(decoder.forward(&tokens)?.device(), decoder.device());
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     #[must_use]
     pub fn device(&self) -> Device {
         self.device
@@ -160,11 +239,42 @@ impl Decoder {
     /// Whether the blocks compute their activations a second time in the backward pass instead of keeping them: a step takes
     /// about a third longer, and memory grows with the number of blocks by one hidden state each. Gradients stay the
     /// same, bit for bit.
+    ///
+    /// ```
+    /// # use qat_trainer::{Result, llm::{Decoder, config::LlmConfig}}; use tch::{Kind, Tensor};
+    /// # let config = LlmConfig::from_json(r#"{"model_type": "llama", "vocab_size": 9,
+    /// #     "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 2,
+    /// #     "num_attention_heads": 2, "max_position_embeddings": 16, "rms_norm_eps": 1e-5}"#)?;
+    /// # let mut decoder = Decoder::generated(&config, 1)?;
+    /// # let tokens = Tensor::from_slice(&[1i64, 2, 3]).unsqueeze(0);
+    /// let gradients = |decoder: &Decoder| -> Result<Vec<Tensor>> {
+    ///     let loss = decoder.forward(&tokens)?.square().sum(Kind::Float);
+    ///     Ok(Tensor::f_run_backward(&[&loss], &decoder.leaves(), false, false)?)
+    /// };
+    /// decoder.learn()?;
+    /// let kept = gradients(&decoder)?;
+    /// decoder.set_recompute(true);
+    /// assert!(kept.iter().zip(gradients(&decoder)?).all(|(a, b)| a.equal(&b)));
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     pub fn set_recompute(&mut self, recompute: bool) {
         self.recompute = recompute;
     }
 
     /// What computes the logits.
+    ///
+    /// ```
+    /// # use qat_trainer::llm::{Decoder, config::LlmConfig};
+    /// # let config = LlmConfig::from_json(r#"{"model_type": "llama", "vocab_size": 9,
+    /// #     "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 2,
+    /// #     "num_attention_heads": 2, "max_position_embeddings": 16, "rms_norm_eps": 1e-5}"#)?;
+    /// for tied in [true, false] {
+    ///     let decoder = Decoder::generated(&LlmConfig { tied, ..config.clone() }, 1)?;
+    ///     let (_, embedding) = decoder.linears().remove(0);
+    ///     assert_eq!(decoder.head().weight()?.equal(&embedding.weight()?), tied);
+    /// }
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     #[must_use]
     pub fn head(&self) -> &dyn Linear {
         self.head.as_ref().unwrap_or(&self.embedding).as_ref()
@@ -174,6 +284,21 @@ impl Decoder {
     ///
     /// # Errors
     /// As [`Self::hidden`].
+    ///
+    /// ```
+    /// # use qat_trainer::llm::{Decoder, config::LlmConfig}; use tch::Tensor;
+    /// # let config = LlmConfig::from_json(r#"{"model_type": "llama", "vocab_size": 9,
+    /// #     "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 2,
+    /// #     "num_attention_heads": 2, "max_position_embeddings": 16, "rms_norm_eps": 1e-5}"#)?;
+    /// # let decoder = Decoder::generated(&config, 1)?;
+    /// let three = Tensor::from_slice(&[1i64, 2, 3]).unsqueeze(0);
+    /// let logits = decoder.forward(&three)?;
+    /// assert_eq!(logits.size(), [1, 3, 9]); // of each of nine tokens to come next
+    /// // No position sees what follows it.
+    /// let two = decoder.forward(&three.narrow(1, 0, 2))?;
+    /// assert!(two.allclose(&logits.narrow(1, 0, 2), 1e-4, 1e-5, false));
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     pub fn forward(&self, tokens: &Tensor) -> Result<Tensor> {
         self.logits(&self.hidden(tokens)?)
     }
@@ -182,6 +307,19 @@ impl Decoder {
     ///
     /// # Errors
     /// [`ErrorKind::Data`] for more tokens than the context; [`ErrorKind::Train`] if torch refuses.
+    ///
+    /// ```
+    /// # use qat_trainer::{ErrorKind, llm::{Decoder, config::LlmConfig}};
+    /// # use tch::{Device, Kind, Tensor};
+    /// # let config = LlmConfig::from_json(r#"{"model_type": "llama", "vocab_size": 9,
+    /// #     "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 2,
+    /// #     "num_attention_heads": 2, "max_position_embeddings": 16, "rms_norm_eps": 1e-5}"#)?;
+    /// # let decoder = Decoder::generated(&config, 1)?;
+    /// let tokens = |time| Tensor::ones([1, time], (Kind::Int64, Device::Cpu));
+    /// assert_eq!(decoder.hidden(&tokens(16))?.size(), [1, 16, 8]); // as long as the context
+    /// assert_eq!(decoder.hidden(&tokens(17)).unwrap_err().kind(), ErrorKind::Data);
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     pub fn hidden(&self, tokens: &Tensor) -> Result<Tensor> {
         self.run(tokens, None, &mut |_, _| ())
     }
@@ -190,6 +328,20 @@ impl Decoder {
     ///
     /// # Errors
     /// As [`Self::hidden`].
+    ///
+    /// ```
+    /// # use qat_trainer::llm::{Decoder, config::LlmConfig}; use tch::Tensor;
+    /// # let config = LlmConfig::from_json(r#"{"model_type": "llama", "vocab_size": 9,
+    /// #     "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 2,
+    /// #     "num_attention_heads": 2, "max_position_embeddings": 16, "rms_norm_eps": 1e-5}"#)?;
+    /// # let decoder = Decoder::generated(&config, 1)?;
+    /// # let tokens = Tensor::from_slice(&[1i64, 2, 3]).unsqueeze(0);
+    /// let mut seen = Vec::new();
+    /// let hidden = decoder.hidden_seen(&tokens, &mut |block, h| seen.push((block, h.size())))?;
+    /// assert_eq!(seen, [(0, vec![1, 3, 8]), (1, vec![1, 3, 8])]);
+    /// assert!(hidden.equal(&decoder.hidden(&tokens)?));
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     pub fn hidden_seen(&self, tokens: &Tensor, see: &mut dyn FnMut(usize, &Tensor)) -> Result<Tensor> {
         self.run(tokens, None, see)
     }
@@ -198,14 +350,39 @@ impl Decoder {
     ///
     /// # Errors
     /// As [`Self::hidden`], and [`ErrorKind::Train`] if the cache is full; it is left as it was.
+    ///
+    /// ```
+    /// # use qat_trainer::llm::{Decoder, config::LlmConfig}; use tch::Tensor;
+    /// # let config = LlmConfig::from_json(r#"{"model_type": "llama", "vocab_size": 9,
+    /// #     "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 2,
+    /// #     "num_attention_heads": 2, "max_position_embeddings": 16, "rms_norm_eps": 1e-5}"#)?;
+    /// # let decoder = Decoder::generated(&config, 1)?;
+    /// let tokens = Tensor::from_slice(&[1i64, 2, 3, 4]).unsqueeze(0);
+    /// let mut cache = decoder.cache(1, 16)?;
+    /// let _ = decoder.hidden_cached(&tokens.narrow(1, 0, 3), &mut cache)?; // the prompt
+    /// let next = decoder.hidden_cached(&tokens.narrow(1, 3, 1), &mut cache)?; // one more position
+    /// assert!(next.allclose(&decoder.hidden(&tokens)?.narrow(1, 3, 1), 1e-4, 1e-5, false));
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     pub fn hidden_cached(&self, tokens: &Tensor, cache: &mut KvCache) -> Result<Tensor> {
         tch::no_grad(|| self.run(tokens, Some(cache), &mut |_, _| ()))
     }
 
-    /// An empty cache for `batch` sequences of up to `room` tokens.
+    /// An empty cache for `batch` sequences of up to `room` tokens, or of the context if that is shorter.
     ///
     /// # Errors
     /// [`ErrorKind::Train`] if torch has no memory for it.
+    ///
+    /// ```
+    /// # use qat_trainer::llm::{Decoder, config::LlmConfig};
+    /// # let config = LlmConfig::from_json(r#"{"model_type": "llama", "vocab_size": 9,
+    /// #     "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 2,
+    /// #     "num_attention_heads": 2, "max_position_embeddings": 16, "rms_norm_eps": 1e-5}"#)?;
+    /// # let decoder = Decoder::generated(&config, 1)?;
+    /// let cache = decoder.cache(2, 1000)?;
+    /// assert_eq!(cache.room(), decoder.config().context); // more is of no use
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     pub fn cache(&self, batch: usize, room: usize) -> Result<KvCache> {
         let room = room.min(self.config.context) as i64;
         KvCache::new(&self.config, batch as i64, room, self.kind, self.device)
@@ -215,6 +392,19 @@ impl Decoder {
     ///
     /// # Errors
     /// [`ErrorKind::Train`] if torch refuses.
+    ///
+    /// ```
+    /// # use qat_trainer::llm::{Decoder, config::LlmConfig}; use tch::Tensor;
+    /// # let config = LlmConfig::from_json(r#"{"model_type": "llama", "vocab_size": 9,
+    /// #     "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 2,
+    /// #     "num_attention_heads": 2, "max_position_embeddings": 16, "rms_norm_eps": 1e-5}"#)?;
+    /// # let decoder = Decoder::generated(&config, 1)?;
+    /// # let tokens = Tensor::from_slice(&[1i64, 2, 3]).unsqueeze(0);
+    /// // To write text, those of the last position are enough.
+    /// let last = decoder.logits(&decoder.hidden(&tokens)?.narrow(1, 2, 1))?;
+    /// assert!(last.allclose(&decoder.forward(&tokens)?.narrow(1, 2, 1), 1e-4, 1e-5, false));
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     pub fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
         self.head().forward(hidden)
     }
@@ -266,6 +456,19 @@ impl Decoder {
 
     /// Shows every matrix with its name (`model.layers.0.self_attn.q_proj`), in the order of the network: the embedding, those
     /// of the blocks, the head if it is not the embedding.
+    ///
+    /// ```
+    /// # use qat_trainer::llm::{Decoder, config::LlmConfig};
+    /// # let config = LlmConfig::from_json(r#"{"model_type": "llama", "vocab_size": 9,
+    /// #     "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 2,
+    /// #     "num_attention_heads": 2, "max_position_embeddings": 16, "rms_norm_eps": 1e-5}"#)?;
+    /// # let decoder = Decoder::generated(&config, 1)?;
+    /// let names: Vec<String> = decoder.linears().into_iter().map(|(name, _)| name).collect();
+    /// assert_eq!(names.len(), 1 + 2 * 7 + 1); // two blocks of seven
+    /// assert_eq!(names[..2], ["model.embed_tokens", "model.layers.0.self_attn.q_proj"]);
+    /// assert_eq!(names[14..], ["model.layers.1.mlp.down_proj", "lm_head"]);
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     #[must_use]
     pub fn linears(&self) -> Vec<(String, &dyn Linear)> {
         let mut all: Vec<(String, &dyn Linear)> = vec![(EMBEDDING.into(), self.embedding.as_ref())];
@@ -277,12 +480,38 @@ impl Decoder {
     }
 
     /// Shows every norm's weights with their name (`model.layers.0.input_layernorm`).
+    ///
+    /// ```
+    /// # use qat_trainer::llm::{Decoder, config::LlmConfig};
+    /// # let config = LlmConfig::from_json(r#"{"model_type": "llama", "vocab_size": 9,
+    /// #     "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 2,
+    /// #     "num_attention_heads": 2, "max_position_embeddings": 16, "rms_norm_eps": 1e-5}"#)?;
+    /// # let decoder = Decoder::generated(&config, 1)?;
+    /// let norms = decoder.norms();
+    /// assert_eq!((norms.len(), norms[4].0.as_str()), (2 * 2 + 1, "model.norm")); // two a block
+    /// // Those of a decoder that has learned nothing change nothing.
+    /// assert!(norms.iter().all(|(_, weight)| weight.equal(&weight.ones_like())));
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     #[must_use]
     pub fn norms(&self) -> Vec<(String, &Tensor)> {
         self.named_norms().into_iter().map(|(name, norm)| (name, norm.weight())).collect()
     }
 
     /// Everything that training gives gradients to: of the matrices in the order of [`Self::linears`], then of the norms.
+    ///
+    /// ```
+    /// # use qat_trainer::llm::{Decoder, config::LlmConfig};
+    /// # let config = LlmConfig::from_json(r#"{"model_type": "llama", "vocab_size": 9,
+    /// #     "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 2,
+    /// #     "num_attention_heads": 2, "max_position_embeddings": 16, "rms_norm_eps": 1e-5}"#)?;
+    /// # let mut decoder = Decoder::generated(&config, 1)?;
+    /// assert!(decoder.leaves().is_empty()); // frozen, as it was made
+    /// decoder.learn()?;
+    /// let numbers: usize = decoder.leaves().into_iter().map(|leaf| leaf.numel()).sum();
+    /// assert_eq!(numbers, decoder.config().parameters());
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     #[must_use]
     pub fn leaves(&self) -> Vec<&Tensor> {
         let norms =
@@ -295,6 +524,25 @@ impl Decoder {
     ///
     /// # Errors
     /// The first one of `change`, with the name as its place; what was replaced before stays replaced.
+    ///
+    /// ```
+    /// # use qat_trainer::llm::{Decoder, config::LlmConfig};
+    /// use qat_trainer::llm::{Dense, Linear};
+    /// # use tch::Tensor;
+    /// # let config = LlmConfig::from_json(r#"{"model_type": "llama", "vocab_size": 9,
+    /// #     "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 2,
+    /// #     "num_attention_heads": 2, "max_position_embeddings": 16, "rms_norm_eps": 1e-5}"#)?;
+    /// # let mut decoder = Decoder::generated(&config, 1)?;
+    /// decoder.replace(|name, linear| {
+    ///     let zeros = Dense::new(linear.weight()?.zeros_like(), None);
+    ///     Ok(name.ends_with("o_proj").then(|| Box::new(zeros) as Box<dyn Linear>))
+    /// })?;
+    /// // Attention writes nothing any more: a position depends on its own token alone.
+    /// let tokens = Tensor::from_slice(&[1i64, 5, 2, 5]).view([2, 2]);
+    /// let last = decoder.forward(&tokens)?.narrow(1, 1, 1);
+    /// assert!(last.get(0).allclose(&last.get(1), 1e-4, 1e-5, false));
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     pub fn replace(
         &mut self,
         mut change: impl FnMut(&str, &dyn Linear) -> Result<Option<Box<dyn Linear>>>,
@@ -318,6 +566,18 @@ impl Decoder {
     ///
     /// # Errors
     /// [`ErrorKind::Train`] if torch refuses.
+    ///
+    /// ```
+    /// # use qat_trainer::llm::{Decoder, config::LlmConfig};
+    /// # let config = LlmConfig::from_json(r#"{"model_type": "llama", "vocab_size": 9,
+    /// #     "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 2,
+    /// #     "num_attention_heads": 2, "max_position_embeddings": 16, "rms_norm_eps": 1e-5}"#)?;
+    /// # let decoder = Decoder::generated(&config, 1)?;
+    /// let tensors: std::collections::BTreeMap<_, _> = decoder.tensors()?.into_iter().collect();
+    /// assert_eq!(tensors["model.embed_tokens.weight"].size(), [9, 8]);
+    /// assert_eq!(tensors.len(), (2 + 2 * 7) + (1 + 2 * 2)); // matrices and norms, no biases
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     pub fn tensors(&self) -> Result<Vec<(String, Tensor)>> {
         let mut all = Vec::new();
         for (name, linear) in self.linears() {

@@ -34,6 +34,27 @@ impl LanguageModel {
     ///
     /// # Errors
     /// [`ErrorKind::Io`] and [`ErrorKind::Model`] naming the file and the place in it.
+    ///
+    /// ```
+    /// # use qat_trainer::llm::{Decoder, config::LlmConfig};
+    /// use qat_trainer::{ErrorKind, llm::{LanguageModel, Tokenizer}};
+    /// use tch::{Device, Kind};
+    /// # let config = LlmConfig::from_json(r#"{"model_type": "llama", "vocab_size": 9,
+    /// #     "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 2,
+    /// #     "num_attention_heads": 2, "max_position_embeddings": 16, "rms_norm_eps": 1e-5}"#)?;
+    /// # let folder = tempfile::tempdir()?;
+    /// # let tokenizer = Tokenizer::characters(&('a'..='e').collect())?;
+    /// # let (decoder, ends) = (Decoder::generated(&config, 1)?, vec![1]);
+    /// # LanguageModel { decoder, tokenizer, chat: None, ends }.save(folder.path())?;
+    /// // A folder of Hugging Face's, with weights in f32.
+    /// let model = LanguageModel::load(folder.path(), Kind::BFloat16, Device::Cpu)?;
+    /// assert_eq!(model.decoder.kind(), Kind::BFloat16);
+    /// assert_eq!(model.ends.first().copied(), model.tokenizer.id(Tokenizer::END));
+    /// std::fs::remove_file(folder.path().join("tokenizer.json"))?;
+    /// let e = LanguageModel::load(folder.path(), Kind::Float, Device::Cpu).unwrap_err();
+    /// assert_eq!(e.kind(), ErrorKind::Io);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn load(path: &Path, kind: Kind, device: Device) -> Result<Self> {
         let metadata = std::fs::metadata(path).map_err(|e| Error::io("read", path, &e))?;
         if metadata.is_dir() {
@@ -96,6 +117,26 @@ impl LanguageModel {
     ///
     /// # Errors
     /// [`ErrorKind::Io`] if a file cannot be written; what was there before is replaced file by file, each in one step.
+    ///
+    /// ```
+    /// # use qat_trainer::llm::config::LlmConfig;
+    /// use qat_trainer::llm::{CausalModel, Decoder, LanguageModel, Tokenizer};
+    /// use tch::{Device, Kind};
+    /// # let config = LlmConfig::from_json(r#"{"model_type": "llama", "vocab_size": 9,
+    /// #     "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 2,
+    /// #     "num_attention_heads": 2, "max_position_embeddings": 16, "rms_norm_eps": 1e-5}"#)?;
+    /// # let folder = tempfile::tempdir()?;
+    /// let tokenizer = Tokenizer::characters(&('a'..='e').collect())?;
+    /// let ends = tokenizer.id(Tokenizer::END).into_iter().collect();
+    /// let decoder = Decoder::generated(&config, 1)?;
+    /// let model = LanguageModel { decoder, tokenizer, chat: None, ends };
+    /// model.save(folder.path())?;
+    /// let again = LanguageModel::load(folder.path(), Kind::Float, Device::Cpu)?;
+    /// let text = model.tokenizer.encode("decade<|end|>")?;
+    /// assert_eq!(again.decoder.loss(&text)?, model.decoder.loss(&text)?);
+    /// assert_eq!((again.tokenizer.encode("decade<|end|>")?, again.ends), (text, model.ends));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn save(&self, folder: &Path) -> Result<()> {
         let (kind, dtype) = match self.decoder.kind() {
             Kind::BFloat16 => ("bfloat16", Dtype::BF16),
@@ -165,6 +206,27 @@ impl TextModel {
     ///
     /// # Errors
     /// [`ErrorKind::Io`] and [`ErrorKind::Model`] naming the file and the place in it.
+    ///
+    /// ```
+    /// # use qat_trainer::llm::{Decoder, config::LlmConfig};
+    /// use qat_trainer::llm::{CausalModel, LanguageModel, TextModel, Tokenizer};
+    /// use std::collections::BTreeMap;
+    /// # let config = LlmConfig::from_json(r#"{"model_type": "llama", "vocab_size": 9,
+    /// #     "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 2,
+    /// #     "num_attention_heads": 2, "max_position_embeddings": 16, "rms_norm_eps": 1e-5}"#)?;
+    /// # let folder = tempfile::tempdir()?;
+    /// # let path = folder.path().join("model.piq");
+    /// # let tokenizer = Tokenizer::characters(&('a'..='e').collect())?;
+    /// # let (decoder, ends) = (Decoder::generated(&config, 1)?, vec![1]);
+    /// # let model = LanguageModel { decoder, tokenizer, chat: None, ends };
+    /// // No codes: all weights stay as they are, and another engine computes with them.
+    /// std::fs::write(&path, model.pack(BTreeMap::new(), None)?)?;
+    /// let packed = TextModel::load_packed(&path)?;
+    /// let text = packed.tokenizer.encode("decade")?;
+    /// assert!((packed.network.loss(&text)? - model.decoder.loss(&text)?).abs() < 1e-4);
+    /// assert_eq!(packed.ends, TextModel::from(model).ends);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn load_packed(path: &Path) -> Result<Self> {
         let network = PackedDecoder::load(path)?;
         let tokenizer = Tokenizer::from_bytes(network.tokenizer()).map_err(|e| e.file(path))?;

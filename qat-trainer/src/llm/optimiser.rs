@@ -8,6 +8,24 @@ use crate::nn::state;
 use eight_bits::EightBits;
 
 /// How the moments of weights are kept.
+///
+/// ```
+/// use qat_kernels::{Grid, Levels, config::StepRule};
+/// use qat_trainer::llm::{FakeQuantised, MatrixQuant, MomentBits};
+/// # use qat_trainer::{Result, spec::WeightQuant};
+/// # let options = (tch::Kind::Float, tch::Device::Cpu);
+/// # let w = tch::Tensor::linspace(-1.0, 1.0, 4096, options).view([4, 1024]);
+/// let quant = WeightQuant { levels: Levels::new(3, Grid::MidRise)?, step: StepRule::Uniform };
+/// // What the optimiser remembers of a matrix of 4 rows of 1024 weights, bytes.
+/// let bytes = |moments| -> Result<usize> {
+///     let how = MatrixQuant { moments, ..MatrixQuant::new(quant) };
+///     Ok(FakeQuantised::new(&w, None, how, None)?.optimiser_bytes())
+/// };
+/// let of_steps = 4 * 8; // one step a row, always in 32 bits
+/// assert_eq!(bytes(MomentBits::ThirtyTwo)?, 4096 * 8 + of_steps);
+/// assert_eq!(bytes(MomentBits::Eight)?, 4096 * 2 + 4096 / 256 * 8 + of_steps);
+/// # Ok::<(), qat_trainer::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum MomentBits {
     /// 8 bytes a weight.

@@ -15,6 +15,20 @@ impl Decoder {
     ///
     /// # Errors
     /// [`ErrorKind::Train`] if torch refuses.
+    ///
+    /// ```
+    /// # use qat_trainer::llm::{Decoder, config::LlmConfig};
+    /// # use tch::{Device, Kind};
+    /// # let config = LlmConfig::from_json(r#"{"model_type": "llama", "vocab_size": 9,
+    /// #     "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 2,
+    /// #     "num_attention_heads": 2, "max_position_embeddings": 16, "rms_norm_eps": 1e-5}"#)?;
+    /// let mut decoder = Decoder::generated(&config, 1)?.to(Kind::BFloat16, Device::Cpu)?;
+    /// decoder.learn()?;
+    /// assert_eq!(decoder.leaves().len(), decoder.linears().len() + decoder.norms().len());
+    /// // It computes in bf16; what learns is f32, or small steps would be lost.
+    /// assert!(decoder.leaves().iter().all(|leaf| leaf.kind() == Kind::Float));
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     pub fn learn(&mut self) -> Result<()> {
         self.replace(|_, linear| {
             if !linear.leaves().is_empty() {
@@ -31,6 +45,31 @@ impl Decoder {
     ///
     /// # Errors
     /// [`ErrorKind::Train`] for another number of gradients, or if the training has diverged; the matrix is the place.
+    ///
+    /// ```
+    /// # use qat_kernels::ste_simd::AdamW;
+    /// # use qat_trainer::llm::{CausalModel, Decoder, chunked_cross_entropy, config::LlmConfig};
+    /// use qat_trainer::llm::{Rates, Rule, Sgd};
+    /// # use tch::Tensor;
+    /// # let config = LlmConfig::from_json(r#"{"model_type": "llama", "vocab_size": 9,
+    /// #     "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 2,
+    /// #     "num_attention_heads": 2, "max_position_embeddings": 16, "rms_norm_eps": 1e-5}"#)?;
+    /// # let mut decoder = Decoder::generated(&config, 1)?;
+    /// # let [tokens, targets] = [[1i64, 2, 3], [2, 3, 4]].map(|ids| Tensor::from_slice(&ids));
+    /// decoder.learn()?;
+    /// let before = decoder.loss(&[1, 2, 3, 4])?;
+    /// let gradients = {
+    ///     let hidden = decoder.hidden(&tokens.unsqueeze(0))?.squeeze_dim(0);
+    ///     let loss = chunked_cross_entropy(&decoder, &hidden, &targets, 64)?;
+    ///     Tensor::f_run_backward(&[&loss], &decoder.leaves(), false, false)?
+    /// }; // the graph is gone
+    /// let sgd = Sgd { lr: 0.01, momentum: 0.0, nesterov: false, weight_decay: 0.0 };
+    /// let rates = Rates { weights: Rule::Sgd(sgd), scales: AdamW::default(), factor: 1.0 };
+    /// decoder.update(&gradients, &rates)?;
+    /// assert!(decoder.loss(&[1, 2, 3, 4])? < before);
+    /// assert!(decoder.update(&gradients[1..], &rates).is_err());
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     pub fn update(&mut self, grads: &[Tensor], rates: &Rates) -> Result<()> {
         let leaves = self.leaves().len();
         if grads.len() != leaves {
@@ -53,6 +92,22 @@ impl Decoder {
     ///
     /// # Errors
     /// [`ErrorKind::Checkpoint`] if a checkpoint cannot hold it.
+    ///
+    /// ```
+    /// # use qat_trainer::llm::{Decoder, config::LlmConfig};
+    /// use qat_trainer::checkpoint::Checkpoint;
+    /// # let config = LlmConfig::from_json(r#"{"model_type": "llama", "vocab_size": 9,
+    /// #     "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 2,
+    /// #     "num_attention_heads": 2, "max_position_embeddings": 16, "rms_norm_eps": 1e-5}"#)?;
+    /// let mut decoder = Decoder::generated(&config, 1)?;
+    /// let mut state = Checkpoint::default();
+    /// decoder.save_state(&mut state)?;
+    /// assert!(state.tensors.is_empty()); // what is frozen is no part of it
+    /// decoder.learn()?;
+    /// decoder.save_state(&mut state)?;
+    /// assert_eq!(state.get("lm_head.weight", &[9, 8])?.len(), 9 * 8);
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     pub fn save_state(&self, to: &mut Checkpoint) -> Result<()> {
         for (name, linear) in self.linears() {
             linear.save_state(&name, to)?;
@@ -64,6 +119,25 @@ impl Decoder {
     ///
     /// # Errors
     /// [`ErrorKind::Checkpoint`] naming what is missing or has another shape.
+    ///
+    /// ```
+    /// # use qat_trainer::llm::{CausalModel, Decoder, config::LlmConfig};
+    /// use qat_trainer::{ErrorKind, checkpoint::Checkpoint};
+    /// # let config = LlmConfig::from_json(r#"{"model_type": "llama", "vocab_size": 9,
+    /// #     "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 2,
+    /// #     "num_attention_heads": 2, "max_position_embeddings": 16, "rms_norm_eps": 1e-5}"#)?;
+    /// let learner = |seed| Decoder::generated(&config, seed).and_then(|mut d| {
+    ///     d.learn()?;
+    ///     Ok(d)
+    /// });
+    /// let (first, mut second, mut state) = (learner(1)?, learner(2)?, Checkpoint::default());
+    /// first.save_state(&mut state)?;
+    /// second.load_state(&state)?;
+    /// assert_eq!(second.loss(&[1, 2, 3])?, first.loss(&[1, 2, 3])?);
+    /// let e = second.load_state(&Checkpoint::default()).unwrap_err();
+    /// assert_eq!(e.kind(), ErrorKind::Checkpoint);
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     pub fn load_state(&mut self, from: &Checkpoint) -> Result<()> {
         self.each_mut(&mut |name, linear| linear.load_state(name, from))?;
         self.norms_mut().into_iter().try_for_each(|(name, norm)| norm.load_state(&name, from))
