@@ -10,6 +10,17 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// What a token is part of.
+///
+/// ```
+/// use qat_trainer::llm::{Source, Span, Tokenizer, arithmetic::Worked, tokenise};
+/// # let tokenizer = Tokenizer::characters(&"0123456789+=;#".chars().collect())?;
+/// let steps = vec!["1+2=3;".into(), "3+3=6;".into()];
+/// let worked = Worked { question: "1+2+3=".into(), steps, answer: "#6".into() };
+/// let examples = tokenise(&[Source::Worked(worked)], &tokenizer, None, 32)?;
+/// let parts: Vec<Span> = examples[0].spans.chunk_by(|a, b| a == b).map(|part| part[0]).collect();
+/// assert_eq!(parts, [Span::Question, Span::Step(0), Span::Step(1), Span::Answer]);
+/// # Ok::<(), qat_trainer::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Span {
     /// Text without parts.
@@ -23,6 +34,20 @@ pub enum Span {
 }
 
 /// A sequence of tokens.
+///
+/// ```
+/// use qat_trainer::llm::{Example, Source, Span, Tokenizer, arithmetic::Worked, tokenise};
+/// # let tokenizer = Tokenizer::characters(&"0123456789+=;#".chars().collect())?;
+/// # let end = tokenizer.id(Tokenizer::END);
+/// let (question, steps, answer) = ("1+2=".into(), vec!["1+2=3;".into()], "#3".into());
+/// let worked = Source::Worked(Worked { question, steps, answer });
+/// let Example { tokens, spans } = tokenise(&[worked], &tokenizer, end, 32)?.remove(0);
+/// assert_eq!(tokenizer.decode(&tokens)?, "1+2=1+2=3;#3");
+/// // Every token has a span; a model is asked for all but those of the question.
+/// let asked = spans.iter().position(|&span| span != Span::Question).unwrap_or(tokens.len());
+/// assert_eq!((asked, spans.len(), tokens.last().copied()), (4, tokens.len(), end));
+/// # Ok::<(), qat_trainer::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Example {
     /// The tokens.
@@ -43,6 +68,20 @@ pub struct Corpus {
 }
 
 /// A text or a problem before it is made tokens.
+///
+/// ```
+/// use qat_trainer::llm::{Source, Tokenizer, tokenise};
+/// let tokenizer = Tokenizer::characters(&('a'..='z').collect())?;
+/// let end = tokenizer.id(Tokenizer::END);
+/// let lengths = |source: Source| -> qat_trainer::Result<Vec<usize>> {
+///     let examples = tokenise(&[source], &tokenizer, end, 4)?;
+///     Ok(examples.iter().map(|example| example.tokens.len()).collect())
+/// };
+/// assert_eq!(lengths(Source::Text("abcdefghij".into()))?, [4, 4, 2]); // windows of four
+/// assert_eq!(lengths(Source::Whole("abc".into()))?, [3 + 1]); // the end is learned, too
+/// assert!(lengths(Source::Whole("abcd".into())).is_err()); // it is not cut
+/// # Ok::<(), qat_trainer::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
     /// A text of any length, to be cut into windows.
@@ -58,6 +97,25 @@ impl Corpus {
     ///
     /// # Errors
     /// [`ErrorKind::Io`] for a file that cannot be read; [`ErrorKind::Data`] naming file and line of what is no example.
+    ///
+    /// ```
+    /// use qat_trainer::llm::{Corpus, Source, arithmetic::Worked};
+    /// use qat_trainer::spec::{Delimiters, LlmDataSpec, LlmFiles};
+    /// # let folder = tempfile::tempdir()?;
+    /// # let path = folder.path().join("sums.jsonl");
+    /// std::fs::write(&path, r##"{"text": "1+2=1+2=3;#3"}"##)?;
+    /// let delimiters = Delimiters { reasoning: "=".into(), step: ";".into(), answer: "#".into() };
+    /// let (train, held_out) = (vec![path.clone()], Vec::new());
+    /// let files = LlmFiles::Jsonl { train, held_out, delimiters: Some(delimiters) };
+    /// let spec = LlmDataSpec { files, window: 64 };
+    /// let (question, steps, answer) = ("1+2=".into(), vec!["1+2=3;".into()], "#3".into());
+    /// let worked = Worked { question, steps, answer };
+    /// assert_eq!(Corpus::load(&spec)?.train, [Source::Worked(worked)]);
+    /// std::fs::write(&path, "{\"text\": \"a=b#c\"}\n{}\n")?;
+    /// let e = Corpus::load(&spec).unwrap_err().to_string();
+    /// assert!(e.starts_with(&format!("{}: line 2: this is no example", path.display())), "{e}");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn load(spec: &LlmDataSpec) -> Result<Self> {
         let each = |paths: &[PathBuf], read: &dyn Fn(&Path) -> Result<Vec<Source>>| {
             paths.iter().map(|path| read(path)).collect::<Result<Vec<_>>>().map(|all| all.concat())
@@ -88,6 +146,17 @@ impl Corpus {
     }
 
     /// Every character of the texts to learn from, in order.
+    ///
+    /// ```
+    /// use qat_trainer::llm::{Corpus, Source, Tokenizer};
+    /// let train = vec![Source::Text("abba".into()), Source::Whole("c".into())];
+    /// let corpus = Corpus { train, held_out: vec![Source::Text("abcd".into())], equal: false };
+    /// let alphabet = corpus.alphabet();
+    /// assert_eq!(alphabet, ['a', 'b', 'c'].into()); // nothing is learned of `d`
+    /// // The tokenizer of a model that begins with nothing.
+    /// assert_eq!(Tokenizer::characters(&alphabet)?.len(), 3 + 2);
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     #[must_use]
     pub fn alphabet(&self) -> BTreeSet<char> {
         let mut all = BTreeSet::new();
@@ -163,6 +232,20 @@ impl Corpus {
     ///
     /// # Errors
     /// Those of [`tokenise`].
+    ///
+    /// ```
+    /// use qat_trainer::llm::{Corpus, Source, Tokenizer};
+    /// let tokenizer = Tokenizer::characters(&('a'..='z').collect())?;
+    /// // Windows of two: six of the first text, two of the other.
+    /// let train = ["abcdefghijkl", "wxyz"].map(|text| Source::Text(text.into())).to_vec();
+    /// let mut corpus = Corpus { train, held_out: Vec::new(), equal: false };
+    /// assert_eq!(corpus.learned(&tokenizer, None, 2)?.len(), 6 + 2);
+    /// corpus.equal = true;
+    /// let learned = corpus.learned(&tokenizer, None, 2)?;
+    /// let texts = learned.iter().map(|example| tokenizer.decode(&example.tokens));
+    /// assert_eq!(texts.collect::<Result<Vec<_>, _>>()?, ["ab", "gh", "wx", "yz"]);
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     pub fn learned(&self, tokenizer: &Tokenizer, end: Option<u32>, window: usize) -> Result<Vec<Example>> {
         let mut parts = examples(&self.train, tokenizer, end, window)?;
         if self.equal {
@@ -184,6 +267,19 @@ impl Corpus {
 ///
 /// # Errors
 /// [`ErrorKind::Data`] for a text that the tokenizer cannot encode, and for an example longer than `window`.
+///
+/// ```
+/// use qat_trainer::llm::{Source, Tokenizer, tokenise};
+/// let tokenizer = Tokenizer::characters(&('a'..='z').collect())?;
+/// // A last window of one token would predict nothing.
+/// let windows = tokenise(&[Source::Text("abcdefg".into())], &tokenizer, None, 3)?;
+/// assert_eq!(windows.iter().map(|window| window.tokens.len()).collect::<Vec<_>>(), [3, 3]);
+/// let long = [Source::Whole("ab".into()), Source::Whole("abcd".into())];
+/// let e = tokenise(&long, &tokenizer, None, 3).unwrap_err();
+/// let problem = "example 2: 4 tokens are not between 2 and the window of 3";
+/// assert!(e.to_string().starts_with(problem), "{e}");
+/// # Ok::<(), qat_trainer::Error>(())
+/// ```
 pub fn tokenise(
     sources: &[Source],
     tokenizer: &Tokenizer,

@@ -39,6 +39,14 @@ pub struct ChainOfThoughtLoss {
 impl ChainOfThoughtLoss {
     /// How much T²·D of each position counts in w_steps·L_steps + w_answer·L_answer. `spans` are those of the targets, in rows of
     /// `time`.
+    ///
+    /// ```
+    /// use qat_trainer::llm::{ChainOfThoughtLoss, Span};
+    /// let loss = ChainOfThoughtLoss { steps: 1.0, trajectory: 0.0, answer: 0.5 };
+    /// let spans = [Span::Question, Span::Step(0), Span::Step(0), Span::Step(1), Span::Answer];
+    /// // Two steps share w_steps evenly, however many tokens they have.
+    /// assert_eq!(loss.weights(&spans, 5), [0.0, 0.25, 0.25, 0.5, 0.5]);
+    /// ```
     #[must_use]
     pub fn weights(&self, spans: &[Span], time: usize) -> Vec<f32> {
         let runs = || spans.chunks(time.max(1)).flat_map(|row| row.chunk_by(|a, b| a == b));
@@ -61,6 +69,20 @@ impl ChainOfThoughtLoss {
     ///
     /// # Errors
     /// [`ErrorKind::Train`] if the shapes disagree.
+    ///
+    /// ```
+    /// use qat_trainer::llm::ChainOfThoughtLoss;
+    /// use tch::Tensor;
+    /// let loss = ChainOfThoughtLoss { steps: 0.0, trajectory: 1.0, answer: 0.0 };
+    /// let states = Tensor::from_slice(&[3f32, 4.0, 1.0, 0.0]).view([2, 2]); // of two positions
+    /// let apart = |teacher: Tensor| -> qat_trainer::Result<f64> {
+    ///     let tokens = Tensor::from_slice(&[0i64]); // the first one is of a step
+    ///     Ok(loss.trajectory(&[states.shallow_clone()], &[teacher], &tokens)?.double_value(&[]))
+    /// };
+    /// assert!(apart(&states * 7.0)?.abs() < 1e-6); // the same way, whatever its length
+    /// assert!((apart(-&states)? - 2.0).abs() < 1e-6); // the opposite way
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     pub fn trajectory(&self, student: &[Tensor], teacher: &[Tensor], tokens: &Tensor) -> Result<Tensor> {
         let mut sum = Tensor::f_zeros([], (Kind::Float, tokens.device()))?;
         for (ours, theirs) in student.iter().zip(teacher) {
@@ -82,6 +104,31 @@ fn is_answer(span: &Span) -> bool {
 }
 
 /// What a student is taught with.
+///
+/// ```
+/// # use qat_kernels::QatLossWeights;
+/// # use qat_trainer::distill::{DistillationLoss, Divergence};
+/// # use qat_trainer::llm::{ChainOfThoughtLoss, config::LlmConfig};
+/// use qat_trainer::llm::{CausalModel, Decoder, DecoderTeacher, IGNORED, Lesson, Span};
+/// # use tch::Tensor;
+/// # let config = LlmConfig::from_json(r#"{"model_type": "llama", "vocab_size": 9,
+/// #     "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 2,
+/// #     "num_attention_heads": 2, "max_position_embeddings": 16, "rms_norm_eps": 1e-5}"#)?;
+/// # let student = Decoder::generated(&config, 1)?;
+/// # let weights = QatLossWeights { task: 1.0, distillation: 0.0, reasoning: 0.0 };
+/// # let loss = DistillationLoss::new(weights, 2.0, Divergence::Kl)?;
+/// # let reasoning = ChainOfThoughtLoss { steps: 0.0, trajectory: 0.0, answer: 0.0 };
+/// # let other = Decoder::generated(&config, 2)?;
+/// # let teacher = DecoderTeacher::new(other, &student, loss, reasoning)?;
+/// // Two rows: `1 2 3 4`, and `5 6` filled up with what is not predicted.
+/// let tokens = Tensor::from_slice(&[1i64, 2, 3, 5, 0, 0]).view([2, 3]);
+/// let targets = Tensor::from_slice(&[2, 3, 4, 6, IGNORED, IGNORED]);
+/// let lesson = Lesson { tokens: &tokens, targets: &targets, spans: &[Span::Plain; 6], chunk: 4 };
+/// // With the weight of the task alone: the mean of −ln p over the four targets.
+/// let mean = (3.0 * student.loss(&[1, 2, 3, 4])? + student.loss(&[5, 6])?) / 4.0;
+/// assert!((teacher.loss(&student, &lesson)?.double_value(&[]) - mean).abs() < 1e-4);
+/// # Ok::<(), qat_trainer::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct Lesson<'a> {
     /// `[batch, time]`.
@@ -108,6 +155,25 @@ impl DecoderTeacher {
     /// # Errors
     /// [`ErrorKind::Spec`] for a weight that is negative or not finite; [`ErrorKind::Model`] for another vocabulary than the
     /// student's, for trajectories also for another width or number of blocks, and for a decoder that learns itself.
+    ///
+    /// ```
+    /// # use qat_kernels::QatLossWeights;
+    /// # use qat_trainer::distill::{DistillationLoss, Divergence};
+    /// use qat_trainer::llm::{ChainOfThoughtLoss, Decoder, DecoderTeacher, config::LlmConfig};
+    /// # let config = LlmConfig::from_json(r#"{"model_type": "llama", "vocab_size": 9,
+    /// #     "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 2,
+    /// #     "num_attention_heads": 2, "max_position_embeddings": 16, "rms_norm_eps": 1e-5}"#)?;
+    /// let student = Decoder::generated(&config, 1)?; // of two blocks
+    /// let deeper = || Decoder::generated(&LlmConfig { layers: 3, ..config.clone() }, 2);
+    /// let loss = DistillationLoss::new(QatLossWeights::default(), 2.0, Divergence::Kl)?;
+    /// let answers = ChainOfThoughtLoss { steps: 1.0, trajectory: 0.0, answer: 1.0 };
+    /// assert!(DecoderTeacher::new(deeper()?, &student, loss, answers).is_ok());
+    /// // Trajectories are compared block by block.
+    /// let paths = ChainOfThoughtLoss { trajectory: 1.0, ..answers };
+    /// let e = DecoderTeacher::new(deeper()?, &student, loss, paths).unwrap_err();
+    /// assert!(e.to_string().starts_with("the teacher has 3 blocks, the student 2"), "{e}");
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     pub fn new(
         decoder: Decoder,
         student: &Decoder,
@@ -142,6 +208,25 @@ impl DecoderTeacher {
     }
 
     /// The teacher's network.
+    ///
+    /// ```
+    /// # use qat_kernels::QatLossWeights;
+    /// # use qat_trainer::distill::{DistillationLoss, Divergence};
+    /// # use qat_trainer::llm::{ChainOfThoughtLoss, config::LlmConfig};
+    /// use qat_trainer::llm::{CausalModel, Decoder, DecoderTeacher};
+    /// # let config = LlmConfig::from_json(r#"{"model_type": "llama", "vocab_size": 9,
+    /// #     "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 2,
+    /// #     "num_attention_heads": 2, "max_position_embeddings": 16, "rms_norm_eps": 1e-5}"#)?;
+    /// # let loss = DistillationLoss::new(QatLossWeights::default(), 2.0, Divergence::Kl)?;
+    /// # let reasoning = ChainOfThoughtLoss { steps: 0.0, trajectory: 0.0, answer: 0.0 };
+    /// let (large, student) = (Decoder::generated(&config, 2)?, Decoder::generated(&config, 1)?);
+    /// let before = large.loss(&[1, 2, 3])?;
+    /// let teacher = DecoderTeacher::new(large, &student, loss, reasoning)?;
+    /// // What the student is measured against.
+    /// assert_eq!(teacher.decoder().loss(&[1, 2, 3])?, before);
+    /// assert!(teacher.decoder().leaves().is_empty());
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     #[must_use]
     pub fn decoder(&self) -> &Decoder {
         &self.decoder
@@ -152,6 +237,32 @@ impl DecoderTeacher {
     /// # Errors
     /// [`ErrorKind::Data`] if there is nothing to predict; [`ErrorKind::Spec`] for a chunk of 0; [`ErrorKind::Train`] if torch
     /// refuses.
+    ///
+    /// ```
+    /// # use qat_kernels::QatLossWeights;
+    /// # use qat_trainer::llm::{ChainOfThoughtLoss, config::LlmConfig};
+    /// use qat_trainer::distill::{DistillationLoss, Divergence};
+    /// use qat_trainer::llm::{Decoder, DecoderTeacher, Lesson, Span};
+    /// # use tch::Tensor;
+    /// # let config = LlmConfig::from_json(r#"{"model_type": "llama", "vocab_size": 9,
+    /// #     "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 2,
+    /// #     "num_attention_heads": 2, "max_position_embeddings": 16, "rms_norm_eps": 1e-5}"#)?;
+    /// # let reasoning = ChainOfThoughtLoss { steps: 0.0, trajectory: 0.0, answer: 0.0 };
+    /// # let tokens = Tensor::from_slice(&[1i64, 2, 3]).view([1, 3]);
+    /// # let targets = Tensor::from_slice(&[2i64, 3, 4]);
+    /// let weights = QatLossWeights { task: 0.0, distillation: 1.0, reasoning: 0.0 };
+    /// let loss = DistillationLoss::new(weights, 2.0, Divergence::Kl)?;
+    /// let student = Decoder::generated(&config, 1)?;
+    /// let spans = &[Span::Plain; 3];
+    /// let lesson = Lesson { tokens: &tokens, targets: &targets, spans, chunk: 64 };
+    /// let learn_from = |decoder| -> qat_trainer::Result<f64> {
+    ///     let teacher = DecoderTeacher::new(decoder, &student, loss, reasoning)?;
+    ///     Ok(teacher.loss(&student, &lesson)?.double_value(&[]))
+    /// };
+    /// assert!(learn_from(Decoder::generated(&config, 1)?)?.abs() < 1e-5); // it knows as much
+    /// assert!(learn_from(Decoder::generated(&config, 2)?)? > 0.01);
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     pub fn loss(&self, student: &Decoder, lesson: &Lesson<'_>) -> Result<Tensor> {
         let &Lesson { tokens, targets, spans, chunk } = lesson;
         let weights = self.loss.weights();

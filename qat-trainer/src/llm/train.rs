@@ -45,6 +45,22 @@ const NORM_EPS: f64 = 1e-5;
 ///
 /// # Errors
 /// Those of [`LanguageModel::load`], of [`Tokenizer::characters`], and [`ErrorKind::Model`] for a shape that makes no network.
+///
+/// ```
+/// use qat_trainer::llm::{Corpus, Tokenizer, start};
+/// # use qat_trainer::spec::LlmRun;
+/// # use tch::{Device, Kind};
+/// let run = LlmRun::parse(r#"
+/// data = { format = "arithmetic", problems = 64, held_out = 8, operations = 1, window = 24 }
+/// model = { layers = 1, hidden = 16, heads = 2, mlp = 32, context = 24 }
+/// train = { steps = 20 }"#, "sums.toml".as_ref())?;
+/// let corpus = Corpus::load(&run.data)?;
+/// let model = start(&run, &corpus, Kind::Float, Device::Cpu)?;
+/// // A token for every character, one for others, and one that ends a text.
+/// assert_eq!(model.decoder.config().vocabulary, corpus.alphabet().len() + 2);
+/// assert_eq!(model.ends, [model.tokenizer.encode(Tokenizer::END)?[0]]);
+/// # Ok::<(), qat_trainer::Error>(())
+/// ```
 pub fn start(run: &LlmRun, corpus: &Corpus, kind: Kind, device: Device) -> Result<LanguageModel> {
     let shape = match &run.model {
         LlmModelSpec::Files(path) => return LanguageModel::load(path, kind, device),
@@ -94,9 +110,27 @@ impl<'a> LlmTrainer<'a> {
     /// A trainer for a model as [`start`] gives it.
     ///
     /// # Errors
-    /// [`ErrorKind::Data`] for texts that the model's tokenizer cannot encode, for examples longer than the window or the model's
-    /// context, and if there are fewer examples than a batch has; those of
+    /// [`ErrorKind::Spec`] for a window that does not fit into the model's context; [`ErrorKind::Data`] for texts that the model's
+    /// tokenizer cannot encode, for examples longer than the window, and if there are fewer examples than a batch has; those of
     /// loading a teacher and of [`DecoderTeacher::new`].
+    ///
+    /// ```
+    /// # use qat_trainer::{llm::{Corpus, LlmTrainer, start}, spec::LlmRun};
+    /// # use tch::{Device, Kind};
+    /// # let mut run = LlmRun::parse(r#"
+    /// # data = { format = "arithmetic", problems = 64, held_out = 8, operations = 1, window = 24 }
+    /// # model = { layers = 1, hidden = 16, heads = 2, mlp = 16, context = 24 }
+    /// # train = { steps = 20 }"#, "sums.toml".as_ref())?;
+    /// # let corpus = Corpus::load(&run.data)?;
+    /// // A model with a context of 24 tokens: of a window the last one is only predicted.
+    /// let model = start(&run, &corpus, Kind::Float, Device::Cpu)?;
+    /// run.data.window = 25;
+    /// assert!(LlmTrainer::new(&run, &corpus, &model).is_ok());
+    /// run.data.window = 26;
+    /// let e = LlmTrainer::new(&run, &corpus, &model).unwrap_err().to_string();
+    /// assert!(e.starts_with("sums.toml: `window` of [data]: a window of 26 tokens"), "{e}");
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     pub fn new(run: &'a LlmRun, corpus: &Corpus, model: &LanguageModel) -> Result<Self> {
         let (window, context) = (run.data.window, model.decoder.config().context);
         // The last token of an example is only predicted.
@@ -131,6 +165,23 @@ impl<'a> LlmTrainer<'a> {
     /// # Errors
     /// Those of [`Decoder::quantise_in_training_from`], [`Decoder::adapt_quantised`], [`Decoder::learn`] and of reading codes;
     /// [`ErrorKind::Spec`] for codes that were made otherwise than `[qat]` says.
+    ///
+    /// ```
+    /// # use qat_trainer::{llm::{Corpus, LlmTrainer, start}, spec::LlmRun};
+    /// # use tch::{Device, Kind};
+    /// let run = LlmRun::parse(r#"
+    /// data = { format = "arithmetic", problems = 64, held_out = 8, operations = 1, window = 24 }
+    /// model = { layers = 1, hidden = 16, heads = 2, mlp = 16, context = 24 }
+    /// train = { steps = 20 }
+    /// qat = { bits = 2, step = { pi-adaptive = { group = 8 } } }"#, "sums.toml".as_ref())?;
+    /// # let corpus = Corpus::load(&run.data)?;
+    /// # let mut model = start(&run, &corpus, Kind::Float, Device::Cpu)?;
+    /// let bits = LlmTrainer::new(&run, &corpus, &model)?.prepare(&mut model.decoder)?;
+    /// // A weight's code, its share of the divisor of a group of 8, and of the α of a row of 16.
+    /// assert_eq!(bits, Some(2.0 + 2.0 / 8.0 + 16.0 / 16.0));
+    /// assert!(!model.decoder.leaves().is_empty()); // now there is something to train
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     pub fn prepare(&self, decoder: &mut Decoder) -> Result<Option<f64>> {
         let Some(qat) = &self.run.qat else {
             decoder.learn()?;
@@ -152,6 +203,25 @@ impl<'a> LlmTrainer<'a> {
     }
 
     /// The adapters that the run description asks for.
+    ///
+    /// ```
+    /// # use qat_trainer::{llm::{Corpus, LlmTrainer, start}, spec::LlmRun};
+    /// # use tch::{Device, Kind};
+    /// # let mut run = LlmRun::parse(r#"
+    /// # data = { format = "arithmetic", problems = 64, held_out = 8, operations = 1, window = 24 }
+    /// # model = { layers = 1, hidden = 16, heads = 2, mlp = 16, context = 24 }
+    /// # train = { steps = 20 }
+    /// # qat = { bits = 2 }
+    /// # lora = { rank = 4 }"#, "sums.toml".as_ref())?;
+    /// # let corpus = Corpus::load(&run.data)?;
+    /// # let model = start(&run, &corpus, Kind::Float, Device::Cpu)?;
+    /// // By a run description with `lora = { rank = 4 }`:
+    /// let lora = LlmTrainer::new(&run, &corpus, &model)?.lora();
+    /// assert_eq!(lora.map(|lora| (lora.rank, lora.alpha)), Some((4, 2.0 * 4.0)));
+    /// run.lora = None;
+    /// assert_eq!(LlmTrainer::new(&run, &corpus, &model)?.lora(), None);
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     #[must_use]
     pub fn lora(&self) -> Option<LoraSettings> {
         let (lora, qat) = (self.run.lora.as_ref()?, self.run.qat.as_ref()?);
@@ -209,6 +279,27 @@ impl<'a> LlmTrainer<'a> {
     /// [`ErrorKind::Train`] if torch fails or the training diverges, [`ErrorKind::Stopped`] if the listener asks for it,
     /// [`ErrorKind::Checkpoint`] if the checkpoint is not one of this training, of another kind of decoder, or if what it
     /// learned on its device does not learn on this one; and what the listener fails with.
+    ///
+    /// ```
+    /// # use qat_trainer::{llm::{Corpus, LlmTrainer, start}, spec::LlmRun};
+    /// use qat_trainer::events::QatEvent;
+    /// # use tch::{Device, Kind};
+    /// # let run = LlmRun::parse(r#"
+    /// # data = { format = "arithmetic", problems = 64, held_out = 8, operations = 1, window = 24 }
+    /// # model = { layers = 1, hidden = 16, heads = 2, mlp = 16, context = 24 }
+    /// # train = { steps = 20, batch = 4, lr = 1e-2 }"#, "sums.toml".as_ref())?;
+    /// # let corpus = Corpus::load(&run.data)?;
+    /// # let mut model = start(&run, &corpus, Kind::Float, Device::Cpu)?;
+    /// let trainer = LlmTrainer::new(&run, &corpus, &model)?;
+    /// trainer.prepare(&mut model.decoder)?;
+    /// let ((before, _), mut losses) = (trainer.judge(&model, 1)?, Vec::new());
+    /// trainer.train(&mut model, None, &mut |event: &QatEvent| {
+    ///     if let QatEvent::StepDone { loss, .. } = event { losses.push(*loss); }
+    /// })?;
+    /// assert_eq!(losses.len(), run.train.steps);
+    /// assert!(trainer.judge(&model, 1)?.0 < before);
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     pub fn train(
         &self,
         model: &mut LanguageModel,
@@ -341,6 +432,24 @@ impl<'a> LlmTrainer<'a> {
     ///
     /// # Errors
     /// [`ErrorKind::Data`] if nothing is held out; [`ErrorKind::Train`] if torch refuses.
+    ///
+    /// ```
+    /// # use qat_trainer::{llm::{Corpus, LlmTrainer, start}, spec::LlmRun};
+    /// # use tch::{Device, Kind};
+    /// # let run = LlmRun::parse(r#"
+    /// # data = { format = "arithmetic", problems = 64, held_out = 8, operations = 1, window = 24 }
+    /// # model = { layers = 1, hidden = 16, heads = 2, mlp = 16, context = 24 }
+    /// # train = { steps = 20 }"#, "sums.toml".as_ref())?;
+    /// # let corpus = Corpus::load(&run.data)?;
+    /// # let model = start(&run, &corpus, Kind::Float, Device::Cpu)?;
+    /// let trainer = LlmTrainer::new(&run, &corpus, &model)?;
+    /// let (loss, two) = trainer.judge(&model, 2)?;
+    /// let (again, all) = trainer.judge(&model, usize::MAX)?;
+    /// // Solving problems takes longer: there may be fewer of them, but the loss is that of all.
+    /// assert_eq!((two.problems, all.problems), (2, trainer.held_out()));
+    /// assert!((loss - again).abs() < 1e-6);
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     pub fn judge(&self, model: &LanguageModel, few: usize) -> Result<(f64, Exact)> {
         let (mut sum, mut count) = (0.0, 0.0);
         for examples in self.held_out.chunks(self.run.train.batch) {
@@ -357,12 +466,48 @@ impl<'a> LlmTrainer<'a> {
     }
 
     /// The teacher, if there is one.
+    ///
+    /// ```
+    /// # use qat_trainer::{llm::{Corpus, LlmTrainer, start}, spec::LlmRun};
+    /// # use tch::{Device, Kind};
+    /// # let toml = r#"
+    /// # data = { format = "arithmetic", problems = 64, held_out = 8, operations = 1, window = 24 }
+    /// # model = { layers = 1, hidden = 16, heads = 2, mlp = 16, context = 24 }
+    /// # train = { steps = 20 }"#;
+    /// # let run = LlmRun::parse(toml, "sums.toml".as_ref())?;
+    /// # let corpus = Corpus::load(&run.data)?;
+    /// # let model = start(&run, &corpus, Kind::Float, Device::Cpu)?;
+    /// # let folder = tempfile::tempdir()?;
+    /// assert!(LlmTrainer::new(&run, &corpus, &model)?.teacher().is_none());
+    /// model.save(folder.path())?;
+    /// let with = format!("{toml}\ndistill = {{ teacher = {:?} }}", folder.path());
+    /// let run = LlmRun::parse(&with, "sums.toml".as_ref())?;
+    /// let trainer = LlmTrainer::new(&run, &corpus, &model)?;
+    /// let config = trainer.teacher().map(|teacher| teacher.decoder().config());
+    /// assert_eq!(config, Some(model.decoder.config()));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn teacher(&self) -> Option<&DecoderTeacher> {
         self.teacher.as_ref()
     }
 
     /// How many examples are held out.
+    ///
+    /// ```
+    /// # use qat_trainer::{llm::{Corpus, LlmTrainer, Source, start}, spec::LlmRun};
+    /// # use tch::{Device, Kind};
+    /// # let run = LlmRun::parse(r#"
+    /// # data = { format = "text", train = ["from.txt"], window = 10 }
+    /// # model = { layers = 1, hidden = 16, heads = 2, mlp = 16, context = 10 }
+    /// # train = { steps = 20, batch = 4 }"#, "text.toml".as_ref())?;
+    /// let train = vec![Source::Text("ab".repeat(50))];
+    /// let corpus = Corpus { train, held_out: vec![Source::Text("a".repeat(35))], equal: false };
+    /// # let model = start(&run, &corpus, Kind::Float, Device::Cpu)?;
+    /// // 35 characters in windows of 10.
+    /// assert_eq!(LlmTrainer::new(&run, &corpus, &model)?.held_out(), 4);
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     #[must_use]
     pub fn held_out(&self) -> usize {
         self.held_out.len()

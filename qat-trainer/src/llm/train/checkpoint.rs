@@ -56,6 +56,16 @@ pub enum Numbers {
 }
 
 /// Kinds of devices.
+///
+/// ```
+/// use qat_trainer::llm::{Computing, Numbers, Processor};
+/// // As states have it in their metadata.
+/// let text = r#"{"dtype":"bf16","device":"cuda"}"#;
+/// let begun: Computing = serde_json::from_str(text)?;
+/// assert_eq!(begun, Computing { dtype: Numbers::Bf16, device: Processor::Cuda });
+/// assert_eq!(serde_json::to_string(&begun)?, text);
+/// # Ok::<(), serde_json::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Processor {
@@ -68,6 +78,21 @@ pub enum Processor {
 
 impl Computing {
     /// What a decoder computes with, and on.
+    ///
+    /// ```
+    /// # use qat_trainer::llm::config::LlmConfig;
+    /// use qat_trainer::llm::{Computing, Decoder, Numbers, Processor};
+    /// # use tch::{Device, Kind};
+    /// # let config = LlmConfig::from_json(r#"{"model_type": "llama", "vocab_size": 9,
+    /// #     "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 2,
+    /// #     "num_attention_heads": 2, "max_position_embeddings": 16, "rms_norm_eps": 1e-5}"#)?;
+    /// let decoder = Decoder::generated(&config, 1)?;
+    /// assert_eq!(Computing::of(&decoder), Computing::default()); // f32 on the CPU
+    /// let halves = decoder.to(Kind::BFloat16, Device::Cpu)?;
+    /// let expected = Computing { dtype: Numbers::Bf16, device: Processor::Cpu };
+    /// assert_eq!(Computing::of(&halves), expected);
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     #[must_use]
     pub fn of(decoder: &Decoder) -> Self {
         Self {
@@ -83,6 +108,15 @@ impl Computing {
 
 impl Numbers {
     /// The name that the commands have for it.
+    ///
+    /// ```
+    /// use qat_trainer::llm::Numbers;
+    /// // `--dtype` takes it, and states have it.
+    /// assert_eq!([Numbers::F32, Numbers::Bf16].map(Numbers::name), ["f32", "bf16"]);
+    /// let read: Numbers = serde_json::from_str(&format!("\"{}\"", Numbers::Bf16.name()))?;
+    /// assert_eq!(read, Numbers::Bf16);
+    /// # Ok::<(), serde_json::Error>(())
+    /// ```
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -95,6 +129,16 @@ impl Numbers {
     ///
     /// # Errors
     /// [`ErrorKind::Checkpoint`] if they are others.
+    ///
+    /// ```
+    /// use qat_trainer::{ErrorKind, llm::Numbers};
+    /// let begun = Numbers::Bf16;
+    /// begun.check(Numbers::Bf16)?;
+    /// let e = begun.check(Numbers::F32).unwrap_err();
+    /// assert_eq!(e.kind(), ErrorKind::Checkpoint);
+    /// assert!(e.to_string().contains("continue with --dtype bf16"), "{e}");
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     pub fn check(self, others: Self) -> Result<()> {
         if self == others {
             return Ok(());
@@ -147,18 +191,113 @@ impl LlmCheckpoint {
     }
 
     /// What the training was begun with.
+    ///
+    /// ```
+    /// # use qat_trainer::llm::{Computing, Corpus, LlmCheckpoint, LlmTrainer, Numbers, start};
+    /// # use qat_trainer::{Result, checkpoint::Checkpoint, events::QatEvent};
+    /// # use qat_trainer::{spec::LlmRun, train::Listener};
+    /// # use tch::{Device, Kind};
+    /// # struct Keeper(Vec<LlmCheckpoint>);
+    /// # impl Listener<LlmCheckpoint> for Keeper {
+    /// #     fn event(&mut self, _: &QatEvent) {}
+    /// #     fn wants_checkpoint(&mut self) -> bool { true }
+    /// #     fn checkpoint(&mut self, state: &LlmCheckpoint) -> Result<()> {
+    /// #         self.0.push(state.clone());
+    /// #         Ok(())
+    /// #     }
+    /// # }
+    /// # let run = LlmRun::parse(r#"
+    /// # data = { format = "arithmetic", problems = 64, held_out = 8, operations = 1, window = 24 }
+    /// # model = { layers = 1, hidden = 16, heads = 2, mlp = 16, context = 24 }
+    /// # train = { steps = 2, batch = 4 }"#, "sums.toml".as_ref())?;
+    /// # let corpus = Corpus::load(&run.data)?;
+    /// # let mut model = start(&run, &corpus, Kind::Float, Device::Cpu)?;
+    /// # let trainer = LlmTrainer::new(&run, &corpus, &model)?;
+    /// # trainer.prepare(&mut model.decoder)?;
+    /// # let mut keeper = Keeper(Vec::new());
+    /// # trainer.train(&mut model, None, &mut keeper)?;
+    /// let state = &keeper.0[0];
+    /// assert_eq!(state.begun(), Computing::default()); // f32 on the CPU
+    /// // In other numbers it would be another training.
+    /// assert!(state.begun().dtype.check(Numbers::Bf16).is_err());
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     #[must_use]
     pub fn begun(&self) -> Computing {
         self.text.begun
     }
 
     /// Steps that are done.
+    ///
+    /// ```
+    /// # use qat_trainer::llm::{Computing, Corpus, LlmCheckpoint, LlmTrainer, Numbers, start};
+    /// # use qat_trainer::{Result, checkpoint::Checkpoint, events::QatEvent};
+    /// # use qat_trainer::{spec::LlmRun, train::Listener};
+    /// # use tch::{Device, Kind};
+    /// # struct Keeper(Vec<LlmCheckpoint>);
+    /// # impl Listener<LlmCheckpoint> for Keeper {
+    /// #     fn event(&mut self, _: &QatEvent) {}
+    /// #     fn wants_checkpoint(&mut self) -> bool { true }
+    /// #     fn checkpoint(&mut self, state: &LlmCheckpoint) -> Result<()> {
+    /// #         self.0.push(state.clone());
+    /// #         Ok(())
+    /// #     }
+    /// # }
+    /// # let run = LlmRun::parse(r#"
+    /// # data = { format = "arithmetic", problems = 64, held_out = 8, operations = 1, window = 24 }
+    /// # model = { layers = 1, hidden = 16, heads = 2, mlp = 16, context = 24 }
+    /// # train = { steps = 2, batch = 4 }"#, "sums.toml".as_ref())?;
+    /// # let corpus = Corpus::load(&run.data)?;
+    /// # let mut model = start(&run, &corpus, Kind::Float, Device::Cpu)?;
+    /// # let trainer = LlmTrainer::new(&run, &corpus, &model)?;
+    /// # trainer.prepare(&mut model.decoder)?;
+    /// # let mut keeper = Keeper(Vec::new());
+    /// # trainer.train(&mut model, None, &mut keeper)?;
+    /// // A training of two steps, with a state after each.
+    /// assert!(keeper.0.iter().map(LlmCheckpoint::steps).eq([1, 2]));
+    /// // From the first one it goes on for one more.
+    /// let mut model = start(&run, &corpus, Kind::Float, Device::Cpu)?;
+    /// trainer.prepare(&mut model.decoder)?;
+    /// let mut rest = Keeper(Vec::new());
+    /// trainer.train(&mut model, Some(&keeper.0[0]), &mut rest)?;
+    /// assert_eq!(rest.0, keeper.0[1..]);
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     #[must_use]
     pub fn steps(&self) -> usize {
         self.text.place.steps
     }
 
     /// Events that the training had reported by then.
+    ///
+    /// ```
+    /// # use qat_trainer::llm::{Computing, Corpus, LlmCheckpoint, LlmTrainer, Numbers, start};
+    /// # use qat_trainer::{Result, checkpoint::Checkpoint, events::QatEvent};
+    /// # use qat_trainer::{spec::LlmRun, train::Listener};
+    /// # use tch::{Device, Kind};
+    /// # struct Keeper(Vec<LlmCheckpoint>);
+    /// # impl Listener<LlmCheckpoint> for Keeper {
+    /// #     fn event(&mut self, _: &QatEvent) {}
+    /// #     fn wants_checkpoint(&mut self) -> bool { true }
+    /// #     fn checkpoint(&mut self, state: &LlmCheckpoint) -> Result<()> {
+    /// #         self.0.push(state.clone());
+    /// #         Ok(())
+    /// #     }
+    /// # }
+    /// # let run = LlmRun::parse(r#"
+    /// # data = { format = "arithmetic", problems = 64, held_out = 8, operations = 1, window = 24 }
+    /// # model = { layers = 1, hidden = 16, heads = 2, mlp = 16, context = 24 }
+    /// # train = { steps = 2, batch = 4 }"#, "sums.toml".as_ref())?;
+    /// # let corpus = Corpus::load(&run.data)?;
+    /// # let mut model = start(&run, &corpus, Kind::Float, Device::Cpu)?;
+    /// # let trainer = LlmTrainer::new(&run, &corpus, &model)?;
+    /// # trainer.prepare(&mut model.decoder)?;
+    /// # let mut keeper = Keeper(Vec::new());
+    /// # trainer.train(&mut model, None, &mut keeper)?;
+    /// // The start and the first step; the second step, and what is held out is judged.
+    /// assert!(keeper.0.iter().map(LlmCheckpoint::events).eq([2, 4]));
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     #[must_use]
     pub fn events(&self) -> u64 {
         self.text.place.events
@@ -203,6 +342,39 @@ impl LlmCheckpoint {
     ///
     /// # Errors
     /// [`ErrorKind::Checkpoint`] if the format cannot hold it.
+    ///
+    /// ```
+    /// # use qat_trainer::llm::{Computing, Corpus, LlmCheckpoint, LlmTrainer, Numbers, start};
+    /// # use qat_trainer::{Result, checkpoint::Checkpoint, events::QatEvent};
+    /// # use qat_trainer::{spec::LlmRun, train::Listener};
+    /// # use tch::{Device, Kind};
+    /// # struct Keeper(Vec<LlmCheckpoint>);
+    /// # impl Listener<LlmCheckpoint> for Keeper {
+    /// #     fn event(&mut self, _: &QatEvent) {}
+    /// #     fn wants_checkpoint(&mut self) -> bool { true }
+    /// #     fn checkpoint(&mut self, state: &LlmCheckpoint) -> Result<()> {
+    /// #         self.0.push(state.clone());
+    /// #         Ok(())
+    /// #     }
+    /// # }
+    /// # let run = LlmRun::parse(r#"
+    /// # data = { format = "arithmetic", problems = 64, held_out = 8, operations = 1, window = 24 }
+    /// # model = { layers = 1, hidden = 16, heads = 2, mlp = 16, context = 24 }
+    /// # train = { steps = 2, batch = 4 }"#, "sums.toml".as_ref())?;
+    /// # let corpus = Corpus::load(&run.data)?;
+    /// # let mut model = start(&run, &corpus, Kind::Float, Device::Cpu)?;
+    /// # let trainer = LlmTrainer::new(&run, &corpus, &model)?;
+    /// # trainer.prepare(&mut model.decoder)?;
+    /// # let mut keeper = Keeper(Vec::new());
+    /// # trainer.train(&mut model, None, &mut keeper)?;
+    /// let [first, second] = [keeper.0[0].to_bytes()?, keeper.0[1].to_bytes()?];
+    /// assert!(first != second && first == keeper.0[0].to_bytes()?);
+    /// // It is a file that other programs read, too.
+    /// let file = Checkpoint::from_bytes(&first)?;
+    /// assert_eq!(file.tensors["model.norm.weight"].shape, [16]);
+    /// assert!(file.metadata.contains_key("llm-training"));
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     pub fn to_bytes(&self) -> Result<Vec<u8>> {
         let mut all = self.decoder.clone();
         let text = serde_json::to_string(&self.text)
@@ -215,6 +387,38 @@ impl LlmCheckpoint {
     ///
     /// # Errors
     /// [`ErrorKind::Checkpoint`] for anything else.
+    ///
+    /// ```
+    /// # use qat_trainer::llm::{Computing, Corpus, LlmCheckpoint, LlmTrainer, Numbers, start};
+    /// # use qat_trainer::{Result, checkpoint::Checkpoint, events::QatEvent};
+    /// # use qat_trainer::{spec::LlmRun, train::Listener};
+    /// # use tch::{Device, Kind};
+    /// # struct Keeper(Vec<LlmCheckpoint>);
+    /// # impl Listener<LlmCheckpoint> for Keeper {
+    /// #     fn event(&mut self, _: &QatEvent) {}
+    /// #     fn wants_checkpoint(&mut self) -> bool { true }
+    /// #     fn checkpoint(&mut self, state: &LlmCheckpoint) -> Result<()> {
+    /// #         self.0.push(state.clone());
+    /// #         Ok(())
+    /// #     }
+    /// # }
+    /// # let run = LlmRun::parse(r#"
+    /// # data = { format = "arithmetic", problems = 64, held_out = 8, operations = 1, window = 24 }
+    /// # model = { layers = 1, hidden = 16, heads = 2, mlp = 16, context = 24 }
+    /// # train = { steps = 2, batch = 4 }"#, "sums.toml".as_ref())?;
+    /// # let corpus = Corpus::load(&run.data)?;
+    /// # let mut model = start(&run, &corpus, Kind::Float, Device::Cpu)?;
+    /// # let trainer = LlmTrainer::new(&run, &corpus, &model)?;
+    /// # trainer.prepare(&mut model.decoder)?;
+    /// # let mut keeper = Keeper(Vec::new());
+    /// # trainer.train(&mut model, None, &mut keeper)?;
+    /// let bytes = keeper.0[1].to_bytes()?;
+    /// assert_eq!(LlmCheckpoint::from_bytes(&bytes)?, keeper.0[1]);
+    /// // Weights alone are not the state of a training.
+    /// let e = LlmCheckpoint::from_bytes(&Checkpoint::default().to_bytes()?).unwrap_err();
+    /// assert!(e.to_string().starts_with("metadata `llm-training`: "), "{e}");
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
         let mut decoder = Checkpoint::from_bytes(bytes)?;
         let text = decoder.metadata.remove(METADATA).unwrap_or_default();
@@ -230,6 +434,40 @@ impl LlmCheckpoint {
     ///
     /// # Errors
     /// [`ErrorKind::Io`], [`ErrorKind::Checkpoint`].
+    ///
+    /// ```
+    /// # use qat_trainer::llm::{Computing, Corpus, LlmCheckpoint, LlmTrainer, Numbers, start};
+    /// # use qat_trainer::{Result, checkpoint::Checkpoint, events::QatEvent};
+    /// # use qat_trainer::{spec::LlmRun, train::Listener};
+    /// # use tch::{Device, Kind};
+    /// # struct Keeper(Vec<LlmCheckpoint>);
+    /// # impl Listener<LlmCheckpoint> for Keeper {
+    /// #     fn event(&mut self, _: &QatEvent) {}
+    /// #     fn wants_checkpoint(&mut self) -> bool { true }
+    /// #     fn checkpoint(&mut self, state: &LlmCheckpoint) -> Result<()> {
+    /// #         self.0.push(state.clone());
+    /// #         Ok(())
+    /// #     }
+    /// # }
+    /// # let run = LlmRun::parse(r#"
+    /// # data = { format = "arithmetic", problems = 64, held_out = 8, operations = 1, window = 24 }
+    /// # model = { layers = 1, hidden = 16, heads = 2, mlp = 16, context = 24 }
+    /// # train = { steps = 2, batch = 4 }"#, "sums.toml".as_ref())?;
+    /// # let corpus = Corpus::load(&run.data)?;
+    /// # let mut model = start(&run, &corpus, Kind::Float, Device::Cpu)?;
+    /// # let trainer = LlmTrainer::new(&run, &corpus, &model)?;
+    /// # trainer.prepare(&mut model.decoder)?;
+    /// # let mut keeper = Keeper(Vec::new());
+    /// # trainer.train(&mut model, None, &mut keeper)?;
+    /// # let folder = tempfile::tempdir()?;
+    /// let path = folder.path().join("state.safetensors");
+    /// std::fs::write(&path, keeper.0[0].to_bytes()?)?;
+    /// assert_eq!(LlmCheckpoint::load(&path)?.steps(), 1);
+    /// std::fs::write(&path, "cut off")?;
+    /// let e = LlmCheckpoint::load(&path).unwrap_err().to_string();
+    /// assert!(e.starts_with(&format!("{}: ", path.display())), "{e}");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn load(path: &Path) -> Result<Self> {
         let bytes = std::fs::read(path).map_err(|e| Error::io("read", path, &e))?;
         Self::from_bytes(&bytes).map_err(|e| e.file(path))
