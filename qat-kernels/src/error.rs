@@ -256,7 +256,7 @@ pub enum TensorFault {
         /// The part.
         part: usize,
     },
-    /// The scale of a part is not positive and finite.
+    /// The scale of a part is not positive, finite and normal.
     Scale {
         /// The part.
         part: usize,

@@ -184,7 +184,7 @@ impl AffineParams {
     #[must_use]
     #[inline]
     pub fn dequantize(self, code: i32, levels: Levels) -> f32 {
-        levels.level(code - i32::from(self.zero_point)) * self.scale
+        levels.level(code.saturating_sub(self.zero_point.into())) * self.scale
     }
 }
 
@@ -272,6 +272,14 @@ mod tests {
 
     fn range(lo: f32, hi: f32) -> ClipRange {
         ClipRange::new(lo, hi).unwrap()
+    }
+
+    #[test]
+    fn codes_outside_the_grid_end_at_the_largest_difference() {
+        let (params, levels) =
+            (AffineParams { scale: 1.0, zero_point: -128 }, Levels::new(8, Grid::MidTread).unwrap());
+        assert_eq!(params.dequantize(i32::MAX, levels), 2_147_483_647.0);
+        assert_eq!(AffineParams { zero_point: 127, ..params }.dequantize(i32::MIN, levels), -2_147_483_648.0);
     }
 
     #[test]

@@ -91,6 +91,20 @@ pub trait Sequence {
     fn feed(&mut self, tokens: &[u32]) -> Result<Vec<f32>>;
 }
 
+/// The error for a token that a model does not have.
+pub(super) fn unknown(token: usize) -> Error {
+    Error::new(ErrorKind::Data, format!("token {token} is none of the model's"))
+}
+
+/// Refuses more tokens than there is room for.
+pub(super) fn fits(tokens: usize, room: usize) -> Result<()> {
+    if tokens <= room {
+        return Ok(());
+    }
+    let problem = format!("{tokens} tokens are more than the {room} there is room for");
+    Err(Error::new(ErrorKind::Data, problem).remedy("use a shorter text"))
+}
+
 /// Refuses windows and texts of too few tokens to compute anything of.
 pub(super) fn at_least(count: usize, tokens: &[u32]) -> Result<()> {
     if tokens.len() >= count {

@@ -5,6 +5,7 @@ mod gguf;
 mod hf;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::spec::ModelShape;
 
 /// The families of decoders. They differ in the biases of the projections to queries, keys and values, and in the order
 /// of the rows of those matrices in GGUF files.
@@ -118,7 +119,48 @@ pub struct LlmConfig {
 /// No dimension of a model in use comes near it; products of three stay within 64 bits.
 const MAX_DIMENSION: usize = 1 << 20;
 
+/// Base of the rotary frequencies and ε of the norms of models that begin with nothing.
+const ROPE_BASE: f64 = 10_000.0;
+const NORM_EPS: f64 = 1e-5;
+
 impl LlmConfig {
+    /// A decoder of the Llama family for so many tokens, as Touvron et al. 2023 ("LLaMA") have it, but with one matrix as embedding and
+    /// head. Whether the numbers make a network tells [`Self::validate`].
+    ///
+    /// ```
+    /// use qat_trainer::{llm::config::LlmConfig, spec::ModelShape};
+    /// let shape = ModelShape { layers: 1, hidden: 32, heads: 4, kv_heads: 2, mlp: 64, context: 40 };
+    /// let config = LlmConfig::llama(shape, 20);
+    /// assert_eq!((config.head_dim, config.tied, config.validate()), (8, true, Ok(())));
+    /// let uneven = LlmConfig::llama(ModelShape { kv_heads: 3, ..shape }, 20);
+    /// assert!(uneven.validate().is_err()); // 4 heads cannot share 3
+    /// ```
+    #[must_use]
+    pub const fn llama(shape: ModelShape, vocabulary: usize) -> Self {
+        let ModelShape { layers, hidden, heads, kv_heads, mlp, context } = shape;
+        let head_dim = match hidden.checked_div(heads) {
+            Some(width) => width,
+            None => 0,
+        };
+        Self {
+            architecture: Architecture::Llama,
+            vocabulary,
+            hidden,
+            layers,
+            heads,
+            kv_heads,
+            head_dim,
+            mlp,
+            context,
+            rope_base: ROPE_BASE,
+            rope_scaling: RopeScaling::None,
+            norm_eps: NORM_EPS,
+            tied: true,
+            qkv_bias: false,
+            output_bias: false,
+        }
+    }
+
     /// Checks that the numbers make a network.
     ///
     /// # Errors

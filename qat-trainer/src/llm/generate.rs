@@ -1,6 +1,6 @@
 //! Text, token by token.
 
-use super::causal::Sequence;
+use super::causal::{Sequence, fits};
 use crate::error::{Error, ErrorKind, Result};
 use crate::random::{Purpose, Random};
 
@@ -175,14 +175,8 @@ pub fn generate(
     if prompt.is_empty() {
         return Err(Error::new(ErrorKind::Data, "the prompt is empty").remedy("begin with a word"));
     }
-    let (len, room) = (text.len() + prompt.len(), text.room());
-    if len > room {
-        return Err(Error::new(
-            ErrorKind::Data,
-            format!("{len} tokens are more than the {room} there is room for"),
-        )
-        .remedy("use a shorter text"));
-    }
+    let room = text.room();
+    fits(text.len() + prompt.len(), room)?;
     let mut random = Random::new(seed, Purpose::Generated(0));
     let mut next = prompt.to_vec();
     for _ in 0..stop.tokens {

@@ -11,7 +11,7 @@ mod value;
 pub(crate) mod writer;
 
 pub use blocks::Format;
-pub use value::{List, Value};
+use value::{List, Value};
 
 use crate::error::{Error, ErrorKind, Result};
 use reader::Reader;

@@ -68,7 +68,7 @@ impl ChainOfThoughtLoss {
     /// L_trajectory of hidden states behind the blocks, `[positions, hidden]` each; `tokens` are the positions of the steps.
     ///
     /// # Errors
-    /// [`ErrorKind::Train`] if the shapes disagree.
+    /// [`ErrorKind::Train`] if the shapes or the numbers of blocks disagree.
     ///
     /// ```
     /// use qat_trainer::llm::ChainOfThoughtLoss;
@@ -81,9 +81,14 @@ impl ChainOfThoughtLoss {
     /// };
     /// assert!(apart(&states * 7.0)?.abs() < 1e-6); // the same way, whatever its length
     /// assert!((apart(-&states)? - 2.0).abs() < 1e-6); // the opposite way
+    /// assert!(loss.trajectory(&[states], &[], &Tensor::from_slice(&[0i64])).is_err()); // another number of blocks
     /// # Ok::<(), qat_trainer::Error>(())
     /// ```
     pub fn trajectory(&self, student: &[Tensor], teacher: &[Tensor], tokens: &Tensor) -> Result<Tensor> {
+        if student.len() != teacher.len() {
+            let problem = format!("{} blocks beside the teacher's {}", student.len(), teacher.len());
+            return Err(Error::new(ErrorKind::Train, problem));
+        }
         let mut sum = Tensor::f_zeros([], (Kind::Float, tokens.device()))?;
         for (ours, theirs) in student.iter().zip(teacher) {
             let at =

@@ -9,7 +9,7 @@ mod reference;
 use super::config::{Architecture, LlmConfig, tiny};
 use super::gguf::writer::Writer;
 use super::*;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::random::normal;
 use std::path::PathBuf;
 use tch::{Device, Kind, Tensor};

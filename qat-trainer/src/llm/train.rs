@@ -7,7 +7,7 @@ mod tests;
 
 pub use checkpoint::{Computing, LlmCheckpoint, Numbers, Processor};
 
-use super::config::{Architecture, LlmConfig, RopeScaling};
+use super::config::LlmConfig;
 use super::decoder::Decoder;
 use super::exact::{Exact, exact};
 use super::examples::{Corpus, Example, tokenise};
@@ -23,7 +23,7 @@ use crate::distill::DistillationLoss;
 use crate::error::{Error, ErrorKind, Result};
 use crate::events::{Phase, QatEvent};
 use crate::nn::{Rates, Rule};
-use crate::spec::{LlmDistillSpec, LlmModelSpec, LlmQatSpec, LlmRun, ModelShape, WeightQuant};
+use crate::spec::{LlmDistillSpec, LlmModelSpec, LlmQatSpec, LlmRun, WeightQuant};
 use crate::train::{Listener, Rate, clip_factor};
 use batches::{Batch, batch, indices};
 use checkpoint::{Place, fingerprint};
@@ -34,10 +34,6 @@ use tch::{Device, Kind, Tensor};
 
 /// Problems that are solved when the model is judged on the way; at the end it gets all.
 const FEW: usize = 100;
-
-/// Base of the rotary frequencies and ε of the norms of models that begin with nothing.
-const ROPE_BASE: f64 = 10_000.0;
-const NORM_EPS: f64 = 1e-5;
 
 /// The model that a training begins with, in these numbers and on this device: loaded, or one that has learned nothing, with a
 /// token for every character of the texts to learn from. What it begins with are the same numbers everywhere, but for their
@@ -67,25 +63,7 @@ pub fn start(run: &LlmRun, corpus: &Corpus, kind: Kind, device: Device) -> Resul
         LlmModelSpec::Shape(shape) => *shape,
     };
     let tokenizer = Tokenizer::characters(&corpus.alphabet())?;
-    let ModelShape { layers, hidden, heads, kv_heads, mlp, context } = shape;
-    let config = LlmConfig {
-        architecture: Architecture::Llama,
-        vocabulary: tokenizer.len(),
-        hidden,
-        layers,
-        heads,
-        kv_heads,
-        head_dim: hidden / heads.max(1),
-        mlp,
-        context,
-        rope_base: ROPE_BASE,
-        rope_scaling: RopeScaling::None,
-        norm_eps: NORM_EPS,
-        tied: true,
-        qkv_bias: false,
-        output_bias: false,
-    };
-    let decoder = Decoder::generated(&config, run.train.seed)
+    let decoder = Decoder::generated(&LlmConfig::llama(shape, tokenizer.len()), run.train.seed)
         .and_then(|decoder| decoder.to(kind, device))
         .map_err(|e| e.file(&run.file))?;
     let ends = tokenizer.id(Tokenizer::END).into_iter().collect();

@@ -4,7 +4,7 @@ use super::Decoder;
 use crate::autograd::slice;
 use crate::error::Result;
 use crate::llm::cache::KvCache;
-use crate::llm::causal::{CausalModel, Sequence, at_least};
+use crate::llm::causal::{CausalModel, Sequence, at_least, fits, unknown};
 use crate::llm::config::LlmConfig;
 use tch::{Device, Kind, Reduction, Tensor};
 
@@ -51,6 +51,7 @@ impl Sequence for Text<'_> {
 
     fn feed(&mut self, tokens: &[u32]) -> Result<Vec<f32>> {
         at_least(1, tokens)?;
+        fits(self.len() + tokens.len(), self.room())?;
         let ids = ids(self.decoder, tokens)?.f_unsqueeze(0)?;
         let hidden = self.decoder.hidden_cached(&ids, &mut self.cache)?;
         let logits = tch::no_grad(|| self.decoder.logits(&hidden.f_narrow(1, ids.numel() as i64 - 1, 1)?))?;
@@ -59,7 +60,12 @@ impl Sequence for Text<'_> {
     }
 }
 
+/// The tokens on the decoder's device. Torch would name no token that the decoder lacks, and end the process on a GPU.
 fn ids(decoder: &Decoder, tokens: &[u32]) -> Result<Tensor> {
+    let vocabulary = decoder.config().vocabulary;
+    if let Some(&token) = tokens.iter().find(|&&token| token as usize >= vocabulary) {
+        return Err(unknown(token as usize));
+    }
     let ids: Vec<i64> = tokens.iter().map(|&token| token.into()).collect();
     Ok(Tensor::from_slice(&ids).f_to_device(decoder.device())?)
 }

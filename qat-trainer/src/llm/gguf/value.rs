@@ -6,23 +6,8 @@ use crate::error::Result;
 use std::io::Read;
 
 /// A value. Numbers of all widths are kept in the widest of their kind, which holds each of them exactly.
-///
-/// ```
-/// use qat_trainer::llm::gguf::Gguf;
-/// # let with = |key: &str, kind: u32, value: &[u8]| -> qat_trainer::Result<Gguf> {
-/// #     let mut bytes = b"GGUF\x03\0\0\0\0\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0".to_vec(); // an entry of metadata
-/// #     bytes.extend([&(key.len() as u64).to_le_bytes()[..], key.as_bytes()].concat());
-/// #     bytes.extend([&kind.to_le_bytes(), value].concat());
-/// #     Gguf::parse(&bytes[..], bytes.len() as u64)
-/// # };
-/// let (u8, u64, i8) = (0, 10, 1); // the types' codes in a file
-/// // `Unsigned(30)`, whatever its width was, but not `Signed(30)`.
-/// assert_eq!(with("n", u8, &[30])?, with("n", u64, &30u64.to_le_bytes())?);
-/// assert_ne!(with("n", u8, &[30])?, with("n", i8, &[30])?);
-/// # Ok::<(), qat_trainer::Error>(())
-/// ```
 #[derive(Clone, Debug, PartialEq)]
-pub enum Value {
+pub(super) enum Value {
     /// `u8` to `u64`.
     Unsigned(u64),
     /// `i8` to `i64`.
@@ -38,28 +23,8 @@ pub enum Value {
 }
 
 /// An array of values of one type.
-///
-/// ```
-/// use qat_trainer::llm::gguf::Gguf;
-/// # let with = |key: &str, kind: u32, value: &[u8]| -> qat_trainer::Result<Gguf> {
-/// #     let mut bytes = b"GGUF\x03\0\0\0\0\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0".to_vec(); // an entry of metadata
-/// #     bytes.extend([&(key.len() as u64).to_le_bytes()[..], key.as_bytes()].concat());
-/// #     bytes.extend([&kind.to_le_bytes(), value].concat());
-/// #     Gguf::parse(&bytes[..], bytes.len() as u64)
-/// # };
-/// # let nested = |depth: usize| {
-/// #     let outer = [&9u32.to_le_bytes()[..], &1u64.to_le_bytes()].concat(); // of arrays, one of them
-/// #     [outer.repeat(depth - 1), vec![0; 4 + 8]].concat() // the innermost one: of u8, empty
-/// # };
-/// // Arrays of arrays: `Lists` in `Lists`, with an empty `Unsigned` at the end. Few programs mean that.
-/// let array = 9; // the type's code in a file
-/// assert!(with("deep", array, &nested(4)).is_ok());
-/// let e = with("deep", array, &nested(5)).unwrap_err();
-/// assert!(e.to_string().ends_with("arrays are nested too deeply"), "{e}");
-/// # Ok::<(), qat_trainer::Error>(())
-/// ```
 #[derive(Clone, Debug, PartialEq)]
-pub enum List {
+pub(super) enum List {
     /// Of `u8` to `u64`.
     Unsigned(Vec<u64>),
     /// Of `i8` to `i64`.

@@ -4,7 +4,7 @@ use super::attention::Memory;
 use super::index::{Codes, Contents};
 use super::numbers::{add, dot, gated, norm, rotate, surprise};
 use crate::error::{Error, ErrorKind, Result};
-use crate::llm::causal::{CausalModel, Sequence, at_least};
+use crate::llm::causal::{CausalModel, Sequence, at_least, fits, unknown};
 use crate::llm::config::LlmConfig;
 use qat_kernels::pack::unpack;
 use qat_kernels::quantizer::{F16, unpack_divisors};
@@ -205,10 +205,7 @@ impl PackedDecoder {
     fn hidden(&self, memory: &mut Memory, tokens: &[u32]) -> Result<Vec<f32>> {
         let config = &self.contents.config;
         let end = memory.len + tokens.len();
-        if end > memory.room {
-            let problem = format!("{end} tokens are more than the {} there is room for", memory.room);
-            return Err(Error::new(ErrorKind::Data, problem).remedy("use shorter text"));
-        }
+        fits(end, memory.room)?;
         let (hidden, dim) = (config.hidden, config.head_dim);
         let eps = config.norm_eps as f32;
         let mut x = vec![0.0; tokens.len() * hidden];
@@ -298,9 +295,8 @@ impl Matrix {
 
     /// The weights of one row: `level·Δ`, Δ as training has it.
     fn row(&self, file: &[u8], row: usize, to: &mut [f32]) -> Result<()> {
-        let none = || Error::new(ErrorKind::Data, format!("token {row} is none of the model's"));
         if row >= self.rows {
-            return Err(none());
+            return Err(unknown(row));
         }
         let codes = match &self.weights {
             Weights::Codes(codes) => codes,
@@ -312,7 +308,7 @@ impl Matrix {
         };
         let part = |range: &Range<usize>| {
             let stride = range.len() / codes.rows;
-            file.get(range.start + row * stride..range.start + (row + 1) * stride).ok_or_else(none)
+            file.get(range.start + row * stride..range.start + (row + 1) * stride).ok_or_else(|| unknown(row))
         };
         let levels = codes.how.quant.levels;
         let mut q = vec![0; codes.columns];
@@ -324,7 +320,7 @@ impl Matrix {
             unpack_divisors(part(&codes.divisors)?, divisors.len(), &mut divisors)?;
         }
         for (g, (q, to)) in q.chunks(group).zip(to.chunks_mut(group)).enumerate() {
-            let scale = scales.get(g * group / codes.block).copied().ok_or_else(none)?;
+            let scale = scales.get(g * group / codes.block).copied().ok_or_else(|| unknown(row))?;
             let step = codes.how.step(F16::from_bits(u16::from_le_bytes(scale)), divisors.get(g).copied())?;
             q.iter().zip(to).for_each(|(&q, to)| *to = levels.dequantize(q.into(), step));
         }
@@ -351,8 +347,8 @@ impl CausalModel for PackedDecoder {
         let (mut sum, mut predicted) = (0.0, window.iter().skip(1));
         for hidden in hidden.chunks(width * TOGETHER) {
             for (logits, &token) in self.logits(hidden)?.chunks(vocabulary).zip(&mut predicted) {
-                let none = || Error::new(ErrorKind::Data, format!("token {token} is none of the model's"));
-                sum += surprise(logits, token as usize).ok_or_else(none)?;
+                let token = token as usize;
+                sum += surprise(logits, token).ok_or_else(|| unknown(token))?;
             }
         }
         Ok(sum / given.len() as f64)

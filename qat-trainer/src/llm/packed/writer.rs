@@ -1,7 +1,7 @@
 //! The file of a decoder.
 
 use super::file::{Layout, first_part};
-use super::index::{Chat, Contents, Index, KnownAnswer, MatrixEntry, TensorEntry};
+use super::index::{Chat, Index, KnownAnswer, MatrixEntry, TensorEntry};
 use super::network::PackedDecoder;
 use crate::error::{Error, ErrorKind, Result};
 use crate::export::hex;
@@ -78,7 +78,7 @@ pub struct Parts<'a> {
 /// ```
 /// # use qat_kernels::{Grid, Levels, config::StepRule};
 /// # use qat_trainer::{llm::{BlockQuant, QuantisedMatrix, config::LlmConfig}, spec::WeightQuant};
-/// use qat_trainer::llm::packed::{Contents, PackedDecoder, Parts, pack};
+/// use qat_trainer::llm::packed::{PackedDecoder, Parts, pack};
 /// # let config = LlmConfig::from_json(r#"{ "model_type": "llama", "vocab_size": 8, "hidden_size": 16,
 /// #     "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1,
 /// #     "max_position_embeddings": 32, "rms_norm_eps": 1e-5, "tie_word_embeddings": true }"#)?;
@@ -100,7 +100,7 @@ pub struct Parts<'a> {
 /// let contents = decoder.contents();
 /// assert_eq!((contents.tool.as_str(), contents.codes()), ("my converter 1.0", (7, 2.0 + 16.0 / 16.0)));
 /// assert_eq!(contents.known.as_ref().map(|known| known.tokens.len()), Some(16));
-/// assert_eq!(Contents::answers(&decoder), Ok(Some(true)));
+/// assert_eq!(decoder.self_test(), Ok(Some(true)));
 /// # Ok::<(), qat_trainer::Error>(())
 /// ```
 pub fn pack(parts: &Parts<'_>) -> Result<Vec<u8>> {
@@ -188,25 +188,22 @@ impl PackedDecoder {
         logits.iter().for_each(|x| sha.update(x.to_le_bytes()));
         Ok(hex(&sha.finalize()))
     }
-}
 
-impl Contents {
-    /// Whether the engine computes the file's known answer: `None` if it has none.
+    /// Whether this machine computes the file's known answer: `None` if it has none.
     ///
     /// # Errors
-    /// As [`PackedDecoder::answer`].
+    /// As [`Self::answer`].
     ///
     /// ```
     /// # use std::path::Path;
-    /// use qat_trainer::llm::packed::{Contents, PackedDecoder};
+    /// # use qat_trainer::llm::packed::PackedDecoder;
     /// # let path = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/packed-v1.piq"));
     /// // A file that another machine may have written: does this one compute the same?
-    /// let decoder = PackedDecoder::load(path)?;
-    /// assert_eq!(Contents::answers(&decoder)?, Some(true));
+    /// assert_eq!(PackedDecoder::load(path)?.self_test()?, Some(true));
     /// # Ok::<(), qat_trainer::Error>(())
     /// ```
-    pub fn answers(decoder: &PackedDecoder) -> Result<Option<bool>> {
-        let known = decoder.contents().known.as_ref();
-        known.map(|known| Ok(decoder.answer(&known.tokens)? == known.sha256)).transpose()
+    pub fn self_test(&self) -> Result<Option<bool>> {
+        let known = self.contents().known.as_ref();
+        known.map(|known| Ok(self.answer(&known.tokens)? == known.sha256)).transpose()
     }
 }

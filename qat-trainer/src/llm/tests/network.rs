@@ -156,6 +156,23 @@ fn hidden_states_of_every_block_are_shown() {
 }
 
 #[test]
+fn tokens_that_it_lacks_or_has_no_room_for_are_named() {
+    let decoder = decoder(&tiny(Architecture::Llama)); // 270 tokens
+    let refused = |e: Error, why: &str| {
+        assert!(e.kind() == ErrorKind::Data && e.to_string().contains(why), "{why}: {e}");
+    };
+    for window in [[1, 270], [270, 1]] {
+        refused(decoder.loss(&window).unwrap_err(), "token 270 is none of the model's");
+    }
+    let mut text = decoder.begin(4).unwrap();
+    refused(text.feed(&[269, 270]).unwrap_err(), "token 270 is none of the model's");
+    refused(text.feed(&[1; 5]).unwrap_err(), "5 tokens are more than the 4 there is room for");
+    let _ = text.feed(&[1; 3]).unwrap();
+    refused(text.feed(&[1; 2]).unwrap_err(), "5 tokens are more than the 4 there is room for");
+    assert_eq!(text.len(), 3);
+}
+
+#[test]
 fn perplexity_is_that_of_the_logits() {
     let decoder = decoder(&tiny(Architecture::Llama));
     let ids = tokens(9, 1, 25);

@@ -36,7 +36,7 @@ fn the_logits_are_those_of_the_dequantised_decoder_but_for_rounded_activations()
         // Divisors end on whole bytes: of rows of 32 weights half of them is empty.
         assert!(bits > 3.0 + 2.0 / 16.0 + 16.0 / 32.0 && bits < 3.0 + 4.0 / 16.0 + 16.0 / 32.0, "{bits}");
         let packed = PackedDecoder::new(file).unwrap();
-        assert_eq!(Contents::answers(&packed), Ok(Some(true)));
+        assert_eq!(packed.self_test(), Ok(Some(true)));
         let text: Vec<u32> = (0..50).map(|i| i * 31 % 262).collect();
         let (mut ours, mut torch) = (packed.begin(64).unwrap(), model.decoder.begin(64).unwrap());
         let (mut error, mut energy) = (0.0, 0.0);
