@@ -35,12 +35,32 @@ pub struct Augment {
 
 impl Augment {
     /// Whether nothing is to be distorted.
+    ///
+    /// ```
+    /// use qat_trainer::spec::{Augment, Run};
+    /// let toml = r#"
+    /// # data = { format = "none", shape = [8, 8, 1] }
+    /// # model = { layers = [{ op = "flatten" }, { op = "linear", out = 2 }] }
+    /// [train]
+    /// augment = { shift = 1.5, rotate = 10 } # pixels, degrees
+    /// "#;
+    /// assert!(!Run::parse(toml, "run.toml".as_ref())?.train.augment.is_none());
+    /// assert!(Augment::default().is_none());
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     #[must_use]
     pub fn is_none(self) -> bool {
         self == Self::default()
     }
 
     /// Whether something needs the examples to be maps: images or series.
+    ///
+    /// ```
+    /// use qat_trainer::spec::Augment;
+    /// let of_anything = Augment { gain: 0.1, noise: 0.05, ..Augment::default() };
+    /// assert!(!of_anything.needs_a_map());
+    /// assert!(Augment { time_mask: 8, ..of_anything }.needs_a_map()); // a row of features has no time
+    /// ```
     #[must_use]
     pub fn needs_a_map(self) -> bool {
         self.bends() || self.time_shift > 0 || self.time_mask > 0

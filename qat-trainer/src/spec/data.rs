@@ -10,6 +10,24 @@ use serde::Deserialize;
 use std::path::PathBuf;
 
 /// The data set of a run. Files that end in `.gz` are decompressed while reading.
+///
+/// ```
+/// use qat_trainer::spec::{Files, Run};
+/// let toml = r#"
+/// [data]
+/// format = "csv"
+/// train = "../data/falls.csv.gz"
+/// split = { share = 0.2 }
+/// classes = ["walk", "fall"]
+/// # [model]
+/// # layers = [{ op = "linear", out = 2 }]
+/// "#;
+/// let data = Run::parse(toml, "configs/falls.toml".as_ref())?.data;
+/// let file = "configs/../data/falls.csv.gz"; // beside the TOML file
+/// assert!(matches!(data.files, Files::Csv { train, test: None, .. } if train.as_os_str() == file));
+/// assert!(data.standardise && data.split.is_some_and(|split| split.group.is_none()));
+/// # Ok::<(), qat_trainer::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct DataSpec {
     /// The files and what is particular to their format.
@@ -27,6 +45,22 @@ pub struct DataSpec {
 }
 
 /// How one set of examples is divided.
+///
+/// ```
+/// use qat_trainer::spec::{Run, SplitRule, TestHalf};
+/// let toml = r#"
+/// [data]
+/// format = "csv"
+/// train = "gait.csv"
+/// split = { share = 0.25, group = "subject" }
+/// # [model]
+/// # layers = [{ op = "linear", out = 2 }]
+/// "#;
+/// // A quarter of the subjects, whole: nobody is in both halves.
+/// let rule = SplitRule { test: TestHalf::Share(0.25), group: Some("subject".into()), seed: 1 };
+/// assert_eq!(Run::parse(toml, "run.toml".as_ref())?.data.split, Some(rule));
+/// # Ok::<(), qat_trainer::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct SplitRule {
     /// What goes into the test half.
@@ -39,6 +73,22 @@ pub struct SplitRule {
 }
 
 /// The test half.
+///
+/// ```
+/// use qat_trainer::spec::{Run, TestHalf};
+/// let toml = r#"
+/// # model = { layers = [{ op = "linear", out = 2 }] }
+/// [data]
+/// format = "npz"
+/// train = "gait.npz"
+/// split = { test = ["7", "9"], group = "subject" }
+/// "#;
+/// let split = Run::parse(toml, "run.toml".as_ref())?.data.split;
+/// assert_eq!(split.map(|split| split.test), Some(TestHalf::Named(vec!["7".into(), "9".into()])));
+/// let e = Run::parse(&toml.replace(r#", group = "subject""#, ""), "run.toml".as_ref()).unwrap_err();
+/// assert!(e.to_string().contains("add `group`"), "{e}");
+/// # Ok::<(), qat_trainer::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub enum TestHalf {
     /// This share of the examples of each class, or of the groups; 0 < share < 1.
@@ -147,6 +197,20 @@ pub enum Files {
 
 impl Files {
     /// Whether the test half has files of its own.
+    ///
+    /// ```
+    /// use qat_trainer::spec::Run;
+    /// # let csv = |keys: &str| {
+    /// #     let model = "model = { layers = [{ op = 'linear', out = 2 }] }";
+    /// #     let data = format!("data = {{ format = 'csv', train = 'all.csv', {keys} }}");
+    /// #     Run::parse(&format!("{data}\n{model}"), "run.toml".as_ref())
+    /// # };
+    /// // `csv` is a run description with a file to train on and these keys.
+    /// assert!(csv("test = 'test.csv'")?.data.files.have_test());
+    /// assert!(!csv("split = { share = 0.2 }")?.data.files.have_test());
+    /// assert!(csv("test = 'test.csv', split = { share = 0.2 }").is_err()); // one or the other
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     #[must_use]
     pub fn have_test(&self) -> bool {
         match self {
@@ -162,6 +226,24 @@ impl Files {
     }
 
     /// The front end of sounds, and the samples of a clip.
+    ///
+    /// ```
+    /// use qat_trainer::spec::Run;
+    /// let toml = r#"
+    /// # model = { layers = [{ op = "flatten" }, { op = "linear", out = 2 }] }
+    /// [data]
+    /// format = "wav"
+    /// train = "sounds"
+    /// split = { share = 0.2 }
+    /// sample_rate = 8000
+    /// log_mel = { mels = 20 }
+    /// "#;
+    /// let front_end = Run::parse(toml, "run.toml".as_ref())?.data.files.front_end();
+    /// let samples = front_end.map(|(config, clip)| (config.frame, config.hop, clip));
+    /// assert_eq!(samples, Some((240, 160, 8_000))); // 30 ms every 20 ms of a second
+    /// assert_eq!(front_end.map(|(config, _)| config.f_max), Some(3_600)); // Hz, 90 % of what 8 kHz can hold
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     #[must_use]
     pub fn front_end(&self) -> Option<(LogMelConfig, usize)> {
         match self {
@@ -172,6 +254,22 @@ impl Files {
 }
 
 /// What the dimensions of an example mean: `h` height, `w` width, `c` channels, `t` steps of time.
+///
+/// ```
+/// use qat_trainer::spec::{Files, Layout, Run};
+/// let toml = r#"
+/// # model = { layers = [{ op = "flatten" }, { op = "linear", out = 2 }] }
+/// [data]
+/// format = "npz"
+/// train = "train.npz"
+/// test = "test.npz"
+/// layout = "tc"
+/// "#;
+/// // 128 steps of 6 channels are an array of [examples, 128, 6], which would be grey images by default.
+/// let files = Run::parse(toml, "run.toml".as_ref())?.data.files;
+/// assert!(matches!(files, Files::Npz { layout: Some(Layout::Tc), features, .. } if features == "x"));
+/// # Ok::<(), qat_trainer::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Layout {
@@ -188,6 +286,25 @@ pub enum Layout {
 }
 
 /// A column of a CSV file.
+///
+/// ```
+/// use qat_trainer::spec::{Column, Files, Run};
+/// let toml = r#"
+/// # model = { layers = [{ op = "linear", out = 3 }] }
+/// [data]
+/// format = "csv"
+/// train = "train.csv"
+/// test = "test.csv"
+/// label = "species"
+/// features = [0, 2]
+/// "#;
+/// let (label, columns) = (Column::Name("species".into()), vec![Column::Index(0), Column::Index(2)]);
+/// let files = Run::parse(toml, "run.toml".as_ref())?.data.files;
+/// assert!(matches!(files, Files::Csv { label: l, features: Some(f), .. } if (&l, &f) == (&label, &columns)));
+/// // Without a header there are no names.
+/// assert!(Run::parse(&format!("{toml}header = false"), "run.toml".as_ref()).is_err());
+/// # Ok::<(), qat_trainer::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(untagged, expecting = "expected the name of a column or its index from 0")]
 pub enum Column {

@@ -6,6 +6,27 @@ use serde::Deserialize;
 use std::path::{Path, PathBuf};
 
 /// A teacher, and what is learned from it. Without `[distill]` there is none.
+///
+/// ```
+/// use qat_trainer::spec::{DistillSpec, Divergence, Run, TeacherSource};
+/// let toml = r#"
+/// # data = { format = "none", shape = [1, 1, 4] }
+/// # model = { layers = [{ op = "linear", out = 2 }] }
+/// [distill]
+/// teacher = "../runs/large"
+/// task_weight = 0.5
+/// "#;
+/// let distill = DistillSpec {
+///     teacher: TeacherSource::Run("configs/../runs/large".into()),
+///     task_weight: 0.5,
+///     weight: 1.0,
+///     temperature: 2.0,
+///     divergence: Divergence::Kl,
+///     features: vec![],
+/// };
+/// assert_eq!(Run::parse(toml, "configs/run.toml".as_ref())?.distill, Some(distill));
+/// # Ok::<(), qat_trainer::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct DistillSpec {
     /// The teacher.
@@ -24,6 +45,20 @@ pub struct DistillSpec {
 }
 
 /// Where the teacher comes from. TOML: `teacher`.
+///
+/// ```
+/// use qat_trainer::spec::{Run, TeacherSource};
+/// let toml = r#"
+/// # data = { format = "none", shape = [1, 1, 4] }
+/// # model = { layers = [{ op = "linear", out = 2 }] }
+/// [distill]
+/// teacher = "self"
+/// "#;
+/// let teacher = |toml: &str| Run::parse(toml, "run.toml".as_ref()).map(|run| run.distill.map(|d| d.teacher));
+/// assert_eq!(teacher(toml)?, Some(TeacherSource::Own)); // no folder of that name, which is
+/// assert_eq!(teacher(&toml.replace("self", "./self"))?, Some(TeacherSource::Run("./self".into())));
+/// # Ok::<(), qat_trainer::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TeacherSource {
     /// `"self"`: the floating-point network that the first phase trained.
@@ -33,6 +68,21 @@ pub enum TeacherSource {
 }
 
 /// How the student's answers are held against the teacher's.
+///
+/// ```
+/// use qat_trainer::spec::{Divergence, Run};
+/// let toml = r#"
+/// # data = { format = "none", shape = [1, 1, 4] }
+/// # model = { layers = [{ op = "linear", out = 2 }] }
+/// [distill]
+/// teacher = "self"
+/// divergence = "confidence-aware"
+/// "#;
+/// let distill = Run::parse(toml, "run.toml".as_ref())?.distill;
+/// assert_eq!(distill.map(|distill| distill.divergence), Some(Divergence::ConfidenceAware));
+/// assert_eq!(Divergence::default(), Divergence::Kl);
+/// # Ok::<(), qat_trainer::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Divergence {
@@ -46,6 +96,23 @@ pub enum Divergence {
 }
 
 /// A layer of the student that is to agree with one of the teacher.
+///
+/// ```
+/// use qat_trainer::spec::{Feature, FeatureLoss, Run};
+/// let toml = r#"
+/// data = { format = "none", shape = [1, 1, 4] }
+/// model = { layers = [{ op = "linear", name = "hidden", out = 8, act = "relu" }, { op = "linear", out = 2 }] }
+/// distill = { teacher = "runs/large", features = [{ student = "hidden", teacher = "hidden3" }] }
+/// "#;
+/// let [student, teacher] = ["hidden", "hidden3"].map(String::from);
+/// let feature = Feature { student, teacher, weight: 1.0, loss: FeatureLoss::Mse };
+/// let distill = Run::parse(toml, "run.toml".as_ref())?.distill;
+/// assert_eq!(distill.map(|distill| distill.features), Some(vec![feature]));
+/// // The student is here, so that a slip in its layer's name is found at once.
+/// let e = Run::parse(&toml.replace(r#"name = "hidden""#, r#"name = "h""#), "run.toml".as_ref()).unwrap_err();
+/// assert!(e.to_string().contains("no layer of [model] is called `hidden`"), "{e}");
+/// # Ok::<(), qat_trainer::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Feature {
@@ -62,6 +129,23 @@ pub struct Feature {
 }
 
 /// How the outputs of two layers are held against each other.
+///
+/// ```
+/// use qat_trainer::spec::{FeatureLoss, Run};
+/// let toml = r#"
+/// # data = { format = "none", shape = [1, 1, 4] }
+/// # model = { layers = [{ op = "linear", name = "wide", out = 8 }, { op = "linear", name = "last", out = 2 }] }
+/// [distill]
+/// teacher = "runs/large"
+/// features = [
+///   { student = "wide", teacher = "wider", loss = "similarity" }, # 8 features against 64
+///   { student = "last", teacher = "last" },
+/// ]
+/// "#;
+/// let features = Run::parse(toml, "run.toml".as_ref())?.distill.map_or(vec![], |distill| distill.features);
+/// assert!(features.iter().map(|feature| feature.loss).eq([FeatureLoss::Similarity, FeatureLoss::Mse]));
+/// # Ok::<(), qat_trainer::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum FeatureLoss {

@@ -16,24 +16,46 @@ pub struct Shape {
 
 impl Shape {
     /// A flat value.
+    ///
+    /// ```
+    /// use qat_trainer::spec::Shape;
+    /// assert_eq!(Shape::flat(10), Shape { h: 1, w: 1, c: 10 });
+    /// assert_eq!(format!("{} and {}", Shape::flat(10), Shape { h: 8, w: 6, c: 3 }), "10 and 8x6x3");
+    /// ```
     #[must_use]
     pub const fn flat(features: usize) -> Self {
         Self { h: 1, w: 1, c: features }
     }
 
     /// Number of elements.
+    ///
+    /// ```
+    /// use qat_trainer::spec::Shape;
+    /// assert_eq!(Shape { h: 32, w: 32, c: 3 }.len(), 3_072); // of 8 bits: bytes of a colour image
+    /// ```
     #[must_use]
     pub const fn len(self) -> usize {
         self.h * self.w * self.c
     }
 
     /// Whether there are none.
+    ///
+    /// ```
+    /// use qat_trainer::spec::Shape;
+    /// assert!(Shape { h: 0, w: 32, c: 3 }.is_empty() && !Shape::flat(1).is_empty());
+    /// ```
     #[must_use]
     pub const fn is_empty(self) -> bool {
         self.len() == 0
     }
 
     /// Whether it is a vector, not a map.
+    ///
+    /// ```
+    /// use qat_trainer::spec::Shape;
+    /// assert!(Shape { h: 1, w: 1, c: 64 }.is_flat()); // as a global average leaves it
+    /// assert!(!Shape { h: 1, w: 64, c: 1 }.is_flat()); // a row of pixels is a map
+    /// ```
     #[must_use]
     pub const fn is_flat(self) -> bool {
         self.h == 1 && self.w == 1
@@ -59,6 +81,15 @@ pub struct Window {
 }
 
 /// Zeros around the input of a window.
+///
+/// ```
+/// use qat_trainer::spec::{Padding, Shape, Window};
+/// let window = |pad| Window { kernel: [3, 3], stride: [2, 2], pad };
+/// let (image, same, ones) = (Shape { h: 8, w: 8, c: 1 }, window(Padding::Same), window(Padding::Sides([1; 4])));
+/// // Both halve the image, but the windows lie elsewhere: TensorFlow's weights are no PyTorch's.
+/// assert_eq!((same.output(image), ones.output(image)), (Some([4, 4]), Some([4, 4])));
+/// assert_eq!((same.pads(image), ones.pads(image)), ([0, 0, 1, 1], [1, 1, 1, 1]));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Padding {
     /// Above, left, below, right, each less than the kernel. TOML: one number for all sides, `[vertical, horizontal]`, or
@@ -71,12 +102,25 @@ pub enum Padding {
 
 impl Window {
     /// The whole of a map.
+    ///
+    /// ```
+    /// use qat_trainer::spec::{Shape, Window};
+    /// let map = Shape { h: 25, w: 5, c: 64 };
+    /// assert_eq!(Window::whole(map).output(map), Some([1, 1])); // as `global-avg-pool` pools
+    /// ```
     #[must_use]
     pub const fn whole(map: Shape) -> Self {
         Self { kernel: [map.h, map.w], stride: [1, 1], pad: Padding::Sides([0; 4]) }
     }
 
     /// Padding above, left, below and right of an input of this shape.
+    ///
+    /// ```
+    /// use qat_trainer::spec::{Padding, Shape, Window};
+    /// let window = Window { kernel: [10, 4], stride: [2, 2], pad: Padding::Same };
+    /// // ⌈49/2⌉ = 25 windows cover 24·2 + 10 = 58 rows, 9 more than there are; 5 cover 4·2 + 4 = 12 columns.
+    /// assert_eq!(window.pads(Shape { h: 49, w: 10, c: 1 }), [4, 1, 5, 1]);
+    /// ```
     #[must_use]
     pub fn pads(&self, input: Shape) -> [usize; 4] {
         let total = |axis: usize, len: usize| {
@@ -94,6 +138,13 @@ impl Window {
 
     /// Height and width of the output for an input of this shape: ⌊(n + pads − kernel) / stride⌋ + 1, `None` where the
     /// kernel is larger than the padded input.
+    ///
+    /// ```
+    /// use qat_trainer::spec::{Padding, Shape, Window};
+    /// let window = Window { kernel: [3, 2], stride: [2, 2], pad: Padding::Sides([0; 4]) };
+    /// assert_eq!(window.output(Shape { h: 6, w: 6, c: 1 }), Some([2, 3])); // the last row is left out
+    /// assert_eq!(window.output(Shape { h: 2, w: 6, c: 1 }), None);
+    /// ```
     #[must_use]
     pub fn output(&self, input: Shape) -> Option<[usize; 2]> {
         let [top, left, bottom, right] = self.pads(input);

@@ -20,6 +20,17 @@ use toml_edit::{Array, DocumentMut, Item, Table, TableLike, Value};
 const MAX_DEPTH: usize = 16;
 
 /// Where a run description comes from. At least one of `preset` and `file` is needed.
+///
+/// ```
+/// use qat_trainer::spec::{Layers, Run};
+/// let set = ["name=short".to_owned(), "train.epochs=2".to_owned()];
+/// let quick = Layers { preset: Some("autoencoder"), set: &set, file: None };
+/// let run = Run::layered(quick)?;
+/// assert_eq!((run.name.as_str(), run.train.epochs), ("short", 2)); // `short` is no TOML: a text
+/// let e = Run::layered(Layers { preset: None, ..quick }).unwrap_err();
+/// assert!(e.to_string().starts_with("no run description is given"), "{e}"); // settings alone are none
+/// # Ok::<(), qat_trainer::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Layers<'a> {
     /// A preset (see [`crate::presets`]), the lowest layer. Its paths start at the working directory.
@@ -59,6 +70,26 @@ impl LlmRun {
     ///
     /// # Errors
     /// As [`Run::layered`].
+    ///
+    /// ```
+    /// use qat_trainer::spec::{Layers, LlmRun};
+    /// # let dir = tempfile::tempdir()?;
+    /// # let file = dir.path().join("sums.toml");
+    /// let toml = r#"
+    /// data = { format = "arithmetic" }
+    /// model = { layers = 1, hidden = 16, heads = 2, mlp = 32 }
+    /// train = { steps = 1000 }
+    /// "#;
+    /// std::fs::write(&file, toml)?;
+    /// let with = |setting: &str| {
+    ///     let set = [setting.to_owned()];
+    ///     LlmRun::layered(Layers { file: Some(&file), set: &set, ..Layers::default() })
+    /// };
+    /// assert_eq!(with("train.steps=50")?.train.steps, 50);
+    /// let e = with("train.steps=0").unwrap_err();
+    /// assert!(e.to_string().contains("--set train.steps=0"), "{e}"); // the file is sound
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn layered(from: Layers<'_>) -> Result<Self> {
         Ok(resolve(from, Self::from_source)?.0)
     }

@@ -82,6 +82,22 @@ impl LlmRun {
     ///
     /// # Errors
     /// [`crate::ErrorKind::Spec`] with line and key.
+    ///
+    /// ```
+    /// use qat_trainer::{ErrorKind, spec::LlmRun};
+    /// let toml = r#"
+    /// data = { format = "arithmetic" }
+    /// model = { layers = 1, hidden = 16, heads = 2, mlp = 32 }
+    /// train = { steps = 100 }
+    /// "#;
+    /// let run = LlmRun::parse(toml, "configs/sums.toml".as_ref())?;
+    /// assert_eq!((run.name.as_str(), run.base.as_path()), ("sums", "configs".as_ref()));
+    /// assert!(run.qat.is_none() && run.lora.is_none() && run.distill.is_none());
+    /// let e = LlmRun::parse(&toml.replace("steps", "step"), "sums.toml".as_ref()).unwrap_err();
+    /// assert_eq!(e.kind(), ErrorKind::Spec);
+    /// assert!(e.to_string().starts_with("sums.toml: line 4: unknown field `step`"), "{e}");
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     pub fn parse(text: &str, path: &Path) -> Result<Self> {
         let folder = path.parent().unwrap_or(Path::new(""));
         Self::from_source(Source { text, origins: None }, path, folder.into())

@@ -25,6 +25,20 @@ pub struct ModelSpec {
 }
 
 /// What the output of a network stands for.
+///
+/// ```
+/// use qat_trainer::spec::{Run, Shape, Task};
+/// let toml = r#"
+/// # data = { format = "none", shape = [1, 1, 4] }
+/// [model]
+/// task = "reconstruct"
+/// layers = [{ op = "linear", out = 2, act = "relu" }, { op = "linear", out = 4 }]
+/// "#;
+/// let model = Run::parse(toml, "run.toml".as_ref())?.model;
+/// assert_eq!(model.task, Task::Reconstruct);
+/// assert!(model.check(Shape::flat(4), 0).is_ok() && model.check(Shape::flat(5), 0).is_err()); // 4 come back
+/// # Ok::<(), qat_trainer::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Task {
@@ -36,6 +50,22 @@ pub enum Task {
 }
 
 /// One layer.
+///
+/// ```
+/// use qat_trainer::spec::Run;
+/// let toml = r#"
+/// # data = { format = "none", shape = [1, 1, 4] }
+/// [model]
+/// layers = [
+///   { op = "linear", out = 8, act = "relu" },
+///   { op = "linear", name = "last", out = 2, incoherence = true },
+/// ]
+/// "#;
+/// let layers = Run::parse(toml, "run.toml".as_ref())?.model.layers;
+/// let names: Vec<&str> = layers.iter().map(|layer| layer.name.as_str()).collect();
+/// assert_eq!(names, ["linear0", "last.rotation", "last"]);
+/// # Ok::<(), qat_trainer::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct LayerSpec {
     /// Unique name; the prefix of the layer's tensors in a checkpoint. TOML: `name`; default: the operator and the index
@@ -53,6 +83,24 @@ pub struct LayerSpec {
 }
 
 /// A value that flows through the network.
+///
+/// ```
+/// use qat_trainer::spec::{Run, Value};
+/// let toml = r#"
+/// # data = { format = "none", shape = [1, 1, 4] }
+/// [model]
+/// layers = [
+///   { op = "linear", name = "left", out = 8, act = "relu" },
+///   { op = "linear", out = 8, act = "relu", input = "input" },
+///   { op = "add", from = "left" },
+///   { op = "linear", out = 2 },
+/// ]
+/// "#;
+/// let layers = Run::parse(toml, "run.toml".as_ref())?.model.layers;
+/// let reads = [Value::Input, Value::Input, Value::Layer(1), Value::Layer(2)];
+/// assert!(layers.iter().map(|layer| layer.input).eq(reads));
+/// # Ok::<(), qat_trainer::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Value {
     /// The input of the model.
@@ -138,6 +186,23 @@ pub enum Op {
 
 impl Op {
     /// The name in TOML. Rotations have none there.
+    ///
+    /// ```
+    /// use qat_trainer::spec::Run;
+    /// let toml = r#"
+    /// # data = { format = "none", shape = [8, 8, 1] }
+    /// [model]
+    /// layers = [
+    ///   { op = "conv", out = 4, kernel = 3, act = "sigmoid" },
+    ///   { op = "global-avg-pool" },
+    ///   { op = "linear", out = 2, incoherence = true },
+    /// ]
+    /// "#;
+    /// let layers = Run::parse(toml, "run.toml".as_ref())?.model.layers;
+    /// let names: Vec<&str> = layers.iter().map(|layer| layer.op.name()).collect();
+    /// assert_eq!(names, ["conv", "sigmoid", "global-avg-pool", "rotate", "linear"]);
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     #[must_use]
     pub const fn name(&self) -> &'static str {
         match self {
@@ -155,6 +220,12 @@ impl Op {
     }
 
     /// The activation, [`Act::None`] for operators that cannot have one.
+    ///
+    /// ```
+    /// use qat_trainer::spec::{Act, Op, Value};
+    /// let sum = Op::Add { from: Value::Input, act: Act::Relu6 };
+    /// assert_eq!((sum.act(), Op::GlobalAvgPool.act()), (Act::Relu6, Act::None));
+    /// ```
     #[must_use]
     pub const fn act(&self) -> Act {
         match self {
@@ -167,6 +238,25 @@ impl Op {
     }
 
     /// The quantiser of the weights, where there are weights.
+    ///
+    /// ```
+    /// use qat_trainer::spec::Run;
+    /// let toml = r#"
+    /// # data = { format = "none", shape = [4, 4, 1] }
+    /// [model]
+    /// layers = [
+    ///   { op = "flatten" },
+    ///   { op = "linear", out = 8, act = "relu" },
+    ///   { op = "linear", out = 2, bits = 8 },
+    /// ]
+    /// [qat]
+    /// bits = 2
+    /// "#;
+    /// let layers = Run::parse(toml, "run.toml".as_ref())?.model.layers;
+    /// let bits = layers.iter().map(|layer| layer.op.quant().map(|quant| quant.levels.bits()));
+    /// assert!(bits.eq([None, Some(2), Some(8)]));
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     #[must_use]
     pub const fn quant(&self) -> Option<WeightQuant> {
         match self {
@@ -183,6 +273,20 @@ impl Op {
     }
 
     /// The shape of the weights in torch's layout, for an input of this shape; see [`crate::checkpoint`].
+    ///
+    /// ```
+    /// use qat_kernels::{Grid, Levels, StepRule};
+    /// use qat_trainer::spec::{Act, Op, Padding, Shape, WeightQuant, Window};
+    /// let quant = WeightQuant { levels: Levels::new(2, Grid::MidRise)?, step: StepRule::Uniform };
+    /// let window = Window { kernel: [3, 1], stride: [1, 1], pad: Padding::Same };
+    /// let map = Shape { h: 9, w: 7, c: 8 };
+    /// let conv = Op::Conv { out: 16, window, bn: false, act: Act::None, quant };
+    /// let depthwise = Op::Depthwise { window, bn: false, act: Act::None, quant };
+    /// assert_eq!(conv.weight_shape(map), Some(vec![16, 8, 3, 1]));
+    /// assert_eq!(depthwise.weight_shape(map), Some(vec![8, 1, 3, 1])); // one filter a channel
+    /// assert_eq!(Op::Flatten.weight_shape(map), None);
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     #[must_use]
     pub fn weight_shape(&self, input: Shape) -> Option<Vec<usize>> {
         match self {
@@ -194,6 +298,19 @@ impl Op {
     }
 
     /// Whether batch normalisation follows the weights.
+    ///
+    /// ```
+    /// use qat_trainer::spec::Run;
+    /// let toml = r#"
+    /// # data = { format = "none", shape = [1, 1, 4] }
+    /// [model]
+    /// layers = [{ op = "linear", out = 8, bn = true, act = "relu" }, { op = "linear", out = 2 }]
+    /// "#;
+    /// let layers = Run::parse(toml, "run.toml".as_ref())?.model.layers;
+    /// let normalised: Vec<&str> = layers.iter().filter(|l| l.op.bn()).map(|l| l.name.as_str()).collect();
+    /// assert_eq!(normalised, ["linear0"]); // only the other one has a bias of its own
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     #[must_use]
     pub const fn bn(&self) -> bool {
         matches!(
@@ -204,6 +321,13 @@ impl Op {
 
     /// The code of the output where it is always the same: steps of 1/256 from 0 for what lies between 0 and 1. The largest
     /// code stands for 255/256.
+    ///
+    /// ```
+    /// use qat_trainer::spec::Op;
+    /// let codes = Op::Sigmoid.fixed_code().map(|code| [0.0, 0.5, 1.0].map(|x| code.quantize(x)));
+    /// assert_eq!(codes, Some([-128, 0, 127])); // 1 itself is out of reach
+    /// assert_eq!(Op::GlobalAvgPool.fixed_code(), None);
+    /// ```
     #[must_use]
     pub const fn fixed_code(&self) -> Option<Affine> {
         match self {
@@ -214,6 +338,13 @@ impl Op {
 
     /// Whether the output gets a range of its own (weights, sums, rotations). The others have a fixed code or keep that of
     /// their input.
+    ///
+    /// ```
+    /// use qat_trainer::spec::{Act, Op, Value};
+    /// let sum = Op::Add { from: Value::Input, act: Act::Relu };
+    /// assert!(sum.has_range() && Op::Rotate.has_range()); // to be calibrated
+    /// assert!(!Op::GlobalAvgPool.has_range() && !Op::Sigmoid.has_range()); // the input's code, a fixed one
+    /// ```
     #[must_use]
     pub const fn has_range(&self) -> bool {
         matches!(
@@ -237,6 +368,12 @@ pub enum Act {
 
 impl Act {
     /// Applies it.
+    ///
+    /// ```
+    /// use qat_trainer::spec::Act;
+    /// let all = [Act::None, Act::Relu, Act::Relu6].map(|act| [-1.5, 7.0].map(|x| act.apply(x)));
+    /// assert_eq!(all, [[-1.5, 7.0], [0.0, 7.0], [0.0, 6.0]]);
+    /// ```
     #[must_use]
     pub fn apply(self, x: f32) -> f32 {
         match self {
@@ -249,6 +386,20 @@ impl Act {
 
 /// How the weights of one layer are quantised, one step per output channel. TOML: `bits`, `grid`, `step` of the layer;
 /// default: those of `[qat]`.
+///
+/// ```
+/// use qat_kernels::{Grid, Levels, StepRule};
+/// use qat_trainer::spec::{Run, WeightQuant};
+/// let toml = r#"
+/// # data = { format = "none", shape = [1, 1, 4] }
+/// model = { layers = [{ op = "linear", out = 2, step = { pi = { k = 3 } } }] }
+/// qat = { bits = 2, grid = "mid-rise" }
+/// "#;
+/// let run = Run::parse(toml, "run.toml".as_ref())?;
+/// let quant = WeightQuant { levels: Levels::new(2, Grid::MidRise)?, step: StepRule::Pi { k: 3 } };
+/// assert_eq!(run.model.layers[0].op.quant(), Some(quant));
+/// # Ok::<(), qat_trainer::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WeightQuant {
     /// Bits and grid.
@@ -392,6 +543,20 @@ impl ModelSpec {
     ///
     /// # Errors
     /// Those of [`Self::shapes`], and [`ErrorKind::Spec`] if the last layer has another width or an activation.
+    ///
+    /// ```
+    /// use qat_trainer::spec::{Run, Shape};
+    /// let toml = r#"
+    /// # data = { format = "none", shape = [1, 1, 4] }
+    /// [model]
+    /// layers = [{ op = "linear", out = 8, act = "relu" }, { op = "linear", out = 3 }]
+    /// "#;
+    /// let model = Run::parse(toml, "run.toml".as_ref())?.model;
+    /// assert_eq!(model.check(Shape::flat(4), 3)?, [Shape::flat(8), Shape::flat(3)]);
+    /// let e = model.check(Shape::flat(4), 5).unwrap_err();
+    /// assert!(e.to_string().contains("gives 3, but the data has 5 classes"), "{e}");
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     pub fn check(&self, input: Shape, classes: usize) -> Result<Vec<Shape>> {
         let shapes = self.shapes(input)?;
         if let (Some(layer), Some(out)) = (self.layers.last(), shapes.last()) {

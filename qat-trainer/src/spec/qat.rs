@@ -9,6 +9,26 @@ use qat_kernels::{Grid, MAX_BITS, MIN_BITS, QatConfig, SteVariant};
 use serde::Deserialize;
 
 /// `[qat]`: the quantised training.
+///
+/// ```
+/// use qat_trainer::spec::Run;
+/// let toml = r#"
+/// # data = { format = "none", shape = [1, 1, 4] }
+/// # model = { layers = [{ op = "linear", out = 2 }] }
+/// [train]
+/// epochs = 40
+/// [qat]
+/// bits = 3
+/// share = 0.25
+/// progressive = [8, 4]
+/// learning_rate = 2e-2
+/// "#;
+/// let run = Run::parse(toml, "run.toml".as_ref())?;
+/// // A quarter of the epochs with quantised weights: of 8 bits, then 4, then 3.
+/// assert_eq!((run.train.epochs, run.qat.config.epochs), (30, 10));
+/// assert_eq!(run.qat.scale_learning_rate, 0.01); // no more, however fast the weights move
+/// # Ok::<(), qat_trainer::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct QatSpec {
     /// Keys `bits`, `grid`, `step` (which the layers may override one by one), `ste`, `epochs` and `learning_rate`;
@@ -43,6 +63,20 @@ pub struct QatSpec {
 }
 
 /// What weights the errors of the weights in the search for their steps.
+///
+/// ```
+/// use qat_trainer::spec::{Importance, Run};
+/// let toml = r#"
+/// # data = { format = "none", shape = [1, 1, 4] }
+/// # model = { layers = [{ op = "linear", out = 2 }] }
+/// [qat]
+/// importance = "fisher"
+/// "#;
+/// assert_eq!(Run::parse(toml, "run.toml".as_ref())?.qat.importance, Importance::Fisher);
+/// let e = Run::parse(&toml.replace("fisher", "hessian"), "run.toml".as_ref()).unwrap_err();
+/// assert!(e.to_string().contains("expected `none` or `fisher`"), "{e}");
+/// # Ok::<(), qat_trainer::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Importance {
@@ -55,6 +89,19 @@ pub enum Importance {
 }
 
 /// Where the ranges of the activations come from.
+///
+/// ```
+/// use qat_trainer::spec::{ActivationQuant, Run};
+/// let toml = r#"
+/// data = { format = "none", shape = [1, 1, 4] }
+/// model = { layers = [{ op = "linear", out = 8, act = "relu" }, { op = "linear", out = 2 }] }
+/// qat = { activations = "calibrated", activation_bits = 4 }
+/// "#;
+/// let run = Run::parse(toml, "run.toml".as_ref())?;
+/// assert_eq!(run.qat.activations, ActivationQuant::Calibrated);
+/// assert!(run.model.layers.iter().map(|layer| layer.act_bits).eq([4, 8])); // the last layer gives logits
+/// # Ok::<(), qat_trainer::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ActivationQuant {
@@ -66,6 +113,20 @@ pub enum ActivationQuant {
 }
 
 /// How the ranges of the activations are measured.
+///
+/// ```
+/// use qat_trainer::spec::{Calibration, CalibrationMethod, Run};
+/// let toml = r#"
+/// # data = { format = "none", shape = [1, 1, 4] }
+/// # model = { layers = [{ op = "linear", out = 2 }] }
+/// [qat]
+/// calibration = { method = { percentile = { share = 0.999 } } }
+/// "#;
+/// let method = CalibrationMethod::Percentile { share: 0.999 }; // clips one activation in a thousand
+/// let run = Run::parse(toml, "run.toml".as_ref())?;
+/// assert_eq!(run.qat.calibration, Calibration { method, samples: 512 });
+/// # Ok::<(), qat_trainer::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Calibration {

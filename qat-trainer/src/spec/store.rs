@@ -90,6 +90,24 @@ impl LlmRun {
     ///
     /// # Errors
     /// As [`Run::text_for`].
+    ///
+    /// ```
+    /// use qat_trainer::spec::LlmRun;
+    /// # let dir = tempfile::tempdir()?;
+    /// # let (configs, kept) = (dir.path().join("configs"), dir.path().join("runs/1"));
+    /// # std::fs::create_dir_all(&configs)?;
+    /// # std::fs::create_dir_all(&kept)?;
+    /// let toml = r#"
+    /// data = { format = "text", train = ["a.txt"] }
+    /// model = { layers = 1, hidden = 16, heads = 2, mlp = 32 }
+    /// train = { steps = 100 }
+    /// "#;
+    /// let run = LlmRun::parse(toml, &configs.join("run.toml"))?;
+    /// let copy = LlmRun::parse(&run.text_for(&kept)?, &kept.join("config.toml"))?;
+    /// assert_eq!(copy.base, kept.join("../../configs")); // where `a.txt` lies
+    /// assert_eq!((copy.model, copy.train), (run.model, run.train));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn text_for(&self, folder: &Path) -> Result<String> {
         stored(&self.text, &self.file, &self.base, self.train.seed, folder)
     }

@@ -7,6 +7,25 @@ use serde::Deserialize;
 
 /// `[train]`: the floating-point training that comes first. All but `epochs`, `lr` and `warm_up` holds for the quantised
 /// phase too.
+///
+/// ```
+/// use qat_trainer::spec::{Run, TrainSpec};
+/// let toml = r#"
+/// # data = { format = "none", shape = [1, 1, 4] }
+/// # model = { layers = [{ op = "linear", out = 2 }] }
+/// [train]
+/// epochs = 10
+/// batch = 64
+/// accumulate = 2
+/// validation = 0.1
+/// patience = 3
+/// "#;
+/// let train = Run::parse(toml, "run.toml".as_ref())?.train;
+/// assert_eq!(train.batch * train.accumulate, 128); // examples of a step
+/// let rest = TrainSpec::default();
+/// assert_eq!(train, TrainSpec { epochs: 10, batch: 64, accumulate: 2, validation: 0.1, patience: 3, ..rest });
+/// # Ok::<(), qat_trainer::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct TrainSpec {
@@ -56,6 +75,19 @@ pub struct TrainSpec {
 
 /// The uniform distribution that a layer's weights are drawn from, given its inputs per output, n. Behind batch normalisation the
 /// outputs do not depend on their scale, and the smaller the weights are the further a step of the same length turns them.
+///
+/// ```
+/// use qat_trainer::spec::{Run, WeightInit};
+/// let toml = r#"
+/// # data = { format = "none", shape = [1, 1, 4] }
+/// # model = { layers = [{ op = "linear", out = 2 }] }
+/// [train]
+/// init = "torch"
+/// "#;
+/// assert_eq!(Run::parse(toml, "run.toml".as_ref())?.train.init, WeightInit::Torch);
+/// assert_eq!(WeightInit::default(), WeightInit::He);
+/// # Ok::<(), qat_trainer::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum WeightInit {
@@ -68,6 +100,20 @@ pub enum WeightInit {
 }
 
 /// How the learning rate moves after the warm-up.
+///
+/// ```
+/// use qat_trainer::spec::{Run, Schedule};
+/// let toml = r#"
+/// # data = { format = "none", shape = [1, 1, 4] }
+/// # model = { layers = [{ op = "linear", out = 2 }] }
+/// [train]
+/// schedule = "linear"
+/// "#;
+/// assert_eq!(Run::parse(toml, "run.toml".as_ref())?.train.schedule, Schedule::Linear);
+/// let e = Run::parse(&toml.replace("linear\"\n", "step\"\n"), "run.toml".as_ref()).unwrap_err();
+/// assert!(e.to_string().contains("expected one of `constant`, `cosine`, `linear`"), "{e}");
+/// # Ok::<(), qat_trainer::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Schedule {
@@ -81,6 +127,21 @@ pub enum Schedule {
 }
 
 /// The optimiser. TOML: `"adamw"`, or `{ sgd = { momentum = 0.9, nesterov = true } }`.
+///
+/// ```
+/// use qat_trainer::spec::{Optimizer, Run, Sgd};
+/// let toml = r#"
+/// # data = { format = "none", shape = [1, 1, 4] }
+/// # model = { layers = [{ op = "linear", out = 2 }] }
+/// [train]
+/// optimizer = { sgd = { nesterov = true } }
+/// lr = 0.1
+/// "#;
+/// let sgd = Optimizer::Sgd(Sgd { momentum: 0.9, nesterov: true });
+/// assert_eq!(Run::parse(toml, "run.toml".as_ref())?.train.optimizer, sgd);
+/// assert_eq!(Optimizer::default(), Optimizer::AdamW); // for which the default of `lr` is made
+/// # Ok::<(), qat_trainer::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Optimizer {
@@ -94,6 +155,19 @@ pub enum Optimizer {
 }
 
 /// Stochastic gradient descent with momentum.
+///
+/// ```
+/// use qat_trainer::spec::{Optimizer, Run, Sgd};
+/// # let run = |optimizer: &str| Run::parse(&format!("data = {{ format = 'none', shape = [1, 1, 4] }}
+/// # model = {{ layers = [{{ op = 'linear', out = 2 }}] }}
+/// # train = {{ optimizer = {optimizer} }}"), "run.toml".as_ref());
+/// // `run` is a run description with this optimiser.
+/// let plain = Sgd { momentum: 0.0, ..Sgd::default() };
+/// assert_eq!(run("{ sgd = { momentum = 0.0 } }")?.train.optimizer, Optimizer::Sgd(plain));
+/// let e = run("{ sgd = { momentum = 1.0 } }").unwrap_err(); // would never forget
+/// assert!(e.to_string().contains("momentum from 0 up to, not including, 1"), "{e}");
+/// # Ok::<(), qat_trainer::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Sgd {
@@ -110,6 +184,20 @@ impl Default for Sgd {
 }
 
 /// Weights of the classes in the loss.
+///
+/// ```
+/// use qat_trainer::spec::{ClassWeights, Run};
+/// let toml = r#"
+/// # data = { format = "none", shape = [1, 1, 4] }
+/// # model = { layers = [{ op = "linear", out = 2 }] }
+/// [train]
+/// class_weights = [1.0, 20.0] # a missed fall is worse than a false alarm
+/// "#;
+/// let weights = Run::parse(toml, "run.toml".as_ref())?.train.class_weights;
+/// assert_eq!(weights, Some(ClassWeights::Given(vec![1.0, 20.0])));
+/// assert!(Run::parse(&toml.replace("20.0", "0.0"), "run.toml".as_ref()).is_err()); // must be positive
+/// # Ok::<(), qat_trainer::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(untagged, expecting = "expected \"balanced\" or one number per class")]
 pub enum ClassWeights {
@@ -120,6 +208,21 @@ pub enum ClassWeights {
 }
 
 /// The one name among [`ClassWeights`].
+///
+/// ```
+/// use qat_trainer::spec::{Balanced, ClassWeights, Run};
+/// let toml = r#"
+/// # data = { format = "none", shape = [1, 1, 4] }
+/// # model = { layers = [{ op = "linear", out = 2 }] }
+/// [train]
+/// class_weights = "balanced"
+/// "#;
+/// let weights = Run::parse(toml, "run.toml".as_ref())?.train.class_weights;
+/// assert_eq!(weights, Some(ClassWeights::Named(Balanced::Balanced)));
+/// let e = Run::parse(&toml.replace("balanced", "inverse"), "run.toml".as_ref()).unwrap_err();
+/// assert!(e.to_string().contains("expected \"balanced\" or one number per class"), "{e}");
+/// # Ok::<(), qat_trainer::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Balanced {
@@ -128,6 +231,21 @@ pub enum Balanced {
 }
 
 /// Which state a phase ends with.
+///
+/// ```
+/// use qat_trainer::spec::{Keep, Run};
+/// let toml = r#"
+/// # data = { format = "none", shape = [1, 1, 4] }
+/// # model = { layers = [{ op = "linear", out = 2 }] }
+/// [train]
+/// keep = "best"
+/// validation = 0.1
+/// "#;
+/// assert_eq!(Run::parse(toml, "run.toml".as_ref())?.train.keep, Keep::Best);
+/// let e = Run::parse(&toml.replace("0.1", "0.0"), "run.toml".as_ref()).unwrap_err();
+/// assert!(e.to_string().contains("no examples are held back to judge by"), "{e}");
+/// # Ok::<(), qat_trainer::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Keep {

@@ -6,6 +6,22 @@ use serde::Deserialize;
 use std::path::{Path, PathBuf};
 
 /// What is learned, and what it is judged by.
+///
+/// ```
+/// use qat_trainer::spec::LlmRun;
+/// let toml = r#"
+/// # model = { from = "model" }
+/// # train = { steps = 100 }
+/// [data]
+/// format = "text"
+/// train = ["a.txt", "b.txt"]
+/// window = 512
+/// "#;
+/// assert_eq!(LlmRun::parse(toml, "run.toml".as_ref())?.data.window, 512); // tokens
+/// let e = LlmRun::parse(&toml.replace("512", "1"), "run.toml".as_ref()).unwrap_err();
+/// assert!(e.to_string().contains("1 tokens predict nothing"), "{e}");
+/// # Ok::<(), qat_trainer::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct LlmDataSpec {
     /// Where it comes from.
@@ -16,6 +32,22 @@ pub struct LlmDataSpec {
 }
 
 /// Where examples come from. TOML: `format`, and the keys of each.
+///
+/// ```
+/// use qat_trainer::spec::{LlmFiles, LlmRun};
+/// let toml = r#"
+/// # model = { from = "model" }
+/// # train = { steps = 100 }
+/// [data]
+/// format = "jsonl"
+/// train = ["problems.jsonl"]
+/// held_out = ["others.jsonl"]
+/// "#;
+/// let [train, held_out] = ["problems", "others"].map(|name| vec![format!("data/{name}.jsonl").into()]);
+/// let files = LlmFiles::Jsonl { train, held_out, delimiters: None };
+/// assert_eq!(LlmRun::parse(toml, "data/run.toml".as_ref())?.data.files, files); // beside the TOML file
+/// # Ok::<(), qat_trainer::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub enum LlmFiles {
     /// `"text"`: UTF-8 files, cut into windows one after the other. TOML: `train` and `held_out`, lists of files, and `equal`.
@@ -43,6 +75,24 @@ pub enum LlmFiles {
 }
 
 /// Texts that part a text into question, steps of reasoning, and answer.
+///
+/// ```
+/// use qat_trainer::spec::{Delimiters, LlmFiles, LlmRun};
+/// let toml = r#"
+/// # model = { from = "model" }
+/// # train = { steps = 100 }
+/// [data]
+/// format = "jsonl"
+/// train = ["problems.jsonl"]
+/// delimiters = { reasoning = "<think>", step = ";", answer = "=>" }
+/// "#;
+/// let [reasoning, step, answer] = ["<think>", ";", "=>"].map(String::from);
+/// let parts = Delimiters { reasoning, step, answer };
+/// let files = LlmRun::parse(toml, "run.toml".as_ref())?.data.files;
+/// assert!(matches!(files, LlmFiles::Jsonl { delimiters: Some(found), .. } if found == parts));
+/// assert!(LlmRun::parse(&toml.replace(';', ""), "run.toml".as_ref()).is_err()); // nothing ends a step
+/// # Ok::<(), qat_trainer::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Delimiters {
@@ -55,6 +105,21 @@ pub struct Delimiters {
 }
 
 /// Generated arithmetic.
+///
+/// ```
+/// use qat_trainer::spec::{ArithmeticSpec, LlmFiles, LlmRun};
+/// let toml = r#"
+/// # model = { layers = 1, hidden = 16, heads = 2, mlp = 32 }
+/// # train = { steps = 100 }
+/// [data]
+/// format = "arithmetic"
+/// problems = 2000
+/// operations = 2
+/// "#;
+/// let problems = ArithmeticSpec { problems: 2_000, held_out: 500, operations: 2, seed: 1 };
+/// assert_eq!(LlmRun::parse(toml, "run.toml".as_ref())?.data.files, LlmFiles::Arithmetic(problems));
+/// # Ok::<(), qat_trainer::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ArithmeticSpec {
     /// Problems to learn from, at least 1, default 50,000.

@@ -6,6 +6,29 @@ use serde::Deserialize;
 use std::path::{Path, PathBuf};
 
 /// A teacher, and what is learned from it. Without `[distill]` there is none. The equations are in [`crate::llm`]'s `reason`.
+///
+/// ```
+/// use qat_trainer::spec::{Divergence, LlmDistillSpec, LlmRun, ReasoningSpec};
+/// let toml = r#"
+/// # data = { format = "arithmetic" }
+/// # model = { layers = 1, hidden = 16, heads = 2, mlp = 32 }
+/// # train = { steps = 100 }
+/// [distill]
+/// teacher = "runs/large"
+/// task_weight = 0.0
+/// divergence = "confidence-aware"
+/// "#;
+/// let distill = LlmDistillSpec {
+///     teacher: "runs/large".into(),
+///     task_weight: 0.0, // the teacher alone
+///     weight: 1.0,
+///     temperature: 2.0,
+///     divergence: Divergence::ConfidenceAware,
+///     reasoning: ReasoningSpec { weight: 0.0, steps: 0.0, trajectory: 0.0, answer: 0.0 },
+/// };
+/// assert_eq!(LlmRun::parse(toml, "run.toml".as_ref())?.distill, Some(distill));
+/// # Ok::<(), qat_trainer::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct LlmDistillSpec {
     /// A Hugging Face folder or a GGUF file with the same tokens. TOML: `teacher`.
@@ -23,6 +46,22 @@ pub struct LlmDistillSpec {
 }
 
 /// The reasoning-fidelity loss.
+///
+/// ```
+/// use qat_trainer::spec::{LlmRun, ReasoningSpec};
+/// let toml = r#"
+/// # data = { format = "arithmetic" }
+/// # model = { layers = 1, hidden = 16, heads = 2, mlp = 32 }
+/// # train = { steps = 100 }
+/// [distill]
+/// teacher = "runs/large"
+/// reasoning = { steps = 2.0, trajectory = 0.0 }
+/// "#;
+/// let reasoning = ReasoningSpec { weight: 1.0, steps: 2.0, trajectory: 0.0, answer: 1.0 };
+/// let distill = LlmRun::parse(toml, "run.toml".as_ref())?.distill;
+/// assert_eq!(distill.map(|distill| distill.reasoning), Some(reasoning));
+/// # Ok::<(), qat_trainer::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ReasoningSpec {

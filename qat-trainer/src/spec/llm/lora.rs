@@ -6,6 +6,25 @@ use crate::spec::Source;
 use serde::Deserialize;
 
 /// What is quantised where adapters are learned, and what is learned.
+///
+/// ```
+/// use qat_trainer::spec::{LlmRun, LoraMode};
+/// let toml = r#"
+/// # data = { format = "arithmetic" }
+/// # model = { layers = 1, hidden = 16, heads = 2, mlp = 32 }
+/// # train = { steps = 100 }
+/// [qat]
+/// bits = 2
+/// [lora]
+/// mode = "scales"
+/// "#;
+/// let lora = LlmRun::parse(toml, "run.toml".as_ref())?.lora;
+/// assert_eq!(lora.map(|lora| lora.mode), Some(LoraMode::Scales));
+/// // A rank is one of adapters, and there are none.
+/// let e = LlmRun::parse(&format!("{toml}rank = 4"), "run.toml".as_ref()).unwrap_err();
+/// assert!(e.to_string().contains("`rank` has no meaning for scales"), "{e}");
+/// # Ok::<(), qat_trainer::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum LoraMode {
@@ -23,6 +42,24 @@ pub const BLOCK_MATRICES: [&str; 7] =
 
 /// Adapters on the matrices that `[qat]` quantises, which are what learns; everything else is frozen. Without `[lora]` all
 /// weights learn.
+///
+/// ```
+/// use qat_trainer::spec::{LlmLoraSpec, LlmRun, LoraMode};
+/// let toml = r#"
+/// # data = { format = "arithmetic" }
+/// # model = { layers = 1, hidden = 16, heads = 2, mlp = 32 }
+/// # train = { steps = 100 }
+/// [qat]
+/// bits = 3
+/// [lora]
+/// rank = 8
+/// targets = ["q_proj", "v_proj"]
+/// "#;
+/// let targets = ["q_proj", "v_proj"].map(String::from).to_vec();
+/// let lora = LlmLoraSpec { mode: LoraMode::Packed, rank: 8, alpha: 16.0, targets }; // s = α/r = 2
+/// assert_eq!(LlmRun::parse(toml, "run.toml".as_ref())?.lora, Some(lora));
+/// # Ok::<(), qat_trainer::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct LlmLoraSpec {
     /// TOML: `mode = "packed"` (default), `"merged"` or `"scales"`.

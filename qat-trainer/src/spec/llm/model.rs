@@ -6,6 +6,21 @@ use serde::Deserialize;
 use std::path::{Path, PathBuf};
 
 /// The decoder that training begins with.
+///
+/// ```
+/// use qat_trainer::spec::{LlmModelSpec, LlmRun};
+/// let toml = r#"
+/// # data = { format = "text", train = ["a.txt"] }
+/// # train = { steps = 100 }
+/// [model]
+/// from = "../models/smollm2"
+/// "#;
+/// let model = LlmRun::parse(toml, "configs/run.toml".as_ref())?.model;
+/// assert_eq!(model, LlmModelSpec::Files("configs/../models/smollm2".into()));
+/// // What is loaded has a shape.
+/// assert!(LlmRun::parse(&format!("{toml}layers = 2"), "configs/run.toml".as_ref()).is_err());
+/// # Ok::<(), qat_trainer::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub enum LlmModelSpec {
     /// A Hugging Face folder or a GGUF file. TOML: `from`.
@@ -15,6 +30,23 @@ pub enum LlmModelSpec {
 }
 
 /// The shape of a decoder of the Llama family. Its embedding is its head too.
+///
+/// ```
+/// use qat_trainer::spec::{LlmModelSpec, LlmRun, ModelShape};
+/// let toml = r#"
+/// # data = { format = "arithmetic" }
+/// # train = { steps = 100 }
+/// [model]
+/// layers = 2
+/// hidden = 64
+/// heads = 4
+/// mlp = 128
+/// "#;
+/// let shape = ModelShape { layers: 2, hidden: 64, heads: 4, kv_heads: 4, mlp: 128, context: 64 };
+/// assert_eq!(LlmRun::parse(toml, "run.toml".as_ref())?.model, LlmModelSpec::Shape(shape));
+/// assert!(LlmRun::parse(&toml.replace("heads = 4", "heads = 5"), "run.toml".as_ref()).is_err()); // 64/5
+/// # Ok::<(), qat_trainer::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ModelShape {
     /// Number of blocks.

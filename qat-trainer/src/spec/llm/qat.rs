@@ -8,6 +8,25 @@ use serde::Deserialize;
 use std::path::{Path, PathBuf};
 
 /// How matrices are quantised while they are trained. Without `[qat]` they are not.
+///
+/// ```
+/// use qat_kernels::{Grid, Levels, StepRule};
+/// use qat_trainer::spec::{LlmQatSpec, LlmRun};
+/// let toml = r#"
+/// # data = { format = "arithmetic" }
+/// # model = { layers = 1, hidden = 64, heads = 2, mlp = 128 }
+/// # train = { steps = 100 }
+/// [qat]
+/// bits = 2
+/// block = 64
+/// table_bits = 8
+/// "#;
+/// let [levels, tables] = [Levels::new(2, Grid::MidRise)?, Levels::new(8, Grid::MidRise)?];
+/// let step = StepRule::PiAdaptive { group: 16 }; // α for 64 weights, k for 16
+/// let qat = LlmQatSpec { levels, step, block: Some(64), codes: None, tables: Some(tables) };
+/// assert_eq!(LlmRun::parse(toml, "run.toml".as_ref())?.qat, Some(qat));
+/// # Ok::<(), qat_trainer::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct LlmQatSpec {
     /// Codes of the matrices of all blocks. TOML: `bits`, 2 to 8, and `grid`, default `"mid-rise"`.

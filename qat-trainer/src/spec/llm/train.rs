@@ -5,6 +5,22 @@ use crate::spec::{Schedule, Source};
 use serde::Deserialize;
 
 /// How a language model is trained.
+///
+/// ```
+/// use qat_trainer::spec::{LlmRun, Schedule};
+/// let toml = r#"
+/// # data = { format = "arithmetic" }
+/// # model = { layers = 1, hidden = 16, heads = 2, mlp = 32 }
+/// [train]
+/// steps = 2000
+/// batch = 8
+/// accumulate = 4
+/// "#;
+/// let train = LlmRun::parse(toml, "run.toml".as_ref())?.train;
+/// assert_eq!(train.steps * train.accumulate * train.batch, 64_000); // examples, seen once or more often
+/// assert_eq!((train.lr, train.schedule, train.clip_norm), (1e-3, Schedule::Cosine, 1.0)); // as nothing is said
+/// # Ok::<(), qat_trainer::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LlmTrainSpec {
