@@ -10,8 +10,7 @@ use tch::{Kind, Reduction, Tensor};
 
 /// `λ_task·CE + λ_kd·T²·D`, D a [`Divergence`] of the answers at temperature T.
 ///
-/// ```no_run
-/// # fn main() -> qat_trainer::Result<()> {
+/// ```
 /// use qat_kernels::QatLossWeights;
 /// use qat_trainer::distill::{DistillationLoss, Divergence};
 /// use tch::Tensor;
@@ -22,8 +21,7 @@ use tch::{Kind, Reduction, Tensor};
 /// // The same answer up to a constant is the same distribution.
 /// let apart = loss.divergence(&student, &teacher, &Tensor::from_slice(&[0i64]))?;
 /// assert!(apart.double_value(&[]).abs() < 1e-6);
-/// # Ok(())
-/// # }
+/// # Ok::<(), qat_trainer::Error>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct DistillationLoss {
@@ -38,6 +36,15 @@ impl DistillationLoss {
     ///
     /// # Errors
     /// [`ErrorKind::Spec`] for a temperature that is not positive and finite, or a weight that is negative or not finite.
+    ///
+    /// ```
+    /// use qat_kernels::QatLossWeights;
+    /// use qat_trainer::{ErrorKind, distill::{DistillationLoss, Divergence}};
+    /// let weights = QatLossWeights { task: 0.5, distillation: 0.5, reasoning: 0.0 };
+    /// let at = |temperature| DistillationLoss::new(weights, temperature, Divergence::Kl);
+    /// assert!(at(4.0).is_ok());
+    /// assert_eq!(at(0.0).map_err(|e| e.kind()), Err(ErrorKind::Spec)); // logits are divided by it
+    /// ```
     pub fn new(weights: QatLossWeights, temperature: f32, divergence: Divergence) -> Result<Self> {
         let refuse = |problem: String| Err(Error::new(ErrorKind::Spec, problem));
         if !(temperature > 0.0 && temperature.is_finite()) {
@@ -57,6 +64,19 @@ impl DistillationLoss {
     ///
     /// # Errors
     /// [`ErrorKind::Train`] if the shapes disagree.
+    ///
+    /// ```
+    /// use qat_kernels::QatLossWeights;
+    /// use qat_trainer::distill::{DistillationLoss, Divergence};
+    /// use tch::Tensor;
+    /// let weights = QatLossWeights { task: 0.25, distillation: 0.75, reasoning: 0.0 };
+    /// let loss = DistillationLoss::new(weights, 2.0, Divergence::Kl)?;
+    /// let logits = Tensor::from_slice2(&[[1f32, 2.0], [0.0, -1.0]]);
+    /// let (task, labels) = (Tensor::from(8f32), Tensor::from_slice(&[1i64, 0]));
+    /// // A student that answers as its teacher does has the loss of the task alone.
+    /// assert_eq!(loss.total(&task, &logits, &logits, &labels)?.double_value(&[]), 0.25 * 8.0);
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     pub fn total(
         &self,
         task: &Tensor,
@@ -73,6 +93,19 @@ impl DistillationLoss {
     ///
     /// # Errors
     /// As [`Self::total`].
+    ///
+    /// ```
+    /// use qat_kernels::QatLossWeights;
+    /// use qat_trainer::distill::{DistillationLoss, Divergence};
+    /// use tch::Tensor;
+    /// let loss = DistillationLoss::new(QatLossWeights::default(), 1.0, Divergence::Kl)?;
+    /// // The teacher holds both for equally likely, the student the first for three times as likely.
+    /// let (student, teacher) = (Tensor::from_slice2(&[[3f32.ln(), 0.0]]), Tensor::from_slice2(&[[0f32, 0.0]]));
+    /// let apart = loss.divergence(&student, &teacher, &Tensor::from_slice(&[0i64]))?;
+    /// let kl = 0.5 * (0.5f64 / 0.75).ln() + 0.5 * (0.5f64 / 0.25).ln();
+    /// assert!((apart.double_value(&[]) - kl).abs() < 1e-6);
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     pub fn divergence(&self, student: &Tensor, teacher: &Tensor, labels: &Tensor) -> Result<Tensor> {
         let teacher = teacher.detach();
         let confidence = match self.divergence {
@@ -89,6 +122,20 @@ impl DistillationLoss {
     ///
     /// # Errors
     /// As [`Self::total`].
+    ///
+    /// ```
+    /// use qat_kernels::QatLossWeights;
+    /// use qat_trainer::distill::{DistillationLoss, Divergence};
+    /// use tch::Tensor;
+    /// let loss = DistillationLoss::new(QatLossWeights::default(), 1.0, Divergence::ConfidenceAware)?;
+    /// let student = Tensor::from_slice2(&[[0f32, 0.0], [3f32.ln(), 0.0]]); // ½ and ½, ¾ and ¼
+    /// let teacher = student.zeros_like();
+    /// let apart = loss.each(&student, &teacher, 1.0)?; // a teacher that is sure: KL(student ‖ teacher)
+    /// let reverse = 0.75 * (0.75f64 / 0.5).ln() + 0.25 * (0.25f64 / 0.5).ln();
+    /// assert_eq!(apart.double_value(&[0]), 0.0);
+    /// assert!((apart.double_value(&[1]) - reverse).abs() < 1e-6);
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     pub fn each(&self, student: &Tensor, teacher: &Tensor, confidence: f64) -> Result<Tensor> {
         let log_softmax = |logits: &Tensor| -> Result<Tensor> {
             Ok(logits.f_div_scalar(self.temperature)?.f_log_softmax(-1, Kind::Float)?)
@@ -106,12 +153,31 @@ impl DistillationLoss {
     }
 
     /// The weights of the parts of the loss.
+    ///
+    /// ```
+    /// use qat_kernels::QatLossWeights;
+    /// use qat_trainer::distill::{DistillationLoss, Divergence};
+    /// let loss = DistillationLoss::new(QatLossWeights::default(), 2.0, Divergence::Kl)?;
+    /// assert_eq!(loss.weights().distillation, 0.0); // the teacher need not be asked
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     #[must_use]
     pub fn weights(&self) -> QatLossWeights {
         self.weights
     }
 
     /// Whether [`Self::each`] looks at the confidence.
+    ///
+    /// ```
+    /// use qat_kernels::QatLossWeights;
+    /// use qat_trainer::distill::{DistillationLoss, Divergence};
+    /// use tch::Tensor;
+    /// let loss = DistillationLoss::new(QatLossWeights::default(), 2.0, Divergence::Kl)?;
+    /// assert!(!loss.is_confidence_aware()); // so that any number does for it
+    /// let (student, teacher) = (Tensor::from_slice2(&[[1f32, 0.0]]), Tensor::from_slice2(&[[0f32, 1.0]]));
+    /// assert_eq!(loss.each(&student, &teacher, 0.1)?, loss.each(&student, &teacher, 0.9)?);
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     #[must_use]
     pub fn is_confidence_aware(&self) -> bool {
         self.divergence == Divergence::ConfidenceAware
@@ -134,6 +200,18 @@ impl FeatureLoss {
     ///
     /// # Errors
     /// [`ErrorKind::Train`] if the shapes disagree.
+    ///
+    /// ```
+    /// use qat_trainer::distill::FeatureLoss;
+    /// use tch::Tensor;
+    /// let (student, teacher) = (Tensor::from_slice2(&[[1f32, 2.0]]), Tensor::from_slice2(&[[2f32, 2.0]]));
+    /// let mse = FeatureLoss::Mse.of(&student, &teacher)?; // (1² + 0²)/2 over (2² + 2²)/2
+    /// assert_eq!(mse.double_value(&[]), 0.125);
+    /// // Similarities of the examples to each other do not mind a factor.
+    /// let outputs = Tensor::from_slice2(&[[1f32, 0.0], [1.0, 1.0]]);
+    /// assert!(FeatureLoss::Similarity.of(&outputs, &(&outputs * 2.0))?.double_value(&[]) < 1e-12);
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     pub fn of(self, student: &Tensor, teacher: &Tensor) -> Result<Tensor> {
         let teacher = teacher.detach();
         match self {

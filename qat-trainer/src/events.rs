@@ -3,6 +3,13 @@
 use serde::{Deserialize, Serialize};
 
 /// The two phases of a training.
+///
+/// ```
+/// use qat_trainer::events::Phase;
+/// assert_eq!(Phase::Quantised.to_string(), "quantised"); // in messages and in JSON
+/// assert_eq!(serde_json::from_str::<Phase>(r#""quantised""#)?, Phase::Quantised);
+/// # Ok::<(), serde_json::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Phase {

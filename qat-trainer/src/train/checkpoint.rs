@@ -107,24 +107,76 @@ impl TrainingCheckpoint {
     }
 
     /// The phase it is in.
+    ///
+    /// ```
+    /// # use qat_trainer::{checkpoint::Checkpoint, train::TrainingCheckpoint};
+    /// # let place = r#"{"epoch": 4, "step": 2, "steps": 50, "losses": 0}"#;
+    /// # let text = format!(r#"{{"fingerprint": "", "phase": "float", "events": 55, "place": {place}}}"#);
+    /// # let mut c = Checkpoint::default();
+    /// # c.metadata.insert("training".into(), text);
+    /// # let file = c.to_bytes()?;
+    /// use qat_trainer::events::Phase;
+    /// let state = TrainingCheckpoint::from_bytes(&file)?; // of a training that was stopped early
+    /// assert_eq!(state.phase(), Phase::Float); // so that both phases are still to be finished
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     #[must_use]
     pub fn phase(&self) -> Phase {
         self.text.phase
     }
 
     /// The epoch of the phase it is in, from 1.
+    ///
+    /// ```
+    /// # use qat_trainer::{checkpoint::Checkpoint, train::TrainingCheckpoint};
+    /// # let place = r#"{"epoch": 4, "step": 2, "steps": 50, "losses": 0}"#;
+    /// # let text = format!(r#"{{"fingerprint": "", "phase": "float", "events": 55, "place": {place}}}"#);
+    /// # let mut c = Checkpoint::default();
+    /// # c.metadata.insert("training".into(), text);
+    /// # let file = c.to_bytes()?;
+    /// // Stopped when four epochs were over.
+    /// let state = TrainingCheckpoint::from_bytes(&file)?;
+    /// assert_eq!(state.epoch(), 5);
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     #[must_use]
     pub fn epoch(&self) -> u32 {
         self.text.place.epoch + 1
     }
 
     /// Steps of the phase that are done.
+    ///
+    /// ```
+    /// # use qat_trainer::{checkpoint::Checkpoint, train::TrainingCheckpoint};
+    /// # let place = r#"{"epoch": 4, "step": 2, "steps": 50, "losses": 0}"#;
+    /// # let text = format!(r#"{{"fingerprint": "", "phase": "float", "events": 55, "place": {place}}}"#);
+    /// # let mut c = Checkpoint::default();
+    /// # c.metadata.insert("training".into(), text);
+    /// # let file = c.to_bytes()?;
+    /// // Stopped after two steps of the fifth epoch; an epoch has 12.
+    /// let state = TrainingCheckpoint::from_bytes(&file)?;
+    /// assert_eq!(state.steps(), 4 * 12 + 2);
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     #[must_use]
     pub fn steps(&self) -> usize {
         self.text.place.steps
     }
 
     /// Events that the training had reported by then.
+    ///
+    /// ```
+    /// # use qat_trainer::{checkpoint::Checkpoint, train::TrainingCheckpoint};
+    /// # let place = r#"{"epoch": 4, "step": 2, "steps": 50, "losses": 0}"#;
+    /// # let text = format!(r#"{{"fingerprint": "", "phase": "float", "events": 55, "place": {place}}}"#);
+    /// # let mut c = Checkpoint::default();
+    /// # c.metadata.insert("training".into(), text);
+    /// # let file = c.to_bytes()?;
+    /// // Stopped after two steps of the fifth epoch; an epoch has 12.
+    /// let state = TrainingCheckpoint::from_bytes(&file)?;
+    /// assert_eq!(state.events(), 1 + (4 * 12 + 2) + 4); // the phase began, steps were done, epochs were done
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     #[must_use]
     pub fn events(&self) -> u64 {
         self.text.events
@@ -134,6 +186,20 @@ impl TrainingCheckpoint {
     ///
     /// # Errors
     /// [`ErrorKind::Checkpoint`] if the format cannot hold it.
+    ///
+    /// ```
+    /// # use qat_trainer::{checkpoint::Checkpoint, train::TrainingCheckpoint};
+    /// # let place = r#"{"epoch": 4, "step": 2, "steps": 50, "losses": 0}"#;
+    /// # let text = format!(r#"{{"fingerprint": "", "phase": "float", "events": 55, "place": {place}}}"#);
+    /// # let mut c = Checkpoint::default();
+    /// # c.metadata.insert("training".into(), text);
+    /// # let file = c.to_bytes()?;
+    /// let state = TrainingCheckpoint::from_bytes(&file)?;
+    /// let bytes = state.to_bytes()?;
+    /// assert_eq!(TrainingCheckpoint::from_bytes(&bytes)?, state);
+    /// assert!(Checkpoint::from_bytes(&bytes)?.metadata.contains_key("training")); // it is a safetensors file
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     pub fn to_bytes(&self) -> Result<Vec<u8>> {
         let mut all = Checkpoint::default();
         let parts = [
@@ -154,6 +220,16 @@ impl TrainingCheckpoint {
     ///
     /// # Errors
     /// [`ErrorKind::Checkpoint`] for anything else.
+    ///
+    /// ```
+    /// use qat_trainer::{checkpoint::Checkpoint, train::TrainingCheckpoint};
+    /// let mut weights = Checkpoint::default();
+    /// weights.insert("fc.weight", &[1, 1], vec![0.5])?;
+    /// // What a training ends with is no state to go on from.
+    /// let e = TrainingCheckpoint::from_bytes(&weights.to_bytes()?).unwrap_err();
+    /// assert!(e.to_string().starts_with("metadata `training`: this entry is missing"), "{e}");
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
         let mut all = Checkpoint::from_bytes(bytes)?;
         let broken = |problem: String| {
@@ -184,6 +260,39 @@ impl TrainingCheckpoint {
     ///
     /// # Errors
     /// [`ErrorKind::Io`], [`ErrorKind::Checkpoint`].
+    ///
+    /// ```
+    /// # use qat_trainer::{affine::Affine, data::{Dataset, Split, Standardisation}, spec::{Run, Shape}};
+    /// # let run = Run::parse(r#"data = { format = "none", shape = [1, 1, 1] }
+    /// # model = { layers = [{ op = "linear", name = "fc", out = 2 }] }
+    /// # train = { epochs = 40, batch = 4, lr = 0.2 }
+    /// # qat = { epochs = 5 }"#, "run.toml".as_ref())?;
+    /// # let half = Split { features: vec![-1.0, -0.5, 0.5, 1.0], labels: vec![0, 0, 1, 1] };
+    /// # let data = Dataset {
+    /// #     train: half.clone(), test: half, classes: ["below", "above"].map(String::from).to_vec(),
+    /// #     shape: Shape::flat(1), standardisation: Standardisation::none(),
+    /// #     input: Affine::from_range(-1.0, 1.0), sha256: [0; 32],
+    /// # };
+    /// # use qat_trainer::{Result, atomic::write_atomically, events::{Phase, QatEvent}};
+    /// # use qat_trainer::train::{Listener, QatTrainer, TrainingCheckpoint};
+    /// # use std::path::Path;
+    /// # let dir = tempfile::tempdir()?;
+    /// # let path = dir.path().join("training.safetensors");
+    /// struct Keep<'a>(&'a Path);
+    /// impl Listener for Keep<'_> {
+    ///     fn event(&mut self, _: &QatEvent) {}
+    ///     fn wants_stop(&mut self) -> bool {
+    ///         true
+    ///     }
+    ///     fn checkpoint(&mut self, state: &TrainingCheckpoint) -> Result<()> {
+    ///         write_atomically(self.0, &state.to_bytes()?)
+    ///     }
+    /// }
+    /// assert!(QatTrainer::new(&run, &data)?.train(&mut Keep(&path)).is_err()); // stopped after a step
+    /// let state = TrainingCheckpoint::load(&path)?;
+    /// assert_eq!((state.phase(), state.steps()), (Phase::Float, 1));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn load(path: &Path) -> Result<Self> {
         let bytes = std::fs::read(path).map_err(|e| Error::io("read", path, &e))?;
         Self::from_bytes(&bytes).map_err(|e| e.file(path))

@@ -35,6 +35,27 @@ use teacher::Teacher;
 use threads::Threads;
 
 /// The result of a phase.
+///
+/// ```
+/// # use qat_trainer::{affine::Affine, data::{Dataset, Split, Standardisation}, spec::{Run, Shape}};
+/// # let run = Run::parse(r#"data = { format = "none", shape = [1, 1, 1] }
+/// # model = { layers = [{ op = "linear", name = "fc", out = 2 }] }
+/// # train = { epochs = 40, batch = 4, lr = 0.2 }
+/// # qat = { epochs = 5 }"#, "run.toml".as_ref())?;
+/// # let half = Split { features: vec![-1.0, -0.5, 0.5, 1.0], labels: vec![0, 0, 1, 1] };
+/// # let data = Dataset {
+/// #     train: half.clone(), test: half, classes: ["below", "above"].map(String::from).to_vec(),
+/// #     shape: Shape::flat(1), standardisation: Standardisation::none(),
+/// #     input: Affine::from_range(-1.0, 1.0), sha256: [0; 32],
+/// # };
+/// use qat_trainer::{events::QatEvent, train::{QatTrainer, Trained}};
+/// // Numbers, to be told apart by their sign.
+/// let trainer = QatTrainer::new(&run, &data)?;
+/// let Trained { checkpoint, test_accuracy } = trainer.train_float(&mut |_: &QatEvent| ())?;
+/// assert_eq!(test_accuracy, 1.0);
+/// assert!(checkpoint.has("fc.weight") && !checkpoint.has("fc.alpha")); // not quantised yet
+/// # Ok::<(), qat_trainer::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct Trained {
     /// All numbers, under the names of [`crate::checkpoint`].
@@ -44,6 +65,27 @@ pub struct Trained {
 }
 
 /// The result of both phases.
+///
+/// ```
+/// # use qat_trainer::{affine::Affine, data::{Dataset, Split, Standardisation}, spec::{Run, Shape}};
+/// # let run = Run::parse(r#"data = { format = "none", shape = [1, 1, 1] }
+/// # model = { layers = [{ op = "linear", name = "fc", out = 2 }] }
+/// # train = { epochs = 40, batch = 4, lr = 0.2 }
+/// # qat = { epochs = 5 }"#, "run.toml".as_ref())?;
+/// # let half = Split { features: vec![-1.0, -0.5, 0.5, 1.0], labels: vec![0, 0, 1, 1] };
+/// # let data = Dataset {
+/// #     train: half.clone(), test: half, classes: ["below", "above"].map(String::from).to_vec(),
+/// #     shape: Shape::flat(1), standardisation: Standardisation::none(),
+/// #     input: Affine::from_range(-1.0, 1.0), sha256: [0; 32],
+/// # };
+/// use qat_trainer::{events::QatEvent, train::{Outcome, QatTrainer}};
+/// // A layer `fc` with two outputs, and no budget of bytes.
+/// let Outcome { float, quantised, bits } = QatTrainer::new(&run, &data)?.train(&mut |_: &QatEvent| ())?;
+/// assert!(!float.checkpoint.has("fc.alpha"));
+/// assert!(quantised.checkpoint.get("fc.alpha", &[2])?.iter().all(|step| *step > 0.0));
+/// assert_eq!(bits, None); // those of the run description
+/// # Ok::<(), qat_trainer::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct Outcome {
     /// The floating-point network.
@@ -73,6 +115,26 @@ impl<'a> QatTrainer<'a> {
     /// # Errors
     /// [`ErrorKind::Spec`] if the network or the way of training does not fit the data, [`ErrorKind::Data`] if a split
     /// has too few examples.
+    ///
+    /// ```
+    /// # use qat_trainer::{affine::Affine, data::{Dataset, Split, Standardisation}, spec::{Run, Shape}};
+    /// # let run = Run::parse(r#"data = { format = "none", shape = [1, 1, 1] }
+    /// # model = { layers = [{ op = "linear", name = "fc", out = 2 }] }
+    /// # train = { epochs = 40, batch = 4, lr = 0.2 }
+    /// # qat = { epochs = 5 }"#, "run.toml".as_ref())?;
+    /// # let half = Split { features: vec![-1.0, -0.5, 0.5, 1.0], labels: vec![0, 0, 1, 1] };
+    /// # let data = Dataset {
+    /// #     train: half.clone(), test: half, classes: ["below", "above"].map(String::from).to_vec(),
+    /// #     shape: Shape::flat(1), standardisation: Standardisation::none(),
+    /// #     input: Affine::from_range(-1.0, 1.0), sha256: [0; 32],
+    /// # };
+    /// use qat_trainer::{ErrorKind, train::QatTrainer};
+    /// // Two classes, and a network with two outputs.
+    /// assert!(QatTrainer::new(&run, &data).is_ok());
+    /// let three = Dataset { classes: ["below", "at", "above"].map(String::from).to_vec(), ..data };
+    /// assert_eq!(QatTrainer::new(&run, &three).map_err(|e| e.kind()).err(), Some(ErrorKind::Spec));
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     pub fn new(run: &'a Run, data: &'a Dataset) -> Result<Self> {
         let in_run = |e: Error| e.file(&run.file);
         run.model.check(data.shape, data.classes.len()).map_err(in_run)?;
@@ -113,6 +175,31 @@ impl<'a> QatTrainer<'a> {
     /// # Errors
     /// [`ErrorKind::Train`] if torch fails or the training diverges, [`ErrorKind::Stopped`] if the listener asks for it,
     /// and what the listener fails with.
+    ///
+    /// ```
+    /// # use qat_trainer::{affine::Affine, data::{Dataset, Split, Standardisation}, spec::{Run, Shape}};
+    /// # let run = Run::parse(r#"data = { format = "none", shape = [1, 1, 1] }
+    /// # model = { layers = [{ op = "linear", name = "fc", out = 2 }] }
+    /// # train = { epochs = 40, batch = 4, lr = 0.2 }
+    /// # qat = { epochs = 5 }"#, "run.toml".as_ref())?;
+    /// # let half = Split { features: vec![-1.0, -0.5, 0.5, 1.0], labels: vec![0, 0, 1, 1] };
+    /// # let data = Dataset {
+    /// #     train: half.clone(), test: half, classes: ["below", "above"].map(String::from).to_vec(),
+    /// #     shape: Shape::flat(1), standardisation: Standardisation::none(),
+    /// #     input: Affine::from_range(-1.0, 1.0), sha256: [0; 32],
+    /// # };
+    /// use qat_trainer::{events::{Phase, QatEvent}, train::QatTrainer};
+    /// // 40 epochs in floating point, then 5.
+    /// let mut epochs = Vec::new();
+    /// let outcome = QatTrainer::new(&run, &data)?.train(&mut |event: &QatEvent| {
+    ///     if let QatEvent::EpochDone { phase, epoch, .. } = event {
+    ///         epochs.push((*phase, *epoch));
+    ///     }
+    /// })?;
+    /// assert_eq!((epochs[39], epochs[44]), ((Phase::Float, 40), (Phase::Quantised, 5)));
+    /// assert_eq!(outcome.quantised.test_accuracy, 1.0);
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     pub fn train(&self, listener: &mut dyn Listener) -> Result<Outcome> {
         self.run(None, listener)
     }
@@ -122,6 +209,40 @@ impl<'a> QatTrainer<'a> {
     ///
     /// # Errors
     /// As [`Self::train`], and [`ErrorKind::Checkpoint`] if the checkpoint is not one of this training.
+    ///
+    /// ```
+    /// # use qat_trainer::{affine::Affine, data::{Dataset, Split, Standardisation}, spec::{Run, Shape}};
+    /// # let run = Run::parse(r#"data = { format = "none", shape = [1, 1, 1] }
+    /// # model = { layers = [{ op = "linear", name = "fc", out = 2 }] }
+    /// # train = { epochs = 40, batch = 4, lr = 0.2 }
+    /// # qat = { epochs = 5 }"#, "run.toml".as_ref())?;
+    /// # let half = Split { features: vec![-1.0, -0.5, 0.5, 1.0], labels: vec![0, 0, 1, 1] };
+    /// # let data = Dataset {
+    /// #     train: half.clone(), test: half, classes: ["below", "above"].map(String::from).to_vec(),
+    /// #     shape: Shape::flat(1), standardisation: Standardisation::none(),
+    /// #     input: Affine::from_range(-1.0, 1.0), sha256: [0; 32],
+    /// # };
+    /// use qat_trainer::events::QatEvent;
+    /// use qat_trainer::train::{Listener, QatTrainer, TrainingCheckpoint};
+    /// /// Stops at the first opportunity.
+    /// struct Impatient(Option<TrainingCheckpoint>);
+    /// impl Listener for Impatient {
+    ///     fn event(&mut self, _: &QatEvent) {}
+    ///     fn wants_stop(&mut self) -> bool {
+    ///         true
+    ///     }
+    ///     fn checkpoint(&mut self, state: &TrainingCheckpoint) -> qat_trainer::Result<()> {
+    ///         self.0 = Some(state.clone());
+    ///         Ok(())
+    ///     }
+    /// }
+    /// let (trainer, mut listener) = (QatTrainer::new(&run, &data)?, Impatient(None));
+    /// assert!(trainer.train(&mut listener).is_err());
+    /// let state = listener.0.ok_or("no checkpoint")?;
+    /// let resumed = trainer.resume(&state, &mut |_: &QatEvent| ())?;
+    /// assert_eq!(resumed, trainer.train(&mut |_: &QatEvent| ())?);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn resume(&self, from: &TrainingCheckpoint, listener: &mut dyn Listener) -> Result<Outcome> {
         self.run(Some(from), listener)
     }
@@ -155,6 +276,29 @@ impl<'a> QatTrainer<'a> {
     ///
     /// # Errors
     /// As [`Self::train`].
+    ///
+    /// ```
+    /// # use qat_trainer::{affine::Affine, data::{Dataset, Split, Standardisation}, spec::{Run, Shape}};
+    /// # let run = Run::parse(r#"data = { format = "none", shape = [1, 1, 1] }
+    /// # model = { layers = [{ op = "linear", name = "fc", out = 2 }] }
+    /// # train = { epochs = 40, batch = 4, lr = 0.2 }
+    /// # qat = { epochs = 5 }"#, "run.toml".as_ref())?;
+    /// # let half = Split { features: vec![-1.0, -0.5, 0.5, 1.0], labels: vec![0, 0, 1, 1] };
+    /// # let data = Dataset {
+    /// #     train: half.clone(), test: half, classes: ["below", "above"].map(String::from).to_vec(),
+    /// #     shape: Shape::flat(1), standardisation: Standardisation::none(),
+    /// #     input: Affine::from_range(-1.0, 1.0), sha256: [0; 32],
+    /// # };
+    /// use qat_trainer::{events::{Phase, QatEvent}, train::QatTrainer};
+    /// let mut ended = Vec::new();
+    /// let float = QatTrainer::new(&run, &data)?.train_float(&mut |event: &QatEvent| {
+    ///     if let QatEvent::PhaseDone { phase, test_accuracy } = event {
+    ///         ended.push((*phase, *test_accuracy));
+    ///     }
+    /// })?;
+    /// assert_eq!(ended, [(Phase::Float, float.test_accuracy)]);
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     pub fn train_float(&self, listener: &mut dyn Listener) -> Result<Trained> {
         self.float_phase(None, &mut Session::new(listener, fingerprint(self.run, self.data)?, 0))
     }
@@ -163,6 +307,26 @@ impl<'a> QatTrainer<'a> {
     ///
     /// # Errors
     /// As [`Self::train`]; besides [`ErrorKind::Checkpoint`] if `float` is not a checkpoint of this network.
+    ///
+    /// ```
+    /// # use qat_trainer::{affine::Affine, data::{Dataset, Split, Standardisation}, spec::{Run, Shape}};
+    /// # let run = Run::parse(r#"data = { format = "none", shape = [1, 1, 1] }
+    /// # model = { layers = [{ op = "linear", name = "fc", out = 2 }] }
+    /// # train = { epochs = 40, batch = 4, lr = 0.2 }
+    /// # qat = { epochs = 5 }"#, "run.toml".as_ref())?;
+    /// # let half = Split { features: vec![-1.0, -0.5, 0.5, 1.0], labels: vec![0, 0, 1, 1] };
+    /// # let data = Dataset {
+    /// #     train: half.clone(), test: half, classes: ["below", "above"].map(String::from).to_vec(),
+    /// #     shape: Shape::flat(1), standardisation: Standardisation::none(),
+    /// #     input: Affine::from_range(-1.0, 1.0), sha256: [0; 32],
+    /// # };
+    /// use qat_trainer::{events::QatEvent, train::QatTrainer};
+    /// let trainer = QatTrainer::new(&run, &data)?;
+    /// let float = trainer.train_float(&mut |_: &QatEvent| ())?; // or one from a file
+    /// let quantised = trainer.train_quantised(&float, &mut |_: &QatEvent| ())?;
+    /// assert_eq!(quantised, trainer.train(&mut |_: &QatEvent| ())?.quantised);
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     pub fn train_quantised(&self, float: &Trained, listener: &mut dyn Listener) -> Result<Trained> {
         let mut session = Session::new(listener, fingerprint(self.run, self.data)?, 0);
         session.float = Some(float.clone());
@@ -263,6 +427,30 @@ impl<'a> QatTrainer<'a> {
     ///
     /// # Errors
     /// [`ErrorKind::Checkpoint`] if it is not one of this network.
+    ///
+    /// ```
+    /// # use qat_trainer::{affine::Affine, data::{Dataset, Split, Standardisation}, spec::{Run, Shape}};
+    /// # let run = Run::parse(r#"data = { format = "none", shape = [1, 1, 1] }
+    /// # model = { layers = [{ op = "linear", name = "fc", out = 2 }] }
+    /// # train = { epochs = 40, batch = 4, lr = 0.2 }
+    /// # qat = { epochs = 5 }"#, "run.toml".as_ref())?;
+    /// # let half = Split { features: vec![-1.0, -0.5, 0.5, 1.0], labels: vec![0, 0, 1, 1] };
+    /// # let data = Dataset {
+    /// #     train: half.clone(), test: half, classes: ["below", "above"].map(String::from).to_vec(),
+    /// #     shape: Shape::flat(1), standardisation: Standardisation::none(),
+    /// #     input: Affine::from_range(-1.0, 1.0), sha256: [0; 32],
+    /// # };
+    /// use qat_trainer::{checkpoint::Checkpoint, train::QatTrainer};
+    /// // A layer `fc` that gets four numbers, of which half are positive: class 1.
+    /// let trainer = QatTrainer::new(&run, &data)?;
+    /// let mut c = Checkpoint::default();
+    /// c.insert("fc.bias", &[2], vec![0.0, 0.0])?;
+    /// for (weights, accuracy) in [([-1.0, 1.0], 1.0), ([1.0, -1.0], 0.0)] {
+    ///     c.insert("fc.weight", &[2, 1], weights.to_vec())?;
+    ///     assert_eq!(trainer.evaluate_float(&c)?, accuracy);
+    /// }
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     pub fn evaluate_float(&self, checkpoint: &Checkpoint) -> Result<f64> {
         evaluate(&FloatNet::load(&self.run.model, self.data.shape, checkpoint)?, &self.test(false))
     }
@@ -272,6 +460,36 @@ impl<'a> QatTrainer<'a> {
     ///
     /// # Errors
     /// As [`Self::evaluate_float`].
+    ///
+    /// ```
+    /// # use qat_trainer::{affine::Affine, data::{Dataset, Split, Standardisation}, spec::{Run, Shape}};
+    /// # let run = Run::parse(r#"data = { format = "none", shape = [1, 1, 1] }
+    /// # model = { layers = [{ op = "linear", name = "fc", out = 2 }] }
+    /// # train = { epochs = 40, batch = 4, lr = 0.2 }
+    /// # qat = { epochs = 5 }"#, "run.toml".as_ref())?;
+    /// # let half = Split { features: vec![-1.0, -0.5, 0.5, 1.0], labels: vec![0, 0, 1, 1] };
+    /// # let data = Dataset {
+    /// #     train: half.clone(), test: half, classes: ["below", "above"].map(String::from).to_vec(),
+    /// #     shape: Shape::flat(1), standardisation: Standardisation::none(),
+    /// #     input: Affine::from_range(-1.0, 1.0), sha256: [0; 32],
+    /// # };
+    /// use qat_trainer::{checkpoint::Checkpoint, train::QatTrainer};
+    /// // A layer `fc` that gets four numbers, of which half are positive: class 1.
+    /// let trainer = QatTrainer::new(&run, &data)?;
+    /// let mut c = Checkpoint::default();
+    /// c.insert("fc.weight", &[2, 1], vec![-1.0, 1.0])?;
+    /// c.insert("fc.bias", &[2], vec![0.0, 0.0])?;
+    /// c.insert("fc.alpha", &[2], vec![1.0, 1.0])?;
+    /// c.insert("input.scale", &[1], vec![1.0 / 64.0])?;
+    /// c.insert("fc.act.scale", &[1], vec![0.25])?;
+    /// for code in ["input", "fc.act"] {
+    ///     c.insert(&format!("{code}.zero_point"), &[1], vec![0.0])?;
+    /// }
+    /// assert_eq!(trainer.evaluate_quantised(&c)?, 1.0);
+    /// c.insert("fc.act.scale", &[1], vec![4.0])?;
+    /// assert_eq!(trainer.evaluate_quantised(&c)?, 0.5); // all logits round to 0: a tie, and the first class
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     pub fn evaluate_quantised(&self, checkpoint: &Checkpoint) -> Result<f64> {
         let net = QuantNet::load(&self.run.model, self.data.shape, checkpoint, self.learning())?;
         evaluate(&net, &self.test(true))

@@ -7,6 +7,44 @@ use crate::events::{Phase, QatEvent};
 use crate::nn::Network;
 
 /// Follows a training whose states are `C`. A closure that takes a `&QatEvent` is one that only listens.
+///
+/// ```
+/// # use qat_trainer::{affine::Affine, data::{Dataset, Split, Standardisation}, spec::{Run, Shape}};
+/// # let run = Run::parse(r#"data = { format = "none", shape = [1, 1, 1] }
+/// # model = { layers = [{ op = "linear", name = "fc", out = 2 }] }
+/// # train = { epochs = 40, batch = 4, lr = 0.2 }
+/// # qat = { epochs = 5 }"#, "run.toml".as_ref())?;
+/// # let half = Split { features: vec![-1.0, -0.5, 0.5, 1.0], labels: vec![0, 0, 1, 1] };
+/// # let data = Dataset {
+/// #     train: half.clone(), test: half, classes: ["below", "above"].map(String::from).to_vec(),
+/// #     shape: Shape::flat(1), standardisation: Standardisation::none(),
+/// #     input: Affine::from_range(-1.0, 1.0), sha256: [0; 32],
+/// # };
+/// use qat_trainer::{ErrorKind, Result, events::QatEvent};
+/// use qat_trainer::train::{Listener, QatTrainer, TrainingCheckpoint};
+/// #[derive(Default)]
+/// struct Patience {
+///     steps: usize,
+///     kept: Option<TrainingCheckpoint>,
+/// }
+/// impl Listener for Patience {
+///     fn event(&mut self, event: &QatEvent) {
+///         self.steps += usize::from(matches!(event, QatEvent::StepDone { .. }));
+///     }
+///     fn checkpoint(&mut self, state: &TrainingCheckpoint) -> Result<()> {
+///         self.kept = Some(state.clone());
+///         Ok(())
+///     }
+///     fn wants_stop(&mut self) -> bool {
+///         self.steps == 3
+///     }
+/// }
+/// let mut listener = Patience::default();
+/// let e = QatTrainer::new(&run, &data)?.train(&mut listener).unwrap_err();
+/// assert_eq!(e.kind(), ErrorKind::Stopped);
+/// assert_eq!(listener.kept.map(|state| state.steps()), Some(3)); // to resume from
+/// # Ok::<(), qat_trainer::Error>(())
+/// ```
 pub trait Listener<C = TrainingCheckpoint> {
     /// Something happened.
     fn event(&mut self, event: &QatEvent);
