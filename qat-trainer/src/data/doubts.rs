@@ -18,6 +18,14 @@ const FEW_CODES: usize = 32;
 const IMBALANCE: usize = 20;
 
 /// Something that looks wrong in a data set.
+///
+/// ```
+/// use qat_trainer::data::Doubt;
+/// let doubt = Doubt::RareClass { class: "fall".into(), examples: 12, largest: 900 };
+/// let text = doubt.to_string(); // with numbers, and what to do about them
+/// assert!(text.starts_with("class `fall` has 12 training examples, the largest class 900"), "{text}");
+/// assert!(text.contains("class_weights"), "{text}");
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Doubt {

@@ -14,6 +14,13 @@ pub struct Standardisation {
 
 impl Standardisation {
     /// Features as they are.
+    ///
+    /// ```
+    /// use qat_trainer::data::Standardisation;
+    /// let mut features = [3.0, -7.5];
+    /// Standardisation::none().apply(&mut features);
+    /// assert_eq!(features, [3.0, -7.5]);
+    /// ```
     #[must_use]
     pub fn none() -> Self {
         Self::default()
@@ -21,6 +28,12 @@ impl Standardisation {
 
     /// One pair for all pixels. The mean is rounded to a whole grey value: then the zero point of the 8-bit code is
     /// exact, and the code of a pixel is the pixel less 128.
+    ///
+    /// ```
+    /// use qat_trainer::data::Standardisation;
+    /// let grey = Standardisation::of_images(&[10.0, 21.0, 10.0, 21.0]);
+    /// assert_eq!(grey, Standardisation { mean: vec![16.0], std: vec![5.5] }); // a mean of 15.5, rounded
+    /// ```
     #[must_use]
     pub fn of_images(pixels: &[f32]) -> Self {
         let (mean, std) = moments(pixels.iter().copied());
@@ -28,6 +41,13 @@ impl Standardisation {
     }
 
     /// A pair per column of a table with rows of `width` features.
+    ///
+    /// ```
+    /// use qat_trainer::data::Standardisation;
+    /// let table = [1.0, 10.0, 3.0, 10.0]; // two rows; the second column is constant
+    /// let s = Standardisation::of_columns(&table, 2);
+    /// assert_eq!((s.mean, s.std), (vec![2.0, 10.0], vec![1.0, 1.0]));
+    /// ```
     #[must_use]
     pub fn of_columns(features: &[f32], width: usize) -> Self {
         let columns = (0..width).map(|c| moments(features.iter().skip(c).step_by(width.max(1)).copied()));
@@ -36,6 +56,13 @@ impl Standardisation {
     }
 
     /// The standardised value of feature `index`.
+    ///
+    /// ```
+    /// use qat_trainer::data::Standardisation;
+    /// let stereo = Standardisation { mean: vec![0.0, 10.0], std: vec![1.0, 2.0] };
+    /// // Left, right, left, right: the pairs repeat along a series.
+    /// assert_eq!([stereo.apply_one(2, 14.0), stereo.apply_one(3, 14.0)], [14.0, 2.0]);
+    /// ```
     #[must_use]
     pub fn apply_one(&self, index: usize, x: f32) -> f32 {
         match self.mean.len().min(self.std.len()) {
@@ -45,6 +72,13 @@ impl Standardisation {
     }
 
     /// Standardises whole examples in place.
+    ///
+    /// ```
+    /// use qat_trainer::data::Standardisation;
+    /// let mut two_rows = [1.0, 10.0, 3.0, 30.0];
+    /// Standardisation::of_columns(&two_rows, 2).apply(&mut two_rows);
+    /// assert_eq!(two_rows, [-1.0, -1.0, 1.0, 1.0]);
+    /// ```
     pub fn apply(&self, features: &mut [f32]) {
         let n = self.mean.len().min(self.std.len());
         if n == 0 {

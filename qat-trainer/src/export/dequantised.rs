@@ -10,6 +10,27 @@ use crate::spec::ModelSpec;
 ///
 /// # Errors
 /// [`crate::ErrorKind::Model`] for steps that are none, [`crate::ErrorKind::Spec`] if `model` is not the network's.
+///
+/// ```
+/// # use qat_trainer::{affine::Affine, checkpoint::Checkpoint, export::dequantised};
+/// # use qat_trainer::graph::{Graph, Quantised, Steps};
+/// # use qat_trainer::spec::{Run, Shape};
+/// # let run = Run::parse(r#"data = { format = "none", shape = [1, 2, 2] }
+/// # model = { layers = [{ op = "flatten" }, { op = "linear", name = "fc", out = 1, bits = 3 }] }
+/// # "#, "run.toml".as_ref())?;
+/// // A `flatten` and a `linear` of 3 bits, which has the codes −4 to 3.
+/// let mut c = Checkpoint::default();
+/// c.insert("fc.weight", &[1, 4], vec![1.2, 2.0, -0.6, 9.0])?;
+/// c.insert("fc.bias", &[1], vec![0.5])?;
+/// let graph = Graph::from_checkpoint(&run.model, Shape { h: 1, w: 2, c: 2 }, 1, &c)?;
+/// # let code = Affine::from_range(-1.0, 1.0);
+/// let steps = vec![None, Some(Steps::PerChannel(vec![1.0]))];
+/// let network = Quantised::new(graph, code, steps, &[None, Some(code)]);
+/// let plain = dequantised(&run.model, &network)?;
+/// assert_eq!(plain.get("fc.weight", &[1, 4])?, [1.0, 2.0, -1.0, 3.0]); // torch's order again
+/// assert_eq!(plain.get("fc.bias", &[1])?, [0.5]); // biases have no codes
+/// # Ok::<(), qat_trainer::Error>(())
+/// ```
 pub fn dequantised(model: &ModelSpec, network: &Quantised) -> Result<Checkpoint> {
     let graph = network.dequantised()?;
     let shapes = model.shapes(graph.input)?;

@@ -12,6 +12,20 @@ use std::fmt::Write as _;
 ///
 /// # Errors
 /// [`crate::ErrorKind::Model`] if the bytes are not a model.
+///
+/// ```
+/// use qat_trainer::{export::{Options, rust_module}, seeded::seeded, spec::Run};
+/// let toml = r#"
+/// data = { format = "none", shape = [1, 1, 4], classes = ["no", "yes"] }
+/// model = { layers = [{ op = "linear", out = 8, act = "relu" }, { op = "linear", out = 2 }] }
+/// "#;
+/// let file = seeded(&Run::parse(toml, "tiny.toml".as_ref())?, 1, Options::default())?;
+/// let text = rust_module(&file, None)?; // for `model.rs` beside `model.piq`
+/// assert!(text.contains("pub const INPUT_LEN: usize = 4;\n"));
+/// assert!(text.contains(r#"pub const LABELS: [&str; 2] = ["no", "yes"];"#));
+/// assert!(rust_module(&file[1..], None).is_err());
+/// # Ok::<(), qat_trainer::Error>(())
+/// ```
 pub fn rust_module(file: &[u8], front_end: Option<(LogMelConfig, usize)>) -> Result<String> {
     let model = Model::parse(file)?;
     let metadata = model.metadata()?;

@@ -6,6 +6,20 @@ use crate::error::{Error, ErrorKind, Result};
 pub const BN_EPS: f64 = 1e-5;
 
 /// The four tensors of a batch normalisation, one number per channel each.
+///
+/// ```
+/// use qat_trainer::graph::{BatchNorm, fold_batch_norm};
+/// // Two channels; γ switches the second off.
+/// let bn = BatchNorm {
+///     weight: &[1.0, 0.0],
+///     bias: &[0.0, 0.5],
+///     running_mean: &[2.0, 7.0],
+///     running_var: &[1.0 - 1e-5, 3.0],
+/// };
+/// let (w, b) = fold_batch_norm(&[3.0, 4.0], None, bn)?;
+/// assert_eq!((w, b), (vec![3.0, 0.0], vec![-2.0, 0.5]));
+/// # Ok::<(), qat_trainer::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct BatchNorm<'a> {
     /// γ.

@@ -11,6 +11,22 @@ use crate::spec::{ModelSpec, Op, Shape, Value};
 ///
 /// `layer` is the index of a layer of `model` and `shapes` the result of [`ModelSpec::shapes`] for `input`; a layer
 /// without weights has an empty order.
+///
+/// ```
+/// use qat_trainer::graph::row_order;
+/// use qat_trainer::spec::{Run, Shape};
+/// # let toml = r#"data = { format = "none", shape = [1, 2, 3] }
+/// # model = { layers = [{ op = "conv", out = 4, kernel = [1, 2] }, { op = "global-avg-pool" }] }"#;
+/// # let run = Run::parse(toml, "run.toml".as_ref())?;
+/// // A `conv` of 1×2 on 3 channels, and a `global-avg-pool`.
+/// let map = Shape { h: 1, w: 2, c: 3 };
+/// let shapes = run.model.shapes(map)?;
+/// let torch = ["red 0", "red 1", "green 0", "green 1", "blue 0", "blue 1"];
+/// let engine: Vec<&str> = row_order(&run.model, 0, map, &shapes).iter().map(|&at| torch[at]).collect();
+/// assert_eq!(engine, ["red 0", "green 0", "blue 0", "red 1", "green 1", "blue 1"]);
+/// assert!(row_order(&run.model, 1, map, &shapes).is_empty());
+/// # Ok::<(), qat_trainer::Error>(())
+/// ```
 #[must_use]
 pub fn row_order(model: &ModelSpec, layer: usize, input: Shape, shapes: &[Shape]) -> Vec<usize> {
     let Some(spec) = model.layers.get(layer) else { return Vec::new() };

@@ -42,6 +42,16 @@ impl Steps {
     ///
     /// # Errors
     /// [`ErrorKind::Checkpoint`] for numbers that are no steps, α or divisors.
+    ///
+    /// ```
+    /// use qat_kernels::{StepRule, pi_step};
+    /// use qat_trainer::{ErrorKind, graph::Steps};
+    /// let steps = Steps::new(StepRule::Pi { k: 3 }, &[0.5, 2.0], &[])?;
+    /// assert_eq!(steps, Steps::PerChannel(vec![pi_step(0.5, 3)?, pi_step(2.0, 3)?]));
+    /// let e = Steps::new(StepRule::PiAdaptive { group: 8 }, &[0.5], &[2, 6]).unwrap_err(); // k is 2 to 5
+    /// assert_eq!(e.kind(), ErrorKind::Checkpoint);
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     pub fn new(rule: StepRule, alpha: &[f32], divisors: &[u8]) -> Result<Self> {
         let wrong = |e: qat_kernels::Error| Error::new(ErrorKind::Checkpoint, e.to_string());
         match rule {
@@ -112,6 +122,17 @@ impl Steps {
 ///
 /// # Errors
 /// [`ErrorKind::Model`] if the steps are not those of a [`Steps::new`] for these weights.
+///
+/// ```
+/// use qat_kernels::{Grid, Levels, StepRule};
+/// use qat_trainer::{graph::{Steps, Weights, codes}, spec::WeightQuant};
+/// let weights = Weights { channels: 1, fan_in: 16, rows: vec![1.0; 16], bias: vec![0.0] };
+/// let quant = WeightQuant { levels: Levels::new(2, Grid::MidRise)?, step: StepRule::PiAdaptive { group: 8 } };
+/// let steps = Steps::new(quant.step, &[1.0], &[2, 4])?; // Δ = π/2 and π/4
+/// assert_eq!(codes(&weights, quant, &steps)?, [[0; 8], [1; 8]].concat()); // levels ½·Δ = 0.79 and 1½·Δ = 1.18
+/// assert!(codes(&weights, quant, &Steps::PerChannel(vec![])).is_err()); // no step for the channel
+/// # Ok::<(), qat_trainer::Error>(())
+/// ```
 pub fn codes(weights: &Weights, quant: WeightQuant, steps: &Steps) -> Result<Vec<i8>> {
     each(weights, steps, |w, step| quant.levels.quantize(w, step) as i8)
 }
@@ -120,6 +141,16 @@ pub fn codes(weights: &Weights, quant: WeightQuant, steps: &Steps) -> Result<Vec
 ///
 /// # Errors
 /// As [`codes`].
+///
+/// ```
+/// use qat_kernels::{Grid, Levels, StepRule};
+/// use qat_trainer::{graph::{Steps, Weights, dequantised_rows}, spec::WeightQuant};
+/// let weights = Weights { channels: 2, fan_in: 2, rows: vec![0.3, -3.0, 6.0, 1.0], bias: vec![0.0; 2] };
+/// let quant = WeightQuant { levels: Levels::new(2, Grid::MidTread)?, step: StepRule::Uniform };
+/// let steps = Steps::PerChannel(vec![0.5, 4.0]); // levels −1, −½, 0, ½ and −8, −4, 0, 4
+/// assert_eq!(dequantised_rows(&weights, quant, &steps)?, [0.5, -1.0, 4.0, 0.0]);
+/// # Ok::<(), qat_trainer::Error>(())
+/// ```
 pub fn dequantised_rows(weights: &Weights, quant: WeightQuant, steps: &Steps) -> Result<Vec<f32>> {
     each(weights, steps, |w, step| quant.levels.fake_quantize(w, step))
 }
@@ -139,6 +170,28 @@ impl Quantised {
     ///
     /// # Errors
     /// [`ErrorKind::Checkpoint`] if a tensor is missing, of another shape, or holds what it cannot hold.
+    ///
+    /// ```
+    /// # use qat_trainer::{checkpoint::Checkpoint, graph::{Graph, Quantised, Steps}, spec::{Run, Shape}};
+    /// # let run = Run::parse(r#"data = { format = "none", shape = [1, 1, 1] }
+    /// # model = { layers = [{ op = "linear", name = "fc", out = 1 }] }"#, "run.toml".as_ref())?;
+    /// # let mut c = Checkpoint::default();
+    /// # c.insert("fc.weight", &[1, 1], vec![0.7])?;
+    /// # c.insert("fc.bias", &[1], vec![0.0])?;
+    /// # let graph = Graph::from_checkpoint(&run.model, Shape::flat(1), 1, &c)?;
+    /// // One layer, `fc`, with one output.
+    /// for (tensor, value) in [("fc.alpha", 0.25), ("fc.act.scale", 0.5), ("fc.act.zero_point", 3.0)] {
+    ///     c.insert(tensor, &[1], vec![value])?;
+    /// }
+    /// let e = Quantised::from_checkpoint(graph.clone(), &c).unwrap_err();
+    /// assert!(e.to_string().starts_with("tensor `input.scale`: this tensor is missing"), "{e}");
+    /// c.insert("input.scale", &[1], vec![0.125])?;
+    /// c.insert("input.zero_point", &[1], vec![-128.0])?;
+    /// let network = Quantised::from_checkpoint(graph, &c)?;
+    /// assert_eq!(network.steps, [Some(Steps::PerChannel(vec![0.25]))]);
+    /// assert_eq!((network.input.dequantize(-120), network.outputs[0].dequantize(4)), (1.0, 0.5));
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     pub fn from_checkpoint(graph: Graph, from: &Checkpoint) -> Result<Self> {
         let affine = |prefix: &str| -> Result<Affine> {
             let scale = from.get(&format!("{prefix}.scale"), &[1])?[0];
@@ -173,6 +226,26 @@ impl Quantised {
     }
 
     /// A network with the given steps, and ranges for the layers that have one of their own.
+    ///
+    /// ```
+    /// # use qat_trainer::{affine::Affine, checkpoint::Checkpoint, spec::{Run, Shape}};
+    /// # use qat_trainer::graph::{Graph, Quantised, Steps};
+    /// # let run = Run::parse(r#"data = { format = "none", shape = [1, 2, 1] }
+    /// # [model]
+    /// # layers = [
+    /// #   { op = "max-pool", kernel = [1, 2] }, { op = "flatten" }, { op = "linear", name = "fc", out = 1 }
+    /// # ]"#, "run.toml".as_ref())?;
+    /// # let mut c = Checkpoint::default();
+    /// # c.insert("fc.weight", &[1, 1], vec![1.0])?;
+    /// # c.insert("fc.bias", &[1], vec![0.0])?;
+    /// # let graph = Graph::from_checkpoint(&run.model, Shape { h: 1, w: 2, c: 1 }, 1, &c)?;
+    /// // A `max-pool`, a `flatten` and a `linear`, which alone has steps and a range.
+    /// let [input, logit] = [Affine::from_range(0.0, 1.0), Affine::from_range(-8.0, 8.0)];
+    /// let steps = vec![None, None, Some(Steps::PerChannel(vec![0.5]))];
+    /// let network = Quantised::new(graph, input, steps, &[None, None, Some(logit)]);
+    /// assert_eq!(network.outputs, [input, input, logit]); // the others keep the code of what they read
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     #[must_use]
     pub fn new(graph: Graph, input: Affine, steps: Vec<Option<Steps>>, ranges: &[Option<Affine>]) -> Self {
         Self { outputs: resolve(&graph.nodes, input, ranges), graph, input, steps }
@@ -182,6 +255,24 @@ impl Quantised {
     ///
     /// # Errors
     /// As [`codes`].
+    ///
+    /// ```
+    /// # use qat_trainer::{affine::Affine, checkpoint::Checkpoint, spec::{Run, Shape}};
+    /// # use qat_trainer::graph::{Graph, Quantised, Steps};
+    /// # let run = Run::parse(r#"data = { format = "none", shape = [1, 1, 2] }
+    /// # model = { layers = [{ op = "linear", name = "fc", out = 1, bits = 2 }] }"#, "run.toml".as_ref())?;
+    /// # let mut c = Checkpoint::default();
+    /// # c.insert("fc.weight", &[1, 2], vec![0.3, -0.9])?;
+    /// # c.insert("fc.bias", &[1], vec![0.0])?;
+    /// # let graph = Graph::from_checkpoint(&run.model, Shape::flat(2), 1, &c)?;
+    /// # let code = Affine::from_range(-1.0, 1.0);
+    /// // A `linear` of 2 bits with the weights 0.3 and −0.9.
+    /// let network = Quantised::new(graph, code, vec![Some(Steps::PerChannel(vec![0.5]))], &[Some(code)]);
+    /// let outputs = |graph: &Graph| graph.forward(&[1.0, 10.0], |_, _| {});
+    /// assert_eq!(outputs(&network.dequantised()?)?, [0.5 - 10.0]); // ½ and −1
+    /// assert_eq!(outputs(&network.graph)?, [0.3 - 9.0]);
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     pub fn dequantised(&self) -> Result<Graph> {
         let mut graph = self.graph.clone();
         for (node, steps) in graph.nodes.iter_mut().zip(&self.steps) {
@@ -199,6 +290,23 @@ impl Quantised {
     ///
     /// # Errors
     /// As [`Graph::forward`]; [`ErrorKind::Model`] if `dequantised` has not as many layers.
+    ///
+    /// ```
+    /// # use qat_trainer::{affine::Affine, checkpoint::Checkpoint, spec::{Run, Shape}};
+    /// # use qat_trainer::graph::{Graph, Quantised, Steps};
+    /// # let run = Run::parse(r#"data = { format = "none", shape = [1, 1, 1] }
+    /// # model = { layers = [{ op = "linear", name = "fc", out = 1, bits = 2 }] }"#, "run.toml".as_ref())?;
+    /// # let mut c = Checkpoint::default();
+    /// # c.insert("fc.weight", &[1, 1], vec![1.0])?;
+    /// # c.insert("fc.bias", &[1], vec![0.2])?;
+    /// # let graph = Graph::from_checkpoint(&run.model, Shape::flat(1), 1, &c)?;
+    /// // x + 0.2, with a step of ½ before it and one of ¼ behind it.
+    /// let [input, output] = [0.5, 0.25].map(|scale| Affine { scale, zero_point: 0 });
+    /// let network = Quantised::new(graph, input, vec![Some(Steps::PerChannel(vec![1.0]))], &[Some(output)]);
+    /// let dequantised = network.dequantised()?;
+    /// assert_eq!(network.forward(&dequantised, &[1.3])?, [1.75]); // 1.3 counts as 1.5, and 1.7 as 1.75
+    /// # Ok::<(), qat_trainer::Error>(())
+    /// ```
     pub fn forward(&self, dequantised: &Graph, example: &[f32]) -> Result<Vec<f32>> {
         if dequantised.nodes.len() != self.outputs.len() {
             return Err(Error::new(ErrorKind::Model, "the dequantised network is another one's"));

@@ -18,6 +18,30 @@ const CODES: &str = "codes.safetensors";
 /// 1. `integrity`: header, checksum, index, the place and shape of every part, every step positive and every number finite;
 ///    codes and divisors of any bits are some code and some divisor;
 /// 2. `known answer`: there is one, and the engine computes it bit for bit.
+///
+/// ```
+/// # use qat_kernels::{Grid, Levels, StepRule};
+/// # use qat_trainer::llm::config::{Architecture, LlmConfig, RopeScaling};
+/// # use qat_trainer::llm::{BlockQuant, Decoder, LanguageModel, Tokenizer};
+/// # use qat_trainer::spec::WeightQuant;
+/// use qat_trainer::verify::verify_packed;
+/// # let config = LlmConfig {
+/// #     architecture: Architecture::Llama, vocabulary: 4, hidden: 8, layers: 1, heads: 2, kv_heads: 2,
+/// #     head_dim: 4, mlp: 8, context: 16, rope_base: 1e4, rope_scaling: RopeScaling::None, norm_eps: 1e-5,
+/// #     tied: true, qkv_bias: false, output_bias: false,
+/// # };
+/// # let decoder = Decoder::generated(&config, 1)?;
+/// # let tokenizer = Tokenizer::characters(&"ab".chars().collect())?;
+/// # let model = LanguageModel { decoder, tokenizer, chat: None, ends: vec![1] };
+/// # let quant = WeightQuant { levels: Levels::new(8, Grid::MidRise)?, step: StepRule::Uniform };
+/// // A network that has learned nothing, with an embedding of 8 bits.
+/// let mut file = model.pack([].into(), Some(BlockQuant { quant, block: None }))?;
+/// let found = |file: &[u8]| verify_packed(file.into()).iter().map(|c| (c.name, c.ok)).collect::<Vec<_>>();
+/// assert_eq!(found(&file), [("integrity", true), ("known answer", true)]);
+/// file[200] ^= 1;
+/// assert_eq!(found(&file), [("integrity", false)]); // nothing else is tried
+/// # Ok::<(), qat_trainer::Error>(())
+/// ```
 #[must_use]
 pub fn verify_packed(bytes: Vec<u8>) -> Vec<Check> {
     let len = bytes.len();
@@ -46,6 +70,29 @@ pub fn verify_packed(bytes: Vec<u8>) -> Vec<Check> {
 ///
 /// # Errors
 /// [`ErrorKind::Io`] if a file cannot be read.
+///
+/// ```
+/// # use qat_kernels::{Grid, Levels, StepRule};
+/// # use qat_trainer::{checkpoint::Checkpoint, spec::WeightQuant};
+/// # use qat_trainer::llm::{BlockQuant, QuantisedMatrix, write_codes};
+/// use qat_trainer::verify::verify_folder;
+/// # let dir = tempfile::tempdir()?;
+/// # let folder = dir.path();
+/// # let quant = WeightQuant { levels: Levels::new(3, Grid::MidRise)?, step: StepRule::Uniform };
+/// # let matrix = QuantisedMatrix::fit(BlockQuant { quant, block: None }, &[0.1, -0.7, 0.4, 0.9], 2, None)?;
+/// # let mut values = matrix.dequantise()?;
+/// # write_codes(&folder.join("codes.safetensors"), &[("m".to_owned(), matrix)].into())?;
+/// // A folder with the codes of a matrix `m` of 2×2, whose values these are.
+/// let mut weights = Checkpoint::default();
+/// for soundness in [true, false] {
+///     weights.insert("m.weight", &[2, 2], values.clone())?;
+///     weights.save(&folder.join("model.safetensors"))?;
+///     let found: Vec<_> = verify_folder(folder)?.iter().map(|check| (check.name, check.ok)).collect();
+///     assert_eq!(found, [("codes", true), ("weights", soundness)]);
+///     values[3] = values[3].next_up(); // one bit of one weight
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub fn verify_folder(folder: &Path) -> Result<Vec<Check>> {
     let path = folder.join(CODES);
     if !path.is_file() {
