@@ -25,8 +25,7 @@ type Backward = Box<dyn Fn(Vec<Option<Tensor>>, &[Tensor]) -> Result<Vec<Option<
 /// fails later, when the closure runs (its own error, a panic, a wrong number of gradients, a gradient of the wrong
 /// shape), comes out of `f_backward` or `f_run_backward` as an error.
 ///
-/// ```no_run
-/// # fn main() -> qat_trainer::Result<()> {
+/// ```
 /// use qat_trainer::autograd::closure_node;
 /// use tch::Tensor;
 /// let x = Tensor::from_slice(&[1f32, -2.0, 3.0]).set_requires_grad(true);
@@ -35,8 +34,7 @@ type Backward = Box<dyn Fn(Vec<Option<Tensor>>, &[Tensor]) -> Result<Vec<Option<
 /// let y = closure_node(y, &[&x], &[], |grad, _| Ok(vec![Some(grad.shallow_clone())]))?;
 /// y.sum(tch::Kind::Float).f_backward()?;
 /// assert_eq!(x.grad().double_value(&[1]), 1.0);
-/// # Ok(())
-/// # }
+/// # Ok::<(), qat_trainer::Error>(())
 /// ```
 pub fn closure_node<F>(output: Tensor, inputs: &[&Tensor], saved: &[&Tensor], backward: F) -> Result<Tensor>
 where
@@ -73,6 +71,20 @@ where
 ///
 /// # Errors
 /// The same.
+///
+/// ```
+/// use qat_trainer::autograd::closure_nodes;
+/// use tch::{Kind, Tensor};
+/// let x = Tensor::from_slice(&[1f32, -2.0]).set_requires_grad(true);
+/// let outputs = tch::no_grad(|| [&x * 2.0, &x * 3.0]);
+/// let [a, b] = closure_nodes(outputs, &[&x], &[], |grads, _| {
+///     let terms = grads.iter().zip([2.0, 3.0]).filter_map(|(grad, factor)| Some(grad.as_ref()? * factor));
+///     Ok(vec![terms.reduce(|a, b| a + b)])
+/// })?;
+/// (a * 10.0 + b).sum(Kind::Float).f_backward()?;
+/// assert_eq!(x.grad(), Tensor::from_slice(&[23f32, 23.0])); // 10·2 + 3
+/// # Ok::<(), qat_trainer::Error>(())
+/// ```
 pub fn closure_nodes<const N: usize, F>(
     outputs: [Tensor; N],
     inputs: &[&Tensor],

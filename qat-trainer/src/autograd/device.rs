@@ -15,6 +15,15 @@ use tch::{Cuda, Device};
 ///
 /// # Errors
 /// [`ErrorKind::Spec`] for another name; [`ErrorKind::Unsupported`] if there is no such GPU, or a libtorch without CUDA.
+///
+/// ```
+/// use qat_trainer::{ErrorKind, autograd::device};
+/// use tch::Device;
+/// assert_eq!(device("cpu")?, Device::Cpu);
+/// assert_eq!(device("gpu").map_err(|e| e.kind()), Err(ErrorKind::Spec)); // it is called cuda
+/// assert_eq!(device("cuda:999").map_err(|e| e.kind()), Err(ErrorKind::Unsupported)); // nobody has so many
+/// # Ok::<(), qat_trainer::Error>(())
+/// ```
 pub fn device(name: &str) -> Result<Device> {
     let index = match name.split_once(':') {
         None if name == "cpu" => return Ok(Device::Cpu),
@@ -56,6 +65,17 @@ fn load_cuda() -> Result<(), &'static str> {
 }
 
 /// What torch's allocator says of a GPU, in bytes.
+///
+/// ```
+/// use qat_trainer::autograd::{device, gpu_memory};
+/// use tch::{Kind, Tensor};
+/// if let Ok(gpu) = device("cuda") {
+///     let _weights = Tensor::zeros([1024, 1024], (Kind::BFloat16, gpu));
+///     let memory = gpu_memory(gpu)?.unwrap_or_default();
+///     assert!(memory.now >= 2 << 20 && memory.reserved >= memory.now); // 2 bytes a number
+/// }
+/// # Ok::<(), qat_trainer::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct GpuMemory {
     /// Of tensors that are alive.
@@ -77,6 +97,13 @@ pub(super) fn index(device: Device) -> Option<c_int> {
 ///
 /// # Errors
 /// [`ErrorKind::Train`] if torch refuses.
+///
+/// ```
+/// use qat_trainer::autograd::gpu_memory;
+/// use tch::Device;
+/// assert_eq!(gpu_memory(Device::Cpu)?, None); // not 0 bytes
+/// # Ok::<(), qat_trainer::Error>(())
+/// ```
 pub fn gpu_memory(device: Device) -> Result<Option<GpuMemory>> {
     let Some(index) = index(device) else { return Ok(None) };
     let [mut now, mut peak, mut reserved] = [0; 3];
@@ -90,6 +117,18 @@ pub fn gpu_memory(device: Device) -> Result<Option<GpuMemory>> {
 ///
 /// # Errors
 /// [`ErrorKind::Train`] if torch refuses.
+///
+/// ```
+/// use qat_trainer::autograd::{device, gpu_memory, reset_peak};
+/// use tch::{Device, Kind, Tensor};
+/// let device = device("cuda").unwrap_or(Device::Cpu);
+/// reset_peak(device)?;
+/// drop(Tensor::zeros([1 << 20], (Kind::Float, device)));
+/// if let Some(memory) = gpu_memory(device)? {
+///     assert!(memory.peak >= memory.now + (4 << 20)); // what is gone again counts
+/// }
+/// # Ok::<(), qat_trainer::Error>(())
+/// ```
 pub fn reset_peak(device: Device) -> Result<()> {
     // SAFETY: the function takes a number.
     index(device).map_or(Ok(()), |index| ffi::check(unsafe { ffi::qat_gpu_reset_peak(index) }))
@@ -99,6 +138,17 @@ pub fn reset_peak(device: Device) -> Result<()> {
 ///
 /// # Errors
 /// [`ErrorKind::Train`] if torch refuses.
+///
+/// ```
+/// use qat_trainer::autograd::{device, empty_cache, gpu_memory, reset_peak};
+/// use tch::{Device, Kind, Tensor};
+/// let device = device("cuda").unwrap_or(Device::Cpu);
+/// drop(Tensor::zeros([1 << 20], (Kind::Float, device))); // its 4 MiB are kept for the next tensor
+/// empty_cache(device)?;
+/// reset_peak(device)?;
+/// assert!(gpu_memory(device)?.is_none_or(|memory| memory.reserved < 4 << 20));
+/// # Ok::<(), qat_trainer::Error>(())
+/// ```
 pub fn empty_cache(device: Device) -> Result<()> {
     // SAFETY: the function takes nothing.
     index(device).map_or(Ok(()), |_| ffi::check(unsafe { ffi::qat_gpu_empty_cache() }))
@@ -108,6 +158,20 @@ pub fn empty_cache(device: Device) -> Result<()> {
 ///
 /// # Errors
 /// [`ErrorKind::Train`] if torch refuses, or if something that the GPU was given has failed.
+///
+/// ```
+/// use qat_trainer::autograd::{device, synchronise};
+/// use std::time::{Duration, Instant};
+/// use tch::{Device, Kind, Tensor};
+/// let device = device("cuda").unwrap_or(Device::Cpu);
+/// let x = Tensor::ones([64, 64], (Kind::Float, device));
+/// let begin = Instant::now();
+/// let y = x.matmul(&x); // on a GPU it has not begun when this returns
+/// synchronise(device)?;
+/// assert!(begin.elapsed() > Duration::ZERO); // the time of the product
+/// assert_eq!(y.double_value(&[0, 0]), 64.0);
+/// # Ok::<(), qat_trainer::Error>(())
+/// ```
 pub fn synchronise(device: Device) -> Result<()> {
     // SAFETY: the function takes a number.
     index(device).map_or(Ok(()), |index| ffi::check(unsafe { ffi::qat_gpu_synchronize(index) }))

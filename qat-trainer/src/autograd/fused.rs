@@ -289,6 +289,13 @@ fn load(device: Device, index: c_int) -> Result<Loaded, String> {
 ///
 /// # Errors
 /// [`ErrorKind::Unsupported`] with the reason.
+///
+/// ```
+/// use qat_trainer::{ErrorKind, autograd::fused_kernels};
+/// use tch::Device;
+/// // The CPU has kernels of its own, in `qat-kernels`.
+/// assert_eq!(fused_kernels(Device::Cpu).map_err(|e| e.kind()), Err(ErrorKind::Unsupported));
+/// ```
 pub fn fused_kernels(device: Device) -> Result<()> {
     loaded(device).map(|_| ()).map_err(|problem| Error::new(ErrorKind::Unsupported, problem))
 }

@@ -10,6 +10,14 @@ type Size = unsafe extern "C" fn(Program, *mut usize) -> c_int;
 type Bytes = unsafe extern "C" fn(Program, *mut c_char) -> c_int;
 
 /// What the compiler makes of a source.
+///
+/// ```
+/// use qat_trainer::{ErrorKind, autograd::compile_kernels};
+/// match compile_kernels("sm_90") {
+///     Ok(compiled) => assert!(compiled.cubin.starts_with(b"\x7fELF")), // what the driver loads
+///     Err(e) => assert_eq!(e.kind(), ErrorKind::Unsupported), // no NVRTC on this machine
+/// }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Compiled {
     /// Machine code for one family of GPUs.
@@ -37,6 +45,13 @@ pub(super) const SOURCE: &CStr = {
 ///
 /// # Errors
 /// [`ErrorKind::Unsupported`] if there is no NVRTC or it does not know the architecture; its log is in the message.
+///
+/// ```
+/// use qat_trainer::{ErrorKind, autograd::compile_kernels};
+/// let e = compile_kernels("sm_1").unwrap_err(); // no GPU of ours, with NVRTC or without
+/// assert_eq!(e.kind(), ErrorKind::Unsupported);
+/// assert!(e.to_string().starts_with("no CUDA kernels for sm_1: "), "{e}");
+/// ```
 pub fn compile_kernels(architecture: &str) -> Result<Compiled> {
     compile(architecture).map_err(|problem| {
         Error::new(ErrorKind::Unsupported, format!("no CUDA kernels for {architecture}: {problem}"))

@@ -7,6 +7,19 @@ use crate::error::{Error, ErrorKind, Result};
 use qat_kernels::ste_simd::AdamW;
 
 /// How one step moves a parameter.
+///
+/// ```
+/// use qat_kernels::ste_simd::AdamW;
+/// use qat_trainer::llm::{Learned, Linear, Rates, Rule};
+/// use tch::Tensor;
+/// let adamw = AdamW { lr: 0.5, weight_decay: 0.0, ..AdamW::default() };
+/// let rates = Rates { weights: Rule::AdamW(adamw), scales: adamw, factor: 1.0 };
+/// let mut w = Learned::new(&Tensor::from_slice2(&[[1f32, 1.0]]), None)?;
+/// w.update(&[Tensor::from_slice2(&[[1e-3f32, -1e3]])], &rates)?;
+/// // The first step is as long as the rate, however long the gradient is.
+/// assert!(w.weight()?.allclose(&Tensor::from_slice2(&[[0.5f32, 1.5]]), 1e-4, 0.0, false));
+/// # Ok::<(), qat_trainer::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub enum Rule {
     /// [`AdamW`].
@@ -28,6 +41,20 @@ impl Rule {
 
 /// Stochastic gradient descent with momentum, as torch defines it: the velocity is `m ← μ·m + g'` with
 /// `g' = g + decay·p`, and `p ← p − lr·m`, with Nesterov's momentum `p ← p − lr·(g' + μ·m)`.
+///
+/// ```
+/// use qat_kernels::ste_simd::AdamW;
+/// use qat_trainer::llm::{Learned, Linear, Rates, Rule, Sgd};
+/// use tch::Tensor;
+/// let sgd = Sgd { lr: 0.5, momentum: 0.5, nesterov: false, weight_decay: 0.0 };
+/// let rates = Rates { weights: Rule::Sgd(sgd), scales: AdamW::default(), factor: 1.0 };
+/// let mut w = Learned::new(&Tensor::from_slice2(&[[4f32]]), None)?;
+/// for _ in 0..2 {
+///     w.update(&[Tensor::from_slice2(&[[2f32]])], &rates)?; // velocities of 2 and ½·2 + 2 = 3
+/// }
+/// assert_eq!(w.weight()?.double_value(&[0, 0]), 4.0 - 0.5 * 2.0 - 0.5 * 3.0);
+/// # Ok::<(), qat_trainer::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct Sgd {
     /// Learning rate.

@@ -75,6 +75,18 @@ pub(crate) struct Kind<'a> {
 }
 
 /// Hyperparameters of one update.
+///
+/// ```
+/// use qat_kernels::ste_simd::AdamW;
+/// use qat_trainer::llm::{Learned, Linear, Rates, Rule, Sgd};
+/// use tch::Tensor;
+/// let plain = Sgd { lr: 1.0, momentum: 0.0, nesterov: false, weight_decay: 0.0 };
+/// let rates = Rates { weights: Rule::Sgd(plain), scales: AdamW::default(), factor: 0.25 };
+/// let mut w = Learned::new(&Tensor::from_slice2(&[[2f32, 0.0]]), None)?;
+/// w.update(&[Tensor::from_slice2(&[[4f32, -8.0]])], &rates)?; // a quarter of it, to clip its norm
+/// assert_eq!(w.weight()?, Tensor::from_slice2(&[[1f32, 2.0]]));
+/// # Ok::<(), qat_trainer::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct Rates {
     /// For the weights.
