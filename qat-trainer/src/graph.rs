@@ -235,7 +235,7 @@ impl Weights {
     /// assert_eq!(sums, [-1.0, 1.0, 4.0]);
     /// ```
     pub fn channel_rows(&self) -> impl ExactSizeIterator<Item = &[f32]> {
-        self.rows.chunks_exact(self.fan_in)
+        self.rows.chunks_exact(self.fan_in.max(1))
     }
 }
 

@@ -69,7 +69,14 @@ fn has_example(item: &Item, items: &[Item]) -> bool {
 /// The public items of a source, in rustfmt's layout.
 fn items(text: &str) -> Vec<Item> {
     let (mut items, mut example, mut fenced, mut of) = (Vec::new(), false, false, None);
+    let mut quoted = false;
     for (i, line) in text.lines().enumerate() {
+        // Sources may lie in raw strings: those of generated modules.
+        let ends = if quoted { Some(line) } else { line.split_once("r#\"").map(|(_, rest)| rest) };
+        if let Some(ends) = ends.filter(|_| !line.trim_start().starts_with("//")) {
+            quoted = !ends.contains("\"#");
+            continue;
+        }
         if line.starts_with("impl") {
             of = implemented(line);
         } else if line.starts_with('}') {
@@ -120,7 +127,7 @@ fn implemented(line: &str) -> Option<String> {
 mod tests {
     use super::*;
 
-    const SOURCE: &str = r#"
+    const SOURCE: &str = r##"
 /// A pair.
 #[derive(
     Clone,
@@ -152,7 +159,10 @@ pub trait Alone {}
 
 pub(crate) struct Hidden;
 pub const LEN: usize = 1;
+const MODULE: &str = r#"
+pub fn generated() {}
 "#;
+"##;
 
     #[test]
     fn an_example_is_a_block_of_rust_right_above() {

@@ -74,7 +74,7 @@ impl std::fmt::Display for Shape {
 pub struct Window {
     /// `kernel`.
     pub kernel: [usize; 2],
-    /// `stride`; default 1, for pooling the kernel.
+    /// `stride`; default 1, for pooling the kernel. Set to 0 by hand it counts as 1.
     pub stride: [usize; 2],
     /// `pad`: zeros (the real number 0) around the input; default 0. Pooling has none.
     pub pad: Padding,
@@ -124,7 +124,7 @@ impl Window {
     #[must_use]
     pub fn pads(&self, input: Shape) -> [usize; 4] {
         let total = |axis: usize, len: usize| {
-            let [kernel, stride] = [self.kernel[axis], self.stride[axis]];
+            let [kernel, stride] = [self.kernel[axis], self.stride[axis].max(1)];
             ((len.div_ceil(stride).max(1) - 1) * stride + kernel).saturating_sub(len)
         };
         match self.pad {
@@ -149,7 +149,7 @@ impl Window {
     pub fn output(&self, input: Shape) -> Option<[usize; 2]> {
         let [top, left, bottom, right] = self.pads(input);
         let side = |axis: usize, padded: usize| {
-            padded.checked_sub(self.kernel[axis]).map(|room| room / self.stride[axis] + 1)
+            padded.checked_sub(self.kernel[axis]).map(|room| room / self.stride[axis].max(1) + 1)
         };
         Some([side(0, input.h + top + bottom)?, side(1, input.w + left + right)?])
     }

@@ -250,6 +250,9 @@ impl TrainingCheckpoint {
             epoch: b.epoch,
             network: take(BEST),
         });
+        if text.place.epoch == u32::MAX || text.place.steps == usize::MAX {
+            return Err(broken("more epochs or steps than can be counted are over".into()));
+        }
         if text.phase == Phase::Quantised && float.is_none() {
             return Err(broken("the result of the floating-point phase is missing".into()));
         }
@@ -376,6 +379,10 @@ mod tests {
         (s.float, s.text.float_accuracy) = (None, None);
         let e = TrainingCheckpoint::from_bytes(&s.to_bytes().unwrap()).unwrap_err();
         assert!(e.to_string().contains("floating-point phase is missing"), "{e}");
+        let mut s = sample();
+        s.text.place.epoch = u32::MAX;
+        let e = TrainingCheckpoint::from_bytes(&s.to_bytes().unwrap()).unwrap_err();
+        assert!(e.to_string().contains("more epochs or steps than can be counted"), "{e}");
         assert!(sample().belongs_to("f").is_ok() && sample().belongs_to("g").is_err());
     }
 }

@@ -117,7 +117,11 @@ impl<'a> Fit<'a> {
         let order = Random::new(spec.seed, Purpose::Order(random_epoch)).order(self.examples.learn.len());
         let order: Vec<usize> = order.into_iter().map(|i| self.examples.learn[i]).collect();
         let per_step = self.batch * self.accumulate;
-        let order = &order[self.place.step * per_step..self.steps_per_epoch * per_step];
+        let done = self.place.step.saturating_mul(per_step);
+        let Some(order) = order.get(done..self.steps_per_epoch * per_step) else {
+            let problem = format!("step {} of epochs of {}", self.place.step, self.steps_per_epoch);
+            return Err(Error::new(ErrorKind::Checkpoint, problem));
+        };
         let source = &self.examples.train;
         let work = Work { source, order, batch: self.batch, spec, epoch: random_epoch };
         with_batches(&work, |next| {

@@ -280,6 +280,29 @@ fn a_stop_on_request_keeps_the_state_and_says_where() {
 }
 
 #[test]
+fn a_state_beyond_its_epoch_is_refused() {
+    let (run, data) = (small_cnn(8), quarters());
+    let trainer = QatTrainer::new(&run, &data).unwrap();
+    let mut listener = Keeper { stop_after: Some(2), ..Keeper::default() };
+    let _ = trainer.train(&mut listener).unwrap_err();
+    let state = Checkpoint::from_bytes(&listener.states[1].0.to_bytes().unwrap()).unwrap();
+    let with = |step: &str| {
+        let mut state = state.clone();
+        let text = state.metadata.get_mut("training").unwrap();
+        assert!(text.contains(r#""step":2"#), "{text}");
+        *text = text.replace(r#""step":2"#, &format!(r#""step":{step}"#));
+        let state = TrainingCheckpoint::from_bytes(&state.to_bytes().unwrap()).unwrap();
+        trainer.resume(&state, &mut |_: &QatEvent| ())
+    };
+    assert!(with("2").is_ok());
+    for step in ["1000000", "18446744073709551615"] {
+        let e = with(step).unwrap_err();
+        assert_eq!(e.kind(), ErrorKind::Checkpoint);
+        assert!(e.to_string().contains(&format!("step {step} of epochs of")), "{e}");
+    }
+}
+
+#[test]
 fn a_listener_that_fails_ends_the_training_with_its_error() {
     struct Full;
     impl Listener for Full {
