@@ -64,6 +64,21 @@ impl<S: AsRef<[f32]> + AsMut<[f32]>, K: AsRef<[u8]> + AsMut<[u8]>> AdaptivePiQua
     /// [`Error::Group`] for a group that is not 8, 16 or 32; [`Error::Range`] for a bad parameter of the estimator; [`Error::Empty`]
     /// without α or k; [`Error::NotPositive`] for an α that gives no positive normal step with every k;
     /// [`Error::Divisor`] for a k outside 2..=5.
+    ///
+    /// ```
+    /// use core::f32::consts::{FRAC_PI_4, PI};
+    /// use qat_kernels::quantizer::{AdaptivePiQuantizer, DifferentiableQuantizer, QuantizerSettings};
+    /// use qat_kernels::{Error, Grid, Levels};
+    /// let settings = QuantizerSettings::new(Levels::new(2, Grid::MidRise)?);
+    /// // Two channels, each of two groups of 16: α = 1 with k = 2 and 3, α = ½ with k = 4 and 5.
+    /// let quantizer = AdaptivePiQuantizer::new(settings, 16, [1.0, 0.5], [2, 3, 4, 5])?;
+    /// let mut w_hat = [0.0; 64];
+    /// quantizer.forward(&[0.1; 64], &mut w_hat)?;
+    /// assert_eq!((w_hat[0], w_hat[32]), (FRAC_PI_4, PI / 16.0)); // level ½ of π/2, and of ½·π/4
+    /// let tens = AdaptivePiQuantizer::new(settings, 10, [1.0], [3; 4]);
+    /// assert_eq!(tens, Err(Error::Group { group: 10 }));
+    /// # Ok::<(), Error>(())
+    /// ```
     pub fn new(settings: QuantizerSettings, group: usize, alphas: S, divisors: K) -> Result<Self> {
         settings.ste.validate()?;
         check_group(group)?;
@@ -77,30 +92,93 @@ impl<S: AsRef<[f32]> + AsMut<[f32]>, K: AsRef<[u8]> + AsMut<[u8]>> AdaptivePiQua
     }
 
     /// α, one per channel.
+    ///
+    /// ```
+    /// use qat_kernels::quantizer::{AdaptivePiQuantizer, DifferentiableQuantizer, QuantizerSettings};
+    /// # use qat_kernels::{Grid, Levels};
+    /// # let settings = QuantizerSettings::new(Levels::new(2, Grid::MidRise)?);
+    /// let mut quantizer = AdaptivePiQuantizer::new(settings, 8, [1.0, 2.0], [2, 5])?;
+    /// let (gradient, rate) = ([0.5, -1.0], 0.5);
+    /// let moved: Vec<f32> = quantizer.alphas().iter().zip(gradient).map(|(a, g)| a - rate * g).collect();
+    /// quantizer.set_scales(&moved)?;
+    /// assert_eq!(quantizer.alphas(), [0.75, 2.5]);
+    /// assert_eq!(quantizer.divisors(), [2, 5]); // no gradient moves k
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     #[must_use]
     pub fn alphas(&self) -> &[f32] {
         self.alphas.as_ref()
     }
 
     /// k, one per group, row after row.
+    ///
+    /// ```
+    /// use qat_kernels::quantizer::{AdaptivePiQuantizer, QuantizerSettings, pack_divisors};
+    /// # use qat_kernels::quantizer::{DifferentiableQuantizer, INLINE_GROUPS};
+    /// # use qat_kernels::{Grid, Levels};
+    /// # let settings = QuantizerSettings::new(Levels::new(2, Grid::MidRise)?);
+    /// let quantizer = AdaptivePiQuantizer::new(settings, 8, [1.0], [2, 3, 4, 5])?;
+    /// let mut packed = [0];
+    /// pack_divisors(quantizer.divisors(), 4, &mut packed)?; // a row of four groups
+    /// assert_eq!(packed, [0b11_10_01_00]);
+    ///
+    /// let mut roomy = AdaptivePiQuantizer::new(settings, 8, [1.0], [3; INLINE_GROUPS])?;
+    /// roomy.init_scale_from_weights(&[0.5; 24])?;
+    /// assert_eq!(roomy.divisors().len(), 3); // those in use
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     #[must_use]
     pub fn divisors(&self) -> &[u8] {
         &self.divisors.as_ref()[..self.groups]
     }
 
     /// Weights per group.
+    ///
+    /// ```
+    /// use core::f32::consts::FRAC_PI_4;
+    /// use qat_kernels::{pi_step, quantizer::{AdaptivePiQuantizer, QuantizerSettings}};
+    /// # use qat_kernels::{Grid, Levels};
+    /// # let settings = QuantizerSettings::new(Levels::new(2, Grid::MidRise)?);
+    /// let quantizer = AdaptivePiQuantizer::new(settings, 16, [1.0], [2, 4])?;
+    /// let k = quantizer.divisors()[20 / quantizer.group()]; // of weight 20
+    /// assert_eq!(pi_step(quantizer.alphas()[0], k)?, FRAC_PI_4);
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     #[must_use]
     pub fn group(&self) -> usize {
         self.group
     }
 
     /// The settings.
+    ///
+    /// ```
+    /// use qat_kernels::quantizer::{AdaptivePiQuantizer, QuantizerSettings};
+    /// # use qat_kernels::{Grid, Levels};
+    /// let settings = QuantizerSettings::new(Levels::new(3, Grid::MidRise)?);
+    /// let quantizer = AdaptivePiQuantizer::new(settings, 16, [1.0], [3; 2])?;
+    /// let bits = f32::from(quantizer.settings().levels.bits()) + 2.0 / quantizer.group() as f32;
+    /// assert_eq!(bits, 3.125); // per weight, besides α: a code, and a sixteenth of a divisor
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     #[must_use]
     pub fn settings(&self) -> &QuantizerSettings {
         &self.settings
     }
 
     /// Takes the storage of α and k back.
+    ///
+    /// ```
+    /// use qat_kernels::quantizer::{AdaptivePiQuantizer, QuantizerSettings};
+    /// use qat_kernels::{Grid, Levels, SteVariant};
+    /// let settings = QuantizerSettings::new(Levels::new(2, Grid::MidRise)?);
+    /// let quantizer = AdaptivePiQuantizer::new(settings, 8, [0.5], [2, 5])?;
+    /// // Another estimator for the rest of a training, with the same α and k.
+    /// let ewgs = settings.with_ste(SteVariant::Ewgs { lambda: 0.1 });
+    /// let (alphas, divisors) = quantizer.into_parts();
+    /// let quantizer = AdaptivePiQuantizer::new(ewgs, 8, alphas, divisors)?;
+    /// assert_eq!((quantizer.alphas(), quantizer.divisors()), (&[0.5][..], &[2, 5][..]));
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     #[must_use]
     pub fn into_parts(self) -> (S, K) {
         (self.alphas, self.divisors)
@@ -111,6 +189,19 @@ impl<S: AsRef<[f32]> + AsMut<[f32]>, K: AsRef<[u8]> + AsMut<[u8]>> AdaptivePiQua
     ///
     /// # Errors
     /// As `forward`, and those of an importance.
+    ///
+    /// ```
+    /// use core::f32::consts::PI;
+    /// use qat_kernels::quantizer::{AdaptivePiQuantizer, QuantizerSettings};
+    /// use qat_kernels::{Grid, Levels};
+    /// let settings = QuantizerSettings::new(Levels::new(2, Grid::MidRise)?); // levels ±½, ±1½
+    /// let mut quantizer = AdaptivePiQuantizer::new(settings, 8, [1.0], [3; 2])?;
+    /// let mut weights = [PI / 4.0; 16]; // half a step of k = 2
+    /// weights[8..].fill(PI / 10.0); // half a step of k = 5
+    /// quantizer.rechoose_divisors(&weights, None)?;
+    /// assert_eq!((quantizer.alphas(), quantizer.divisors()), (&[1.0][..], &[2, 5][..]));
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     pub fn rechoose_divisors(&mut self, weights: &[f32], importance: Option<&[f32]>) -> Result<()> {
         self.per_channel(weights.len(), What::Weights)?;
         let (levels, group, alphas) = (self.settings.levels, self.group, self.alphas.as_ref());

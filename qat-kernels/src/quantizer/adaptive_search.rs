@@ -64,6 +64,20 @@ pub fn fit_adaptive(
 ///
 /// # Errors
 /// [`Error::NotPositive`] for an α that gives no step; otherwise as [`fit_adaptive`].
+///
+/// ```
+/// use core::f32::consts::FRAC_1_PI;
+/// use qat_kernels::{Error, Grid, Levels, What, quantizer::choose_divisors};
+/// let levels = Levels::new(2, Grid::MidTread)?; // levels −2..=1
+/// let mut row = [0.5; 16];
+/// row[8..].fill(0.25);
+/// let mut divisors = [0; 2];
+/// choose_divisors(levels, 8, FRAC_1_PI, &row, None, &mut divisors)?;
+/// assert_eq!(divisors, [2, 4]); // steps of ½ and ¼: no error at all
+/// let e = Error::NotPositive { what: What::Alpha, index: 0, value: 0.0 };
+/// assert_eq!(choose_divisors(levels, 8, 0.0, &row, None, &mut divisors), Err(e));
+/// # Ok::<(), Error>(())
+/// ```
 pub fn choose_divisors(
     levels: Levels,
     group: usize,

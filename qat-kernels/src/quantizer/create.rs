@@ -11,6 +11,22 @@ use crate::grid::{Grid, Levels};
 use alloc::{boxed::Box, vec, vec::Vec};
 
 /// Whichever quantiser a configuration asks for, without a heap.
+///
+/// ```
+/// use qat_kernels::quantizer::{Quantizer, create_quantizer};
+/// use qat_kernels::{QatConfig, Result};
+/// let stored = |config| -> Result<String> {
+///     Ok(match create_quantizer(&config)? {
+///         Quantizer::Uniform(_) => "s".into(),
+///         Quantizer::Pi(pi) => format!("α, k = {}", pi.k()),
+///         Quantizer::Adaptive(pi) => format!("α, k per {} weights", pi.group()),
+///     })
+/// };
+/// assert_eq!(stored(QatConfig::default())?, "s");
+/// assert_eq!(stored(QatConfig::piq3())?, "α, k = 4");
+/// assert_eq!(stored(QatConfig::piq2a())?, "α, k per 16 weights");
+/// # Ok::<(), qat_kernels::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Quantizer<S = [f32; 1], K = [u8; INLINE_GROUPS]> {
     /// Free steps.
@@ -95,6 +111,15 @@ where
 ///
 /// # Errors
 /// As [`create_quantizer_in`].
+///
+/// ```
+/// use qat_kernels::{Error, QatConfig, QuantGranularity, What, quantizer::scales_needed};
+/// let groups = QatConfig::default().with_granularity(QuantGranularity::PerGroup(64));
+/// assert_eq!(scales_needed(&groups, 10, 256)?, 40); // four to a row
+/// let e = Error::NotDivisible { what: What::Weights, len: 100, by: 64 };
+/// assert_eq!(scales_needed(&groups, 10, 100), Err(e));
+/// # Ok::<(), Error>(())
+/// ```
 pub fn scales_needed(config: &QatConfig, rows: usize, columns: usize) -> Result<usize> {
     check(config)?;
     if rows == 0 || columns == 0 {
@@ -111,6 +136,15 @@ pub fn scales_needed(config: &QatConfig, rows: usize, columns: usize) -> Result<
 ///
 /// # Errors
 /// As [`create_quantizer_in`].
+///
+/// ```
+/// use qat_kernels::quantizer::{divisors_needed, packed_divisors_len};
+/// use qat_kernels::QatConfig;
+/// let divisors = divisors_needed(&QatConfig::piq3a(), 10, 256)?; // k per group of 16
+/// assert_eq!((divisors, packed_divisors_len(10, divisors / 10)), (160, 40)); // 40 bytes in a file
+/// assert_eq!(divisors_needed(&QatConfig::piq3(), 10, 256)?, 0); // one k for all
+/// # Ok::<(), qat_kernels::Error>(())
+/// ```
 pub fn divisors_needed(config: &QatConfig, rows: usize, columns: usize) -> Result<usize> {
     scales_needed(config, rows, columns)?;
     match config.step {

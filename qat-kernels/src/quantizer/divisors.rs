@@ -76,6 +76,17 @@ pub fn pack_divisors(divisors: &[u8], groups: usize, packed: &mut [u8]) -> Resul
 ///
 /// # Errors
 /// As [`pack_divisors`], without [`Error::Divisor`].
+///
+/// ```
+/// use qat_kernels::{Error, What, quantizer::unpack_divisors};
+/// let rows = [0b11_10_01, 0b11_00_00_00]; // two of three groups; the upper two bits are padding
+/// let mut divisors = [0; 6];
+/// unpack_divisors(&rows, 3, &mut divisors)?;
+/// assert_eq!(divisors, [3, 4, 5, 2, 2, 2]);
+/// let e = Error::Length { what: What::Packed, expected: 2, got: 1 };
+/// assert_eq!(unpack_divisors(&rows[1..], 3, &mut divisors), Err(e));
+/// # Ok::<(), Error>(())
+/// ```
 pub fn unpack_divisors(packed: &[u8], groups: usize, divisors: &mut [u8]) -> Result<()> {
     check_layout(divisors.len(), groups, packed.len())?;
     for (row, bytes) in divisors.chunks_mut(groups).zip(packed.chunks(groups.div_ceil(4))) {

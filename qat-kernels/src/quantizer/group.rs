@@ -43,6 +43,17 @@ impl<S: AsRef<[F16]> + AsMut<[F16]>> GroupQuantizer<S> {
     /// # Errors
     /// [`Error::Empty`] without a step; [`Error::NotPositive`] for a step that is not positive and finite;
     /// [`Error::Range`] for a bad parameter of the estimator.
+    ///
+    /// ```
+    /// use qat_kernels::quantizer::{F16, GroupQuantizer, QuantizerSettings};
+    /// use qat_kernels::{Error, Grid, Levels, What};
+    /// let settings = QuantizerSettings::new(Levels::new(4, Grid::MidTread)?);
+    /// let steps = [0.1, 1e6];
+    /// assert!(GroupQuantizer::new(settings, steps.map(F16::from_scale)).is_ok()); // 65,504 in place of 10^6
+    /// let e = Error::NotPositive { what: What::Steps, index: 1, value: f32::INFINITY };
+    /// assert_eq!(GroupQuantizer::new(settings, steps.map(F16::from_f32)), Err(e));
+    /// # Ok::<(), Error>(())
+    /// ```
     pub fn new(settings: QuantizerSettings, steps: S) -> Result<Self> {
         settings.ste.validate()?;
         let all = steps.as_ref();
@@ -56,18 +67,54 @@ impl<S: AsRef<[F16]> + AsMut<[F16]>> GroupQuantizer<S> {
     }
 
     /// The steps.
+    ///
+    /// ```
+    /// use qat_kernels::quantizer::{DifferentiableQuantizer, F16, GroupQuantizer, QuantizerSettings};
+    /// # use qat_kernels::{Grid, Levels};
+    /// # let settings = QuantizerSettings::new(Levels::new(4, Grid::MidTread)?);
+    /// let mut quantizer = GroupQuantizer::new(settings, [F16::ONE; 2])?;
+    /// quantizer.set_scales(&[0.1, 0.25])?; // 0.1 is rounded to binary16
+    /// let stored: Vec<u8> = quantizer.steps().iter().flat_map(|step| step.to_bits().to_le_bytes()).collect();
+    /// assert_eq!(stored, [0x66, 0x2E, 0x00, 0x34]); // 0x2E66 is 0.0999756, 0x3400 is ¼
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     #[must_use]
     pub fn steps(&self) -> &[F16] {
         self.steps.as_ref()
     }
 
     /// The settings.
+    ///
+    /// ```
+    /// use qat_kernels::quantizer::{DifferentiableQuantizer, F16, GroupQuantizer, QuantizerSettings};
+    /// use qat_kernels::{Grid, Levels, SteVariant};
+    /// let ewgs = SteVariant::Ewgs { lambda: 0.1 };
+    /// let settings = QuantizerSettings::new(Levels::new(3, Grid::MidRise)?).with_ste(ewgs);
+    /// let quantizer = GroupQuantizer::new(settings, [F16::ONE; 4])?;
+    /// // The same for a layer with more groups.
+    /// let larger = GroupQuantizer::new(*quantizer.settings(), [F16::ONE; 9])?;
+    /// assert_eq!((larger.scale_count(), larger.settings().ste), (9, ewgs));
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     #[must_use]
     pub fn settings(&self) -> &QuantizerSettings {
         &self.settings
     }
 
     /// Takes the storage back.
+    ///
+    /// ```
+    /// use qat_kernels::quantizer::{
+    ///     DifferentiableQuantizer, F16, GroupQuantizer, QuantizerSettings, StepInit,
+    /// };
+    /// use qat_kernels::{Grid, Levels};
+    /// let settings = QuantizerSettings::new(Levels::new(8, Grid::MidTread)?).with_init(StepInit::Max);
+    /// let mut quantizer = GroupQuantizer::new(settings, [F16::ONE; 2])?;
+    /// quantizer.init_scale_from_weights(&[127.0, 3.0, 5.0, -254.0])?;
+    /// let [first, second] = quantizer.into_steps();
+    /// assert_eq!((first.to_f32(), second.to_f32()), (1.0, 2.0)); // the maxima over 127
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     #[must_use]
     pub fn into_steps(self) -> S {
         self.steps

@@ -21,18 +21,38 @@ impl F16 {
     pub const MAX: Self = Self(0x7BFF);
 
     /// The number with these bits.
+    ///
+    /// ```
+    /// use qat_kernels::quantizer::F16;
+    /// let in_file = [0x00, 0x38]; // little-endian: sign 0, exponent 14, fraction 0
+    /// assert_eq!(F16::from_bits(u16::from_le_bytes(in_file)).to_f32(), 0.5); // 2^(14 − 15)
+    /// ```
     #[must_use]
     pub const fn from_bits(bits: u16) -> Self {
         Self(bits)
     }
 
     /// The bits, sign first.
+    ///
+    /// ```
+    /// use qat_kernels::quantizer::F16;
+    /// let bits = [1.0, -2.0].map(|x| F16::from_f32(x).to_bits());
+    /// assert_eq!(bits, [0b0_01111_0000000000, 0b1_10000_0000000000]); // exponents 0 and 1, biased by 15
+    /// ```
     #[must_use]
     pub const fn to_bits(self) -> u16 {
         self.0
     }
 
     /// The binary16 nearest to `x`, ties to even. From 65,520 on this is ∞; below 2^−25 it is 0; NaN stays NaN.
+    ///
+    /// ```
+    /// use qat_kernels::quantizer::F16;
+    /// // From 2048 on neighbours are 2 apart.
+    /// assert_eq!([2049.0, 2051.0].map(|x| F16::from_f32(x).to_f32()), [2048.0, 2052.0]);
+    /// assert_eq!(F16::from_f32(65_519.0), F16::MAX);
+    /// assert_eq!(F16::from_f32(65_520.0).to_f32(), f32::INFINITY);
+    /// ```
     #[must_use]
     pub fn from_f32(x: f32) -> Self {
         const INFINITE_FROM: u32 = 0x477F_F000; // 65,520: half-way from 65,504 to what would be 65,536
@@ -56,6 +76,14 @@ impl F16 {
     }
 
     /// The same number as an f32; exact.
+    ///
+    /// ```
+    /// use qat_kernels::quantizer::F16;
+    /// let third = F16::from_f32(1.0 / 3.0).to_f32();
+    /// assert!((third - 1.0 / 3.0).abs() <= 1.0 / 8192.0); // neighbours are 2^−12 apart there
+    /// assert_eq!(F16::from_f32(third).to_f32(), third); // rounded once
+    /// assert_eq!(F16::TINY.to_f32(), 1.0 / 16_777_216.0); // 2^−24
+    /// ```
     #[must_use]
     pub fn to_f32(self) -> f32 {
         let sign = u32::from(self.0 & 0x8000) << 16;
@@ -70,6 +98,14 @@ impl F16 {
     }
 
     /// Whether this is a positive finite number, as a scale must be.
+    ///
+    /// ```
+    /// use qat_kernels::quantizer::F16;
+    /// let is_scale = |bits| F16::from_bits(bits).is_positive();
+    /// assert!(is_scale(0x0001) && is_scale(0x7BFF)); // 2^−24 and 65,504
+    /// assert!(!is_scale(0x0000) && !is_scale(0xBC00)); // 0 and −1
+    /// assert!(!is_scale(0x7C00) && !is_scale(0x7E00)); // ∞ and NaN
+    /// ```
     #[must_use]
     pub const fn is_positive(self) -> bool {
         self.0 > 0 && self.0 < 0x7C00
@@ -77,6 +113,13 @@ impl F16 {
 
     /// The positive finite binary16 nearest to a positive `x`: as [`Self::from_f32`], but what would be 0 or ∞ becomes
     /// [`Self::TINY`] or [`Self::MAX`], because a scale of 0 or ∞ decodes nothing.
+    ///
+    /// ```
+    /// use qat_kernels::quantizer::F16;
+    /// assert_eq!(F16::from_scale(0.25), F16::from_f32(0.25));
+    /// assert_eq!((F16::from_scale(1e-9), F16::from_f32(1e-9).to_f32()), (F16::TINY, 0.0));
+    /// assert_eq!((F16::from_scale(1e6), F16::from_f32(1e6).to_f32()), (F16::MAX, f32::INFINITY));
+    /// ```
     #[must_use]
     pub fn from_scale(x: f32) -> Self {
         let half = Self::from_f32(x);

@@ -54,6 +54,19 @@ impl<S: AsRef<[f32]> + AsMut<[f32]>> PiQuantDifferentiable<S> {
     /// # Errors
     /// [`Error::Divisor`] unless k ∈ {2, 3, 4, 5}; [`Error::Empty`] without an α; [`Error::NotPositive`] for an α that
     /// gives no positive normal step; [`Error::Range`] for a bad parameter of the estimator.
+    ///
+    /// ```
+    /// use core::f32::consts::{FRAC_PI_2, FRAC_PI_4};
+    /// use qat_kernels::quantizer::{DifferentiableQuantizer, PiQuantDifferentiable, QuantizerSettings};
+    /// use qat_kernels::{Error, Grid, Levels};
+    /// let settings = QuantizerSettings::new(Levels::new(2, Grid::MidTread)?);
+    /// let quantizer = PiQuantDifferentiable::new(settings, 2, [1.0, 0.5])?; // two channels, k = 2
+    /// let mut w_hat = [0.0; 2];
+    /// quantizer.forward(&[1.0, 1.0], &mut w_hat)?;
+    /// assert_eq!(w_hat, [FRAC_PI_2, FRAC_PI_4]); // level 1 of each
+    /// assert_eq!(PiQuantDifferentiable::new(settings, 6, [1.0]), Err(Error::Divisor { k: 6 }));
+    /// # Ok::<(), Error>(())
+    /// ```
     pub fn new(settings: QuantizerSettings, k: u8, alphas: S) -> Result<Self> {
         settings.ste.validate()?;
         if !super::DIVISORS.contains(&k) {
@@ -64,24 +77,67 @@ impl<S: AsRef<[f32]> + AsMut<[f32]>> PiQuantDifferentiable<S> {
     }
 
     /// α, one per tensor, channel or group.
+    ///
+    /// ```
+    /// use core::f32::consts::FRAC_PI_8;
+    /// use qat_kernels::pi_step;
+    /// use qat_kernels::quantizer::{DifferentiableQuantizer, piq3_quantizer};
+    /// let mut quantizer = piq3_quantizer(); // k = 4
+    /// quantizer.set_scales(&[0.5])?;
+    /// assert_eq!(pi_step(quantizer.alphas()[0], quantizer.k())?, FRAC_PI_8); // the step, ½·π/4
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     #[must_use]
     pub fn alphas(&self) -> &[f32] {
         self.alphas.as_ref()
     }
 
     /// The divisor.
+    ///
+    /// ```
+    /// use qat_kernels::quantizer::{group_factor, piq2_quantizer, piq3_quantizer};
+    /// assert_eq!((piq2_quantizer().k(), piq3_quantizer().k()), (3, 4));
+    /// assert_eq!(group_factor(piq3_quantizer().k())?, 15); // a step of π/4 is 15 of π/60
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     #[must_use]
     pub fn k(&self) -> u8 {
         self.k
     }
 
     /// The settings.
+    ///
+    /// ```
+    /// use core::f32::consts::FRAC_1_PI;
+    /// use qat_kernels::quantizer::{
+    ///     DifferentiableQuantizer, PiQuantDifferentiable, StepInit, piq3_quantizer,
+    /// };
+    /// // PiQ3, but α from the largest weight instead of a search.
+    /// let settings = piq3_quantizer().settings().with_init(StepInit::Max);
+    /// let mut quantizer = PiQuantDifferentiable::new(settings, 4, [1.0])?;
+    /// quantizer.init_scale_from_weights(&[0.75, -0.3])?; // a step of 0.75/3
+    /// assert!((quantizer.alphas()[0] - FRAC_1_PI).abs() < 1e-6); // ¼·4/π
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     #[must_use]
     pub fn settings(&self) -> &QuantizerSettings {
         &self.settings
     }
 
     /// Takes the storage back.
+    ///
+    /// ```
+    /// use qat_kernels::quantizer::{DifferentiableQuantizer, PiQuantDifferentiable, QuantizerSettings};
+    /// # use qat_kernels::{Grid, Levels};
+    /// # let settings = QuantizerSettings::new(Levels::new(3, Grid::MidTread)?);
+    /// let mut parameters = [1.0; 3]; // of a network; the last two are this layer's α
+    /// let mut quantizer = PiQuantDifferentiable::new(settings, 4, &mut parameters[1..])?;
+    /// quantizer.set_scales(&[2.0, 0.5])?;
+    /// let alphas: &mut [f32] = quantizer.into_alphas();
+    /// alphas[0] *= 2.0;
+    /// assert_eq!(parameters, [1.0, 4.0, 0.5]);
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     #[must_use]
     pub fn into_alphas(self) -> S {
         self.alphas

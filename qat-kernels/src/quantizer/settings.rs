@@ -8,6 +8,18 @@ use crate::ste::{LsqMask, SteVariant};
 use serde::{Deserialize, Serialize};
 
 /// How the first step is found from the weights.
+///
+/// ```
+/// use qat_kernels::quantizer::{QuantizerSettings, StepInit};
+/// use qat_kernels::{Grid, Levels, Result};
+/// let settings = QuantizerSettings::new(Levels::new(2, Grid::MidRise)?); // levels ±½ and ±1½
+/// let step = |init| -> Result<f32> { settings.with_init(init).initial_step(&[3.0, -1.0], None) };
+/// assert!((step(StepInit::Mse)? - 2.0).abs() < 1e-6); // no error at all
+/// assert!((step(StepInit::Octav)? - 3.0 / (1.0 + 1.0 / 48.0) / 2.0).abs() < 1e-6); // clips the 3 a little
+/// assert!((step(StepInit::Lsq)? - 2.0 * 2.0 / 1.5f32.sqrt()).abs() < 1e-6); // mean 2, Qp = 1½
+/// assert_eq!(step(StepInit::Max)?, 1.5); // 3/2
+/// # Ok::<(), qat_kernels::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum StepInit {
@@ -53,24 +65,70 @@ pub struct QuantizerSettings {
 
 impl QuantizerSettings {
     /// LSQ with the paper's mask, and the initial step with the smallest squared error.
+    ///
+    /// ```
+    /// use qat_kernels::quantizer::{QuantizerSettings, StepInit};
+    /// use qat_kernels::{Grid, Levels, LsqMask, SteVariant};
+    /// let settings = QuantizerSettings::new(Levels::new(4, Grid::MidTread)?);
+    /// assert_eq!(settings.ste, SteVariant::LearnedStepSize);
+    /// assert_eq!((settings.mask, settings.init), (LsqMask::Exact, StepInit::Mse));
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     #[must_use]
     pub fn new(levels: Levels) -> Self {
         Self { levels, ste: SteVariant::default(), mask: LsqMask::default(), init: StepInit::default() }
     }
 
     /// Sets the gradient estimator.
+    ///
+    /// ```
+    /// use qat_kernels::quantizer::{DifferentiableQuantizer, QuantizerSettings, UniformQuantizer};
+    /// use qat_kernels::{Grid, Levels, SteVariant};
+    /// let settings = QuantizerSettings::new(Levels::new(2, Grid::MidTread)?).with_ste(SteVariant::Standard);
+    /// let quantizer = UniformQuantizer::new(settings, [1.0])?;
+    /// let (mut grad_weights, mut grad_step) = ([0.0; 2], [0.0]);
+    /// quantizer.backward(&[0.4, 7.0], &[1.0, 3.0], &mut grad_weights, &mut grad_step)?;
+    /// assert_eq!(grad_weights, [1.0, 3.0]); // LSQ would stop the second one: 7 is beyond the levels
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     #[must_use]
     pub fn with_ste(self, ste: SteVariant) -> Self {
         Self { ste, ..self }
     }
 
     /// Sets the mask.
+    ///
+    /// ```
+    /// use qat_kernels::quantizer::{DifferentiableQuantizer, QuantizerSettings, UniformQuantizer};
+    /// use qat_kernels::{Grid, Levels, LsqMask, Result};
+    /// let settings = QuantizerSettings::new(Levels::new(2, Grid::MidTread)?); // codes −2..=1
+    /// let gradient = |mask| -> Result<f32> {
+    ///     let (mut grad_weight, mut grad_step) = ([0.0], [0.0]);
+    ///     let quantizer = UniformQuantizer::new(settings.with_mask(mask), [1.0])?;
+    ///     quantizer.backward(&[1.25], &[1.0], &mut grad_weight, &mut grad_step)?;
+    ///     Ok(grad_weight[0])
+    /// };
+    /// assert_eq!(gradient(LsqMask::Exact)?, 0.0); // 1.25 is beyond the largest level
+    /// assert_eq!(gradient(LsqMask::Rounded)?, 1.0); // and is rounded to it
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     #[must_use]
     pub fn with_mask(self, mask: LsqMask) -> Self {
         Self { mask, ..self }
     }
 
     /// Sets the initial step.
+    ///
+    /// ```
+    /// use qat_kernels::quantizer::{DifferentiableQuantizer, GroupQuantizer, F16};
+    /// use qat_kernels::quantizer::{QuantizerSettings, StepInit};
+    /// use qat_kernels::{Grid, Levels};
+    /// let settings = QuantizerSettings::new(Levels::new(4, Grid::MidTread)?).with_init(StepInit::Max);
+    /// let mut quantizer = GroupQuantizer::new(settings, [F16::ONE])?;
+    /// quantizer.init_scale_from_weights(&[0.25, -1.75])?;
+    /// assert_eq!(quantizer.steps(), [F16::from_f32(0.25)]); // 1.75/7
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     #[must_use]
     pub fn with_init(self, init: StepInit) -> Self {
         Self { init, ..self }
@@ -82,6 +140,17 @@ impl QuantizerSettings {
     ///
     /// # Errors
     /// As [`fit_step`].
+    ///
+    /// ```
+    /// use qat_kernels::quantizer::{DEAD_STEP, QuantizerSettings, StepInit};
+    /// use qat_kernels::{Error, Grid, Levels, What};
+    /// let settings = QuantizerSettings::new(Levels::new(2, Grid::MidTread)?).with_init(StepInit::Lsq);
+    /// assert_eq!(settings.initial_step(&[0.25, -0.75], None)?, 1.0); // 2·½/√1
+    /// assert_eq!(settings.initial_step(&[0.0; 8], None)?, DEAD_STEP);
+    /// let e = Error::NotFinite { what: What::Weights, index: 1 };
+    /// assert_eq!(settings.initial_step(&[0.0, f32::NAN], None), Err(e));
+    /// # Ok::<(), Error>(())
+    /// ```
     pub fn initial_step(&self, weights: &[f32], importance: Option<&[f32]>) -> Result<f32> {
         super::search::check(weights, importance)?;
         let step = match self.init {

@@ -41,6 +41,17 @@ impl TokenQuantizer {
     ///
     /// # Errors
     /// [`Error::Empty`] for tokens of nothing; [`Error::Range`] for a bad parameter of the estimator.
+    ///
+    /// ```
+    /// use qat_kernels::quantizer::{QuantizerSettings, TokenQuantizer};
+    /// use qat_kernels::{Error, Grid, Levels, What};
+    /// let settings = QuantizerSettings::new(Levels::new(8, Grid::MidTread)?);
+    /// let quantizer = TokenQuantizer::new(settings, 64)?;
+    /// let e = Error::NotDivisible { what: What::Weights, len: 100, by: 64 }; // no whole tokens
+    /// assert_eq!(quantizer.forward(&[0.0; 100], &mut [0.0; 100]), Err(e));
+    /// assert_eq!(TokenQuantizer::new(settings, 0), Err(Error::Empty { what: What::Input }));
+    /// # Ok::<(), Error>(())
+    /// ```
     pub fn new(settings: QuantizerSettings, features: usize) -> Result<Self> {
         settings.ste.validate()?;
         if features == 0 {
@@ -52,12 +63,36 @@ impl TokenQuantizer {
     }
 
     /// The codes and what they stand for.
+    ///
+    /// ```
+    /// use qat_kernels::quantizer::{QuantizerSettings, TokenQuantizer};
+    /// # use qat_kernels::{Grid, Levels};
+    /// let settings = QuantizerSettings::new(Levels::new(4, Grid::MidTread)?);
+    /// let quantizer = TokenQuantizer::new(settings, 2)?;
+    /// let (mut codes, mut steps) = ([0; 2], [0.0]);
+    /// quantizer.quantize(&[21.0, -21.0], &mut codes, &mut steps)?;
+    /// assert_eq!((codes, steps), ([7, -7], [3.0]));
+    /// assert_eq!(quantizer.levels().lo(), -8); // exists, but the largest |x| is at 7 steps
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     #[must_use]
     pub fn levels(&self) -> Levels {
         self.settings.levels
     }
 
     /// Numbers per token.
+    ///
+    /// ```
+    /// use qat_kernels::quantizer::{DEAD_STEP, QuantizerSettings, TokenQuantizer};
+    /// # use qat_kernels::{Grid, Levels};
+    /// # let settings = QuantizerSettings::new(Levels::new(8, Grid::MidTread)?);
+    /// let quantizer = TokenQuantizer::new(settings, 16)?;
+    /// let (x, mut codes) = ([0.0; 48], [0; 48]);
+    /// let mut steps = vec![0.0; x.len() / quantizer.features()]; // one per token
+    /// quantizer.quantize(&x, &mut codes, &mut steps)?;
+    /// assert_eq!(steps, [DEAD_STEP; 3]);
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     #[must_use]
     pub fn features(&self) -> usize {
         self.features
@@ -68,6 +103,17 @@ impl TokenQuantizer {
     /// # Errors
     /// [`Error::Empty`], [`Error::NotDivisible`] or [`Error::Length`] for slices that are not whole tokens or do not fit
     /// together; [`Error::NotFinite`] for NaN or ∞.
+    ///
+    /// ```
+    /// use qat_kernels::quantizer::{QuantizerSettings, TokenQuantizer};
+    /// use qat_kernels::{Grid, Levels};
+    /// let settings = QuantizerSettings::new(Levels::new(4, Grid::MidTread)?);
+    /// let quantizer = TokenQuantizer::new(settings, 2)?;
+    /// let mut x_hat = [0.0; 4];
+    /// quantizer.forward(&[7.0, 1.25, 0.4375, -0.1], &mut x_hat)?;
+    /// assert_eq!(x_hat, [7.0, 1.0, 0.4375, -0.125]); // steps of 1 and of 1/16
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     pub fn forward(&self, x: &[f32], out: &mut [f32]) -> Result<()> {
         self.runs(x)?.forward(x, out)
     }
@@ -76,6 +122,18 @@ impl TokenQuantizer {
     ///
     /// # Errors
     /// As [`Self::forward`].
+    ///
+    /// ```
+    /// use qat_kernels::quantizer::{QuantizerSettings, TokenQuantizer};
+    /// use qat_kernels::{Grid, Levels, SteVariant};
+    /// let clipped = SteVariant::Clipped { clip_val: 2.0 };
+    /// let settings = QuantizerSettings::new(Levels::new(8, Grid::MidTread)?).with_ste(clipped);
+    /// let mut grad_x = [0.0; 3];
+    /// let (x, grad_output) = ([0.5, -3.0, 2.0], [1.0, 1.0, -4.0]);
+    /// TokenQuantizer::new(settings, 3)?.backward(&x, &grad_output, &mut grad_x)?;
+    /// assert_eq!(grad_x, [1.0, 0.0, -4.0]); // −3 is beyond the clip value
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     pub fn backward(&self, x: &[f32], grad_output: &[f32], grad_x: &mut [f32]) -> Result<()> {
         self.runs(x)?.backward(&self.settings, x, grad_output, grad_x, |_, _| ())
     }
@@ -84,6 +142,17 @@ impl TokenQuantizer {
     ///
     /// # Errors
     /// As [`Self::forward`].
+    ///
+    /// ```
+    /// use qat_kernels::quantizer::{DEAD_STEP, QuantizerSettings, TokenQuantizer};
+    /// use qat_kernels::{Grid, Levels};
+    /// let settings = QuantizerSettings::new(Levels::new(2, Grid::MidRise)?); // levels ±½ and ±1½
+    /// let (mut codes, mut steps) = ([0; 4], [0.0; 2]);
+    /// TokenQuantizer::new(settings, 2)?.quantize(&[-3.0, 0.5, 0.0, 0.0], &mut codes, &mut steps)?;
+    /// assert_eq!(codes, [-2, 0, 0, 0]);
+    /// assert_eq!(steps, [2.0, DEAD_STEP]); // 3 is 1½ steps; zeros say nothing
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     pub fn quantize(&self, x: &[f32], codes: &mut [i8], steps: &mut [f32]) -> Result<()> {
         let runs = self.runs(x)?;
         check_length(What::Steps, steps.len(), runs.count)?;
@@ -99,6 +168,19 @@ impl TokenQuantizer {
     /// # Errors
     /// As [`Self::forward`]; [`Error::Code`] for a code outside the grid; [`Error::NotPositive`] for a step that is not a
     /// positive normal number.
+    ///
+    /// ```
+    /// use qat_kernels::quantizer::{QuantizerSettings, TokenQuantizer};
+    /// use qat_kernels::{Error, Grid, Levels, What};
+    /// let settings = QuantizerSettings::new(Levels::new(4, Grid::MidTread)?);
+    /// let quantizer = TokenQuantizer::new(settings, 2)?;
+    /// let (codes, mut x_hat) = ([7, -1, 7, 2], [0.0; 4]);
+    /// quantizer.dequantize(&codes, &[0.5, 0.25], &mut x_hat)?;
+    /// assert_eq!(x_hat, [3.5, -0.5, 1.75, 0.5]);
+    /// let e = Error::NotPositive { what: What::Steps, index: 1, value: 0.0 };
+    /// assert_eq!(quantizer.dequantize(&codes, &[0.5, 0.0], &mut x_hat), Err(e));
+    /// # Ok::<(), Error>(())
+    /// ```
     pub fn dequantize(&self, codes: &[i8], steps: &[f32], out: &mut [f32]) -> Result<()> {
         let tokens = self.tokens(codes.len(), What::Codes)?;
         check_length(What::Steps, steps.len(), tokens)?;

@@ -43,6 +43,19 @@ impl<S: AsRef<[f32]> + AsMut<[f32]>> UniformQuantizer<S> {
     /// # Errors
     /// [`Error::Empty`] without a step; [`Error::NotPositive`] for a step that is not a positive normal number;
     /// [`Error::Range`] for a bad parameter of the estimator.
+    ///
+    /// ```
+    /// use qat_kernels::quantizer::{DifferentiableQuantizer, QuantizerSettings, UniformQuantizer};
+    /// use qat_kernels::{Error, Grid, Levels, What};
+    /// let settings = QuantizerSettings::new(Levels::new(4, Grid::MidTread)?);
+    /// let mut parameters = [0.5, 0.25, 2.0]; // somebody else's storage
+    /// let mut codes = [0; 3];
+    /// UniformQuantizer::new(settings, &mut parameters[..])?.quantize(&[1.0; 3], &mut codes)?;
+    /// assert_eq!(codes, [2, 4, 0]); // ½ is a tie and goes to the even code
+    /// let e = Error::NotPositive { what: What::Steps, index: 1, value: 0.0 };
+    /// assert_eq!(UniformQuantizer::new(settings, [1.0, 0.0]), Err(e));
+    /// # Ok::<(), Error>(())
+    /// ```
     pub fn new(settings: QuantizerSettings, steps: S) -> Result<Self> {
         settings.ste.validate()?;
         check_steps(steps.as_ref())?;
@@ -50,18 +63,51 @@ impl<S: AsRef<[f32]> + AsMut<[f32]>> UniformQuantizer<S> {
     }
 
     /// The steps.
+    ///
+    /// ```
+    /// # use qat_kernels::quantizer::{DifferentiableQuantizer, QuantizerSettings, UniformQuantizer};
+    /// # use qat_kernels::{Grid, Levels};
+    /// let settings = QuantizerSettings::new(Levels::new(4, Grid::MidTread)?);
+    /// let quantizer = UniformQuantizer::new(settings, [0.5, 0.125])?;
+    /// let top = quantizer.levels().top();
+    /// let largest: Vec<f32> = quantizer.steps().iter().map(|step| top * step).collect();
+    /// assert_eq!(largest, [3.5, 0.875]); // what each channel can hold: 7 steps
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     #[must_use]
     pub fn steps(&self) -> &[f32] {
         self.steps.as_ref()
     }
 
     /// The settings.
+    ///
+    /// ```
+    /// use qat_kernels::quantizer::{QuantizerSettings, StepInit, UniformQuantizer};
+    /// # use qat_kernels::{Grid, Levels};
+    /// let settings = QuantizerSettings::new(Levels::new(2, Grid::MidRise)?).with_init(StepInit::Max);
+    /// let quantizer = UniformQuantizer::new(settings, [1.0])?;
+    /// // The step that other weights would get; the quantiser keeps its own.
+    /// assert_eq!(quantizer.settings().initial_step(&[0.1, -0.75], None)?, 0.375); // 0.75/2
+    /// assert_eq!(quantizer.steps(), [1.0]);
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     #[must_use]
     pub fn settings(&self) -> &QuantizerSettings {
         &self.settings
     }
 
     /// Takes the storage back.
+    ///
+    /// ```
+    /// use qat_kernels::quantizer::{DifferentiableQuantizer, QuantizerSettings, UniformQuantizer};
+    /// # use qat_kernels::{Grid, Levels};
+    /// # let settings = QuantizerSettings::new(Levels::new(8, Grid::MidTread)?);
+    /// let mut quantizer = UniformQuantizer::new(settings, vec![1.0; 2])?;
+    /// quantizer.set_scales(&[0.5, 0.25])?;
+    /// let trained: Vec<f32> = quantizer.into_steps(); // the vector that went in
+    /// assert_eq!(trained, [0.5, 0.25]);
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     #[must_use]
     pub fn into_steps(self) -> S {
         self.steps

@@ -15,6 +15,18 @@ use crate::error::{Error, Result, What};
 /// The factors in parentheses are formed once per call in f64 and rounded to f32. Moments below the smallest
 /// normal number in magnitude become +0: those of a weight that gets no gradient decay for ever, and arithmetic on
 /// subnormal numbers is slow. `lr` already contains the schedule.
+///
+/// ```
+/// use qat_kernels::{Grid, Levels, LsqMask, SteVariant, ste_simd::{self, AdamW}};
+/// let first = AdamW { lr: 0.125, weight_decay: 0.0, ..AdamW::default() };
+/// let (mut w, g) = ([0.5, 0.5], [0.001, -50.0]);
+/// let (mut m, mut v, mut step_grad) = ([0.0; 2], [0.0; 2], [0.0]);
+/// let (ste, mask, levels) = (SteVariant::Standard, LsqMask::Exact, Levels::new(4, Grid::MidTread)?);
+/// ste_simd::backward_adamw(ste, levels, mask, &[0.1], &first, &mut w, &g, &mut m, &mut v, &mut step_grad)?;
+/// // m/√v is the gradient's sign: the first update is the learning rate, however large the gradient.
+/// assert!((w[0] - 0.375).abs() < 1e-5 && (w[1] - 0.625).abs() < 1e-5);
+/// # Ok::<(), qat_kernels::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AdamW {
     /// Learning rate, positive.
@@ -44,6 +56,15 @@ impl AdamW {
     /// # Errors
     /// [`Error::NotPositive`] (learning rate), [`Error::Range`] with [`What::Share`] (the betas), [`What::Epsilon`],
     /// [`What::WeightDecay`] (its product with the learning rate must not exceed 1) or [`What::Update`] (step 0).
+    ///
+    /// ```
+    /// use qat_kernels::{Error, What, ste_simd::AdamW};
+    /// assert_eq!(AdamW::default().validate(), Ok(()));
+    /// let e = Error::Range { what: What::Update, value: 0.0, min: 1.0, max: u32::MAX as f32 };
+    /// assert_eq!(AdamW { step: 0, ..AdamW::default() }.validate(), Err(e)); // counted from 1
+    /// let shrinks_past_zero = AdamW { lr: 0.5, weight_decay: 2.5, ..AdamW::default() };
+    /// assert!(matches!(shrinks_past_zero.validate(), Err(Error::Range { what: What::WeightDecay, .. })));
+    /// ```
     pub fn validate(&self) -> Result<()> {
         if !(self.lr > 0.0 && self.lr.is_finite()) {
             return Err(Error::NotPositive { what: What::LearningRate, index: 0, value: self.lr });

@@ -42,6 +42,16 @@ impl AffineGrid {
     ///
     /// # Errors
     /// [`Error::NotPositive`] for a scale that is not a positive normal number; [`Error::Range`] if `lo` is above `hi`.
+    ///
+    /// ```
+    /// use qat_kernels::{Error, What, ste_simd::AffineGrid};
+    /// let zero_point = 10; // of int8 codes
+    /// let grid = AffineGrid::new(0.5, -128 - zero_point, 127 - zero_point)?;
+    /// assert_eq!(grid.fake_quantize(1000.0), 58.5); // code 127: (127 − 10)·½
+    /// let e = Error::NotPositive { what: What::Scale, index: 0, value: 0.0 };
+    /// assert_eq!(AffineGrid::new(0.0, -128, 127), Err(e));
+    /// # Ok::<(), Error>(())
+    /// ```
     pub fn new(scale: f32, lo: i16, hi: i16) -> Result<Self> {
         if !(scale > 0.0 && scale.is_normal()) {
             return Err(Error::NotPositive { what: What::Scale, index: 0, value: scale });
@@ -54,6 +64,14 @@ impl AffineGrid {
     }
 
     /// x̂ of one number.
+    ///
+    /// ```
+    /// use qat_kernels::ste_simd::AffineGrid;
+    /// let grid = AffineGrid::new(0.25, -8, 7)?; // 4 bits
+    /// assert_eq!([0.3, 0.375, -99.0].map(|x| grid.fake_quantize(x)), [0.25, 0.5, -2.0]); // 1½ steps: a tie
+    /// assert!(grid.fake_quantize(f32::NAN).is_nan());
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     #[must_use]
     #[inline(always)]
     pub fn fake_quantize(self, x: f32) -> f32 {
