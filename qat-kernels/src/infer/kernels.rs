@@ -38,6 +38,12 @@ pub(super) use table::{softmax, table};
 pub(super) use window::Windows;
 
 /// Index of the largest value, the first one among equals; 0 for an empty slice.
+///
+/// ```
+/// use qat_kernels::infer::argmax;
+/// assert_eq!(argmax(&[-7, 12, 3, 12]), 1);
+/// assert_eq!(argmax(&[i8::MIN; 4]), 0);
+/// ```
 #[must_use]
 pub fn argmax(values: &[i8]) -> usize {
     let mut best = (0, i8::MIN);

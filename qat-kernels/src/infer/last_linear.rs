@@ -10,6 +10,27 @@ use crate::grid::{Grid, Levels};
 ///
 /// Its outputs are `((Σ_g m_g Σ_i (2·level_i)·x_i + bias)·M) / 2^n` steps of the output scale above the zero point, before
 /// rounding: see the [module](super).
+///
+/// ```
+/// # let file = include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/v1.piq"));
+/// use qat_kernels::infer::Model;
+/// let model = Model::parse(file)?;
+/// let (mut output, mut arena) = ([0; 3], vec![0; model.arena_len()]);
+/// let features = model.features(&[40; 36], &mut output, &mut arena)?;
+/// let layer = model.last_linear()?;
+/// let logit = |class| -> Option<i64> {
+///     let mut sum = layer.bias(class)?;
+///     for (i, &x) in features.iter().enumerate() {
+///         let twice_level = layer.levels().twice_level(layer.code(class, i)?.into());
+///         sum += layer.factor(class, i / layer.group())? * twice_level * i32::from(x);
+///     }
+///     let (n, zero_point) = (layer.shift(), i64::from(model.output_zero_point()));
+///     let product = i64::from(sum) * i64::from(layer.multiplier(class)?);
+///     Some((zero_point + ((product + (1 << (n - 1))) >> n)).clamp(-128, 127))
+/// };
+/// assert_eq!([0, 1, 2].map(logit), output.map(|y| Some(y.into())));
+/// # Ok::<(), qat_kernels::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct LastLinear<'a> {
     op: OpRecord,
@@ -28,6 +49,15 @@ impl<'a> Model<'a> {
     ///
     /// # Errors
     /// [`Error::Unsupported`] of [`What::Output`] if the program ends otherwise.
+    ///
+    /// ```
+    /// # let file = include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/v1.piq"));
+    /// use qat_kernels::infer::Model;
+    /// let model = Model::parse(file)?;
+    /// let layer = model.last_linear()?;
+    /// assert_eq!((layer.features(), layer.classes(), layer.levels().bits()), (16, 3, 2));
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     pub fn last_linear(&self) -> Result<LastLinear<'a>> {
         let unsupported = |what| Error::Unsupported { what };
         let mut op = usize::from(self.header.operators);
@@ -66,6 +96,18 @@ impl<'a> Model<'a> {
     ///
     /// # Errors
     /// As [`Self::run`] and [`Self::last_linear`].
+    ///
+    /// ```
+    /// # let file = include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/v1.piq"));
+    /// use qat_kernels::infer::Model;
+    /// let model = Model::parse(file)?;
+    /// let (input, mut output, mut arena) = ([40; 36], [0; 3], vec![0; model.arena_len()]);
+    /// let features = model.features(&input, &mut output, &mut arena)?.to_vec();
+    /// let mut results = vec![]; // of all eight operators
+    /// model.run_observed(&input, &mut output, &mut arena, |_, result| results.push(result.to_vec()))?;
+    /// assert_eq!(features, results[6]);
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     pub fn features<'b>(&self, input: &'b [i8], output: &mut [i8], arena: &'b mut [u8]) -> Result<&'b [i8]> {
         let layer = self.last_linear()?;
         self.run(input, output, arena)?;
@@ -81,24 +123,64 @@ impl<'a> Model<'a> {
 
 impl LastLinear<'_> {
     /// Inputs.
+    ///
+    /// ```
+    /// # let file = include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/v1.piq"));
+    /// # use qat_kernels::infer::Model;
+    /// # let model = Model::parse(file)?;
+    /// let layer = model.last_linear()?;
+    /// let row: Option<Vec<i8>> = (0..layer.features()).map(|i| layer.code(0, i)).collect();
+    /// assert_eq!(row.map(|row| row.len()), Some(16));
+    /// assert_eq!(layer.code(0, layer.features()), None); // the row ends there
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     #[must_use]
     pub const fn features(&self) -> usize {
         self.features
     }
 
     /// Outputs.
+    ///
+    /// ```
+    /// # let file = include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/v1.piq"));
+    /// # use qat_kernels::infer::Model;
+    /// # let model = Model::parse(file)?;
+    /// let layer = model.last_linear()?;
+    /// // What an adaptation copies to change it.
+    /// let biases: Vec<i32> = (0..layer.classes()).filter_map(|class| layer.bias(class)).collect();
+    /// assert_eq!(biases.len(), model.output_len());
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     #[must_use]
     pub const fn classes(&self) -> usize {
         self.classes
     }
 
     /// Grid and bit width of the weights.
+    ///
+    /// ```
+    /// # let file = include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/v1.piq"));
+    /// # use qat_kernels::infer::Model;
+    /// # let model = Model::parse(file)?;
+    /// let layer = model.last_linear()?;
+    /// assert_eq!(layer.code(0, 0).map(|code| layer.levels().level(code.into())), Some(-1.5)); // mid-rise
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     #[must_use]
     pub const fn levels(&self) -> Levels {
         self.levels
     }
 
     /// Weights that share a step: the group of an adaptive k, else a whole row.
+    ///
+    /// ```
+    /// # let file = include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/v1.piq"));
+    /// # use qat_kernels::infer::Model;
+    /// # let model = Model::parse(file)?;
+    /// let layer = model.last_linear()?;
+    /// assert_eq!(layer.features() / layer.group(), 2); // two divisors to a row
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     #[must_use]
     pub fn group(&self) -> usize {
         match self.op.weight_spec.group {
@@ -108,30 +190,81 @@ impl LastLinear<'_> {
     }
 
     /// The feature that stands for 0.
+    ///
+    /// ```
+    /// # let file = include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/v1.piq"));
+    /// # use qat_kernels::infer::Model;
+    /// # let model = Model::parse(file)?;
+    /// let layer = model.last_linear()?;
+    /// let outputs_of_the_layer_before = model.operators().nth(6).map(|op| op.output_zero_point);
+    /// assert_eq!(outputs_of_the_layer_before, Some(layer.zero_point()));
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     #[must_use]
     pub const fn zero_point(&self) -> i8 {
         self.input.zero_point
     }
 
     /// The real value of one output step, as the bits of an f32.
+    ///
+    /// ```
+    /// # let file = include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/v1.piq"));
+    /// # use qat_kernels::infer::Model;
+    /// # let model = Model::parse(file)?;
+    /// let layer = model.last_linear()?;
+    /// assert_eq!(f32::from_bits(layer.output_scale_bits()), 0.05);
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     #[must_use]
     pub const fn output_scale_bits(&self) -> u32 {
         self.op.output.scale.to_bits()
     }
 
     /// n of the requantisation.
+    ///
+    /// ```
+    /// # let file = include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/v1.piq"));
+    /// # use qat_kernels::infer::Model;
+    /// # let model = Model::parse(file)?;
+    /// let layer = model.last_linear()?;
+    /// // The real value of an accumulator's unit, in steps of the output: s_x·(α·π/60)/2/s_y.
+    /// let ratio = layer.multiplier(2).map(|m| f64::from(m) / 2f64.powi(layer.shift().into()));
+    /// let exact = 0.07 * (0.3 * core::f64::consts::PI / 60.0) / 2.0 / 0.05;
+    /// assert!(ratio.is_some_and(|ratio| (ratio / exact - 1.0).abs() < 1e-6));
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     #[must_use]
     pub const fn shift(&self) -> u8 {
         self.op.shift
     }
 
     /// The code of a weight.
+    ///
+    /// ```
+    /// # let file = include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/v1.piq"));
+    /// # use qat_kernels::infer::Model;
+    /// # let model = Model::parse(file)?;
+    /// let layer = model.last_linear()?;
+    /// assert_eq!([0, 1, 2, 3].map(|i| layer.code(0, i)), [-2, -1, 0, 1].map(Some));
+    /// assert_eq!(layer.code(3, 0), None); // there are three classes
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     #[must_use]
     pub fn code(&self, class: usize, feature: usize) -> Option<i8> {
         i8::try_from(self.layout.code(self.codes, class, feature)?).ok()
     }
 
     /// The factor of a group's sums: 60/k, or 1 where k is fixed.
+    ///
+    /// ```
+    /// # let file = include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/v1.piq"));
+    /// # use qat_kernels::infer::Model;
+    /// # let model = Model::parse(file)?;
+    /// let layer = model.last_linear()?;
+    /// assert_eq!((layer.factor(0, 0), layer.factor(0, 1)), (Some(30), Some(12))); // k = 2 and 5
+    /// assert_eq!(layer.factor(0, 2), None); // two groups of eight
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     #[must_use]
     pub fn factor(&self, class: usize, group: usize) -> Option<i32> {
         if self.op.weight_spec.group == 0 {
@@ -142,12 +275,35 @@ impl LastLinear<'_> {
     }
 
     /// A class's bias, in units of its accumulator, `−z·Σ m_g·(2·level)` folded in.
+    ///
+    /// ```
+    /// # let file = include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/v1.piq"));
+    /// # use qat_kernels::infer::Model;
+    /// # let model = Model::parse(file)?;
+    /// let layer = model.last_linear()?;
+    /// // 0.1, −0.1 and 0 in units of s_x·(α·π/60)/2, with z = 0.
+    /// let unit = |alpha: f64| 0.07 * (alpha * core::f64::consts::PI / 60.0) / 2.0;
+    /// let biases = [0.1 / unit(0.1), -0.1 / unit(0.2), 0.0].map(|bias| Some(bias.round() as i32));
+    /// assert_eq!([0, 1, 2].map(|class| layer.bias(class)), biases);
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     #[must_use]
     pub fn bias(&self, class: usize) -> Option<i32> {
         Some(ChannelParams::read(self.params.get(class)?).bias)
     }
 
     /// A class's multiplier M.
+    ///
+    /// ```
+    /// # let file = include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/v1.piq"));
+    /// # use qat_kernels::infer::Model;
+    /// # let model = Model::parse(file)?;
+    /// let layer = model.last_linear()?;
+    /// // M is proportional to α: 0.1, 0.2 and 0.3 here.
+    /// let m = [0, 1, 2].map(|class| layer.multiplier(class).map(f64::from).unwrap_or_default());
+    /// assert!((m[1] / m[0] - 2.0).abs() < 1e-6 && (m[2] / m[0] - 3.0).abs() < 1e-6);
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     #[must_use]
     pub fn multiplier(&self, class: usize) -> Option<i32> {
         Some(ChannelParams::read(self.params.get(class)?).multiplier)

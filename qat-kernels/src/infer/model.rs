@@ -48,6 +48,18 @@ pub struct Model<'a> {
 }
 
 /// An input of the file with the output that every engine must give.
+///
+/// ```
+/// # let file = include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/v1.piq"));
+/// use qat_kernels::infer::{KnownAnswer, Model};
+/// let model = Model::parse(file)?;
+/// let (mut output, mut arena) = (vec![0; model.output_len()], vec![0; model.arena_len()]);
+/// let mut is_right = |known: KnownAnswer<'_>| {
+///     model.run(known.input, &mut output, &mut arena).is_ok() && output == known.output
+/// };
+/// assert_eq!(model.known_answers().map(&mut is_right).collect::<Vec<_>>(), [true, true]);
+/// # Ok::<(), qat_kernels::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KnownAnswer<'a> {
     /// The model's input.
@@ -57,6 +69,17 @@ pub struct KnownAnswer<'a> {
 }
 
 /// What an operator is, for reports.
+///
+/// ```
+/// # let file = include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/v1.piq"));
+/// use qat_kernels::infer::Model;
+/// let model = Model::parse(file)?;
+/// let last = model.operators().last(); // from 16 features to 3 classes
+/// assert_eq!(last.map(|op| (op.name, op.bits, op.group, op.weights)), Some(("linear", 2, 8, 48)));
+/// // A row: 4 bytes of codes, 1 byte of divisors, bias and multiplier of 4 bytes each.
+/// assert_eq!(last.map(|op| (op.code_bytes, op.parameter_bytes)), Some((3 * 5, 3 * 13)));
+/// # Ok::<(), qat_kernels::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct OperatorInfo {
     /// Its name: `linear`, `conv2d`, `depthwise_conv2d`, `max_pool`, `avg_pool`, `add`, `argmax`, `table`, `softmax`,
@@ -91,6 +114,17 @@ impl<'a> Model<'a> {
     ///
     /// # Errors
     /// [`Error::File`] and [`Error::Op`] say what is wrong and where.
+    ///
+    /// ```
+    /// # let file = include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/v1.piq"));
+    /// use qat_kernels::{Error, FileFault, infer::Model};
+    /// assert!(Model::parse(file).is_ok());
+    /// let mut damaged = *file;
+    /// damaged[100] ^= 1;
+    /// let e = Error::File { at: file.len() - 4, fault: FileFault::Crc };
+    /// assert_eq!(Model::parse(&damaged).err(), Some(e));
+    /// # Ok::<(), Error>(())
+    /// ```
     pub fn parse(bytes: &'a [u8]) -> Result<Self> {
         Self::from_sections(&Sections::parse(bytes)?)
     }
@@ -106,6 +140,24 @@ impl<'a> Model<'a> {
     /// # Errors
     /// [`FileFault::Unsigned`], [`FileFault::OtherSigner`], [`FileFault::Signature`], [`FileFault::PublicKey`]; else as
     /// [`Self::parse`].
+    ///
+    /// ```
+    /// # #[cfg(feature = "alloc")] {
+    /// # let file = include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/v1.piq"));
+    /// use qat_kernels::artifact::signature::{public_key, sign};
+    /// use qat_kernels::{Error, FileFault, infer::Model};
+    /// let (ours, another) = (public_key(&[7; 32]), public_key(&[8; 32]));
+    /// let signed = sign(file, &[7; 32])?;
+    /// assert!(Model::parse_signed(&signed, &ours).is_ok());
+    /// let fault = |file, key| match Model::parse_signed(file, key) {
+    ///     Err(Error::File { fault, .. }) => Some(fault),
+    ///     _ => None,
+    /// };
+    /// assert_eq!(fault(&signed, &another), Some(FileFault::OtherSigner));
+    /// assert_eq!(fault(file, &ours), Some(FileFault::Unsigned));
+    /// # }
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     #[cfg(feature = "signature")]
     pub fn parse_signed(bytes: &'a [u8], public_key: &[u8; 32]) -> Result<Self> {
         let sections = Sections::parse(bytes)?;
@@ -163,6 +215,20 @@ impl<'a> Model<'a> {
     ///
     /// # Errors
     /// [`Error::Length`] for a buffer of the wrong length; nothing else.
+    ///
+    /// ```
+    /// # let file = include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/v1.piq"));
+    /// use qat_kernels::{Error, What, infer::Model};
+    /// let model = Model::parse(file)?;
+    /// let (mut first, mut second) = ([0; 3], [0; 3]);
+    /// // What is in the arena does not matter, and it may be too long.
+    /// model.run(&[5; 36], &mut first, &mut vec![0; model.arena_len()])?;
+    /// model.run(&[5; 36], &mut second, &mut vec![0xFF; model.arena_len() + 7])?;
+    /// assert_eq!(first, second);
+    /// let none = model.run(&[5; 36], &mut first, &mut []);
+    /// assert!(matches!(none, Err(Error::Length { what: What::Arena, got: 0, .. })));
+    /// # Ok::<(), Error>(())
+    /// ```
     pub fn run(&self, input: &[i8], output: &mut [i8], arena: &mut [u8]) -> Result<()> {
         self.run_on(Backend::best(), input, output, arena)
     }
@@ -172,6 +238,20 @@ impl<'a> Model<'a> {
     ///
     /// # Errors
     /// As [`Self::run`].
+    ///
+    /// ```
+    /// # let file = include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/v1.piq"));
+    /// use qat_kernels::{arch::Backend, infer::Model};
+    /// let model = Model::parse(file)?;
+    /// let (mut output, mut arena) = ([0; 3], vec![0; model.arena_len()]);
+    /// for backend in Backend::available() {
+    ///     for known in model.known_answers() {
+    ///         model.run_on(backend, known.input, &mut output, &mut arena)?;
+    ///         assert_eq!(output, known.output);
+    ///     }
+    /// }
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     pub fn run_on(&self, backend: Backend, input: &[i8], output: &mut [i8], arena: &mut [u8]) -> Result<()> {
         self.execute(backend, input, output, arena, |_, _| {})
     }
@@ -181,6 +261,18 @@ impl<'a> Model<'a> {
     ///
     /// # Errors
     /// As [`Self::run`].
+    ///
+    /// ```
+    /// # let file = include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/v1.piq"));
+    /// use qat_kernels::infer::Model;
+    /// let model = Model::parse(file)?;
+    /// let (mut output, mut arena, mut results) = ([0; 3], vec![0; model.arena_len()], vec![]);
+    /// model.run_observed(&[9; 36], &mut output, &mut arena, |_, result| results.push(result.to_vec()))?;
+    /// assert_eq!(results[0].len(), 6 * 6 * 4); // the first convolution's
+    /// assert!(results[4].iter().all(|y| *y >= -90)); // the clamp of the pooling
+    /// assert_eq!(results[7], output);
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     pub fn run_observed(
         &self,
         input: &[i8],
@@ -223,6 +315,15 @@ impl<'a> Model<'a> {
     ///
     /// # Errors
     /// [`Error::KnownAnswer`] for the first that differs; [`Error::Length`] for a buffer of the wrong length.
+    ///
+    /// ```
+    /// # let file = include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/v1.piq"));
+    /// use qat_kernels::infer::Model;
+    /// let model = Model::parse(file)?;
+    /// let (mut output, mut arena) = ([0; 3], vec![0; model.arena_len()]);
+    /// assert_eq!(model.self_test(&mut output, &mut arena)?, 2); // both are right
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     pub fn self_test(&self, output: &mut [i8], arena: &mut [u8]) -> Result<usize> {
         let mut count = 0;
         for (index, known) in self.known_answers().enumerate() {
@@ -236,6 +337,15 @@ impl<'a> Model<'a> {
     }
 
     /// The known answers in the file.
+    ///
+    /// ```
+    /// # let file = include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/v1.piq"));
+    /// # use qat_kernels::infer::Model;
+    /// let model = Model::parse(file)?;
+    /// let lengths: Vec<_> = model.known_answers().map(|k| (k.input.len(), k.output.len())).collect();
+    /// assert_eq!(lengths, [(36, 3), (36, 3)]);
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     pub fn known_answers(&self) -> impl Iterator<Item = KnownAnswer<'a>> + use<'a> {
         let input_len = self.input_len;
         crate::arch::bytes::as_i8(self.known_answers)
@@ -250,77 +360,202 @@ impl<'a> Model<'a> {
     ///
     /// # Errors
     /// [`Error::File`] if the section does not decode.
+    ///
+    /// ```
+    /// # let file = include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/v1.piq"));
+    /// # use qat_kernels::infer::Model;
+    /// let model = Model::parse(file)?;
+    /// let metadata = model.metadata()?;
+    /// assert_eq!((metadata.name, metadata.method, metadata.samples), ("golden", "mse", 12));
+    /// let mut input = [0; 36]; // of raw values that are all the mean
+    /// metadata.input.apply(model.input_scale(), model.input_zero_point(), &[0.5; 36], &mut input)?;
+    /// assert_eq!(input, [model.input_zero_point(); 36]);
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     pub fn metadata(&self) -> Result<Metadata<'a>> {
         Metadata::parse(self.metadata)
     }
 
     /// The signature in the file, unchecked; `None` if it is not signed.
+    ///
+    /// ```
+    /// # #[cfg(all(feature = "alloc", feature = "signature"))] {
+    /// # let file = include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/v1.piq"));
+    /// use qat_kernels::{artifact::signature::{public_key, sign}, infer::Model};
+    /// assert_eq!(Model::parse(file)?.signature(), None);
+    /// let signed = sign(file, &[7; 32])?;
+    /// let signer = Model::parse(&signed)?.signature().map(|signature| *signature.signer);
+    /// assert_eq!(signer, Some(public_key(&[7; 32]))); // so it says
+    /// # }
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     #[must_use]
     pub fn signature(&self) -> Option<Signature<'a>> {
         self.signature
     }
 
     /// Values of an input.
+    ///
+    /// ```
+    /// # let file = include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/v1.piq"));
+    /// # use qat_kernels::infer::Model;
+    /// let model = Model::parse(file)?;
+    /// assert_eq!(model.input_len(), model.input_shape().into_iter().map(usize::from).product::<usize>());
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     #[must_use]
     pub fn input_len(&self) -> usize {
         self.input_len
     }
 
     /// Values of an output.
+    ///
+    /// ```
+    /// # let file = include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/v1.piq"));
+    /// # use qat_kernels::infer::Model;
+    /// let model = Model::parse(file)?;
+    /// assert_eq!(model.output_len(), model.metadata()?.label_list().count()); // a value for each label
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     #[must_use]
     pub fn output_len(&self) -> usize {
         self.output_len
     }
 
     /// Bytes of scratch memory that [`Self::run`] needs.
+    ///
+    /// ```
+    /// # let file = include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/v1.piq"));
+    /// # use qat_kernels::infer::Model;
+    /// let model = Model::parse(file)?;
+    /// let mut arena = [0; 512]; // static memory of a device
+    /// assert!(model.arena_len() <= arena.len()); // to be checked once
+    /// model.run(&[0; 36], &mut [0; 3], &mut arena)?;
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     #[must_use]
     pub fn arena_len(&self) -> usize {
         self.header.arena_len as usize
     }
 
     /// Height, width and channels of the input.
+    ///
+    /// ```
+    /// # let file = include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/v1.piq"));
+    /// # use qat_kernels::infer::Model;
+    /// let model = Model::parse(file)?;
+    /// let [height, width, channels] = model.input_shape().map(usize::from);
+    /// let (mut input, row, column) = (vec![0; height * width * channels], 2, 3);
+    /// input[(row * width + column) * channels] = 100; // one grey pixel
+    /// assert_eq!(input.iter().position(|x| *x == 100), Some(15));
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     #[must_use]
     pub fn input_shape(&self) -> [u16; 3] {
         self.header.input.shape
     }
 
     /// The real value of one input step.
+    ///
+    /// ```
+    /// # let file = include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/v1.piq"));
+    /// # use qat_kernels::infer::Model;
+    /// let model = Model::parse(file)?;
+    /// let steps = (0.5 / model.input_scale()).round() as i8;
+    /// assert_eq!(steps + model.input_zero_point(), 25 - 7); // ½ in steps of 0.02 above −7
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     #[must_use]
     pub fn input_scale(&self) -> f32 {
         self.header.input.scale
     }
 
     /// The input value that stands for 0.
+    ///
+    /// ```
+    /// # let file = include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/v1.piq"));
+    /// # use qat_kernels::infer::Model;
+    /// let model = Model::parse(file)?;
+    /// let real = |q: i8| model.input_scale() * (f32::from(q) - f32::from(model.input_zero_point()));
+    /// assert_eq!([-7, -8, -6].map(real), [0.0, -0.02, 0.02]);
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     #[must_use]
     pub fn input_zero_point(&self) -> i8 {
         self.header.input.zero_point
     }
 
     /// Height, width and channels of the output.
+    ///
+    /// ```
+    /// # let file = include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/v1.piq"));
+    /// # use qat_kernels::infer::Model;
+    /// let model = Model::parse(file)?;
+    /// assert_eq!(model.output_shape(), [1, 1, 3]);
+    /// assert_eq!(model.operators().last().map(|op| op.output_shape), Some(model.output_shape()));
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     #[must_use]
     pub fn output_shape(&self) -> [u16; 3] {
         self.output.shape
     }
 
     /// The real value of one output step.
+    ///
+    /// ```
+    /// # let file = include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/v1.piq"));
+    /// # use qat_kernels::infer::Model;
+    /// let model = Model::parse(file)?;
+    /// let margin = model.output_scale() * f32::from(43_i8 - 23); // between two logits
+    /// assert_eq!(margin, 1.0); // 20 steps of 0.05
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     #[must_use]
     pub fn output_scale(&self) -> f32 {
         self.output.scale
     }
 
     /// The output value that stands for 0.
+    ///
+    /// ```
+    /// # let file = include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/v1.piq"));
+    /// # use qat_kernels::infer::Model;
+    /// let model = Model::parse(file)?;
+    /// let is_positive = |logit: i8| logit > model.output_zero_point(); // no float needed
+    /// assert_eq!([2, 3, 4].map(is_positive), [false, false, true]);
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     #[must_use]
     pub fn output_zero_point(&self) -> i8 {
         self.output.zero_point
     }
 
     /// Multiply-accumulates of one run.
+    ///
+    /// ```
+    /// # let file = include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/v1.piq"));
+    /// # use qat_kernels::infer::Model;
+    /// let model = Model::parse(file)?;
+    /// let convolutions = 36 * 4 * (9 + 9 + 4); // 6 × 6 × 4 values of 3 × 3, 3 × 3 × 1 and 1 × 1 × 4 each
+    /// assert_eq!(model.macs(), convolutions + 16 * 4 + 3 * 16);
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     #[must_use]
     pub fn macs(&self) -> u64 {
         self.macs
     }
 
     /// The operators in order.
+    ///
+    /// ```
+    /// # let file = include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/v1.piq"));
+    /// # use qat_kernels::infer::Model;
+    /// let model = Model::parse(file)?;
+    /// let names: Vec<&str> = model.operators().map(|op| op.name).collect();
+    /// assert_eq!(names[..4], ["conv2d", "depthwise_conv2d", "conv2d", "add"]);
+    /// assert_eq!(model.operators().map(|op| op.macs).sum::<u64>(), model.macs());
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     pub fn operators(&self) -> impl Iterator<Item = OperatorInfo> + use<'_, 'a> {
         (0..usize::from(self.header.operators)).filter_map(|i| {
             let op = self.record(i)?;

@@ -88,6 +88,20 @@ pub struct Activations<'a> {
 
 impl Activations<'_> {
     /// Number of vectors.
+    ///
+    /// ```
+    /// # use qat_kernels::{Grid, Levels, StepRule, matrix::BlockMatrix, quantizer::F16};
+    /// # let scales = [F16::from_f32(1.0).to_bits().to_le_bytes(); 1];
+    /// # let (levels, scales) = (Levels::new(4, Grid::MidTread)?, scales.as_flattened());
+    /// let codes = [0x11; 4]; // a row of eight weights 1
+    /// let matrix = BlockMatrix::new(levels, StepRule::Uniform, 8, 8, &codes, scales, &[])?;
+    /// let mut buffer = vec![0; matrix.loaded_len(3)];
+    /// let x = matrix.load(&[0.0; 3 * 8], &mut buffer)?;
+    /// let mut y = vec![f32::NAN; matrix.rows() * x.vectors()];
+    /// matrix.multiply(&x, 0..1, &mut y)?;
+    /// assert_eq!(y, [0.0; 3]);
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     #[must_use]
     pub const fn vectors(&self) -> usize {
         self.vectors
@@ -110,6 +124,23 @@ impl<'a> BlockMatrix<'a> {
     /// and of [`What::Group`] if it is no whole number of units; [`Error::Group`] if it is not 8, 16 or 32; [`Error::Range`] of [`What::Steps`] for a
     /// block that is neither the row nor a power of two; [`Error::Divisor`]; [`Error::Length`] of [`What::Packed`],
     /// [`What::Steps`] and [`What::Divisors`]; [`Error::Empty`] without columns.
+    ///
+    /// ```
+    /// use core::f32::consts::PI;
+    /// # use qat_kernels::{Error, Grid, Levels, StepRule, What, matrix::BlockMatrix, quantizer::F16};
+    /// // A row of 16 codes 1 in one block with α = 1, k = 2 for the first eight and 5 for the others.
+    /// let (levels, adaptive) = (Levels::new(4, Grid::MidTread)?, StepRule::PiAdaptive { group: 8 });
+    /// let (codes, alpha, divisors) = ([0x11; 8], F16::ONE.to_bits().to_le_bytes(), [0b11_00]);
+    /// let matrix = BlockMatrix::new(levels, adaptive, 16, 16, &codes, &alpha, &divisors)?;
+    /// let (mut buffer, mut y) = (vec![0; matrix.loaded_len(1)], [0.0]);
+    /// matrix.multiply(&matrix.load(&[1.0; 16], &mut buffer)?, 0..1, &mut y)?;
+    /// assert!((y[0] - 8.0 * (PI / 2.0 + PI / 5.0)).abs() < 1e-4);
+    ///
+    /// let fours = BlockMatrix::new(levels, StepRule::Uniform, 16, 4, &codes, &alpha, &[]);
+    /// let e = Error::NotDivisible { what: What::Steps, len: 4, by: 8 }; // no whole unit
+    /// assert_eq!(fours.err(), Some(e));
+    /// # Ok::<(), Error>(())
+    /// ```
     pub fn new(
         levels: Levels,
         step: StepRule,
@@ -160,18 +191,65 @@ impl<'a> BlockMatrix<'a> {
     }
 
     /// The same matrix, multiplied on `backend` instead of [`Backend::best`].
+    ///
+    /// ```
+    /// # use qat_kernels::arch::Backend;
+    /// # use qat_kernels::{Grid, Levels, StepRule, matrix::BlockMatrix, quantizer::F16};
+    /// # let scales = [F16::from_f32(0.5).to_bits().to_le_bytes(); 1];
+    /// # let (levels, scales) = (Levels::new(4, Grid::MidTread)?, scales.as_flattened());
+    /// let codes = [0x22; 4]; // a row of eight codes 2, in steps of ½
+    /// let matrix = BlockMatrix::new(levels, StepRule::Uniform, 8, 8, &codes, scales, &[])?;
+    /// for backend in Backend::available() {
+    ///     let matrix = matrix.on(backend);
+    ///     let (mut buffer, mut y) = (vec![0; matrix.loaded_len(1)], [0.0]);
+    ///     let x = matrix.load(&[127.0, -1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0], &mut buffer)?; // for this backend
+    ///     matrix.multiply(&x, 0..1, &mut y)?;
+    ///     assert_eq!(y, [126.0]);
+    /// }
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     #[must_use]
     pub const fn on(self, backend: Backend) -> Self {
         Self { backend, ..self }
     }
 
     /// Number of rows.
+    ///
+    /// ```
+    /// # use qat_kernels::{Grid, Levels, StepRule, matrix::BlockMatrix, quantizer::F16};
+    /// # let scales = [F16::from_f32(1.0).to_bits().to_le_bytes(); 2];
+    /// # let (levels, scales) = (Levels::new(4, Grid::MidTread)?, scales.as_flattened());
+    /// let codes = [0x11, 0x11, 0x11, 0x11, 0xFF, 0xFF, 0xFF, 0xFF]; // a row of 1, a row of −1
+    /// let matrix = BlockMatrix::new(levels, StepRule::Uniform, 8, 8, &codes, scales, &[])?;
+    /// let (mut buffer, mut y) = (vec![0; matrix.loaded_len(1)], vec![0.0; matrix.rows()]);
+    /// let x = matrix.load(&[127.0; 8], &mut buffer)?;
+    /// // Rows may be shared out, to threads for example.
+    /// let (first, second) = y.split_at_mut(1);
+    /// matrix.multiply(&x, 0..1, first)?;
+    /// matrix.multiply(&x, 1..matrix.rows(), second)?;
+    /// assert_eq!(y, [8.0 * 127.0, -8.0 * 127.0]);
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     #[must_use]
     pub const fn rows(&self) -> usize {
         self.count
     }
 
     /// Number of columns.
+    ///
+    /// ```
+    /// # use qat_kernels::{Grid, Levels, StepRule, matrix::BlockMatrix, quantizer::F16};
+    /// # let scales = [F16::from_f32(1.0).to_bits().to_le_bytes(); 1];
+    /// # let (levels, scales) = (Levels::new(4, Grid::MidTread)?, scales.as_flattened());
+    /// let codes = [0x21, 0x43, 0x65, 0xF7]; // 1, 2, 3, 4, 5, 6, 7, −1
+    /// let matrix = BlockMatrix::new(levels, StepRule::Uniform, 8, 8, &codes, scales, &[])?;
+    /// let (mut buffer, mut y) = (vec![0; matrix.loaded_len(1)], [0.0]);
+    /// let mut x = vec![0.0; matrix.columns()];
+    /// x[7] = 127.0; // reads the last column
+    /// matrix.multiply(&matrix.load(&x, &mut buffer)?, 0..1, &mut y)?;
+    /// assert_eq!(y, [-127.0]);
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     #[must_use]
     pub const fn columns(&self) -> usize {
         self.rows.columns
@@ -184,6 +262,19 @@ impl<'a> BlockMatrix<'a> {
     }
 
     /// Bytes of the buffer for `vectors` vectors; faster on a multiple of 64.
+    ///
+    /// ```
+    /// # use qat_kernels::{Error, Grid, Levels, StepRule, What, matrix::BlockMatrix, quantizer::F16};
+    /// # let scales = [F16::from_f32(1.0).to_bits().to_le_bytes(); 1];
+    /// # let (levels, scales) = (Levels::new(4, Grid::MidTread)?, scales.as_flattened());
+    /// let codes = [0x11; 4]; // of eight columns
+    /// let matrix = BlockMatrix::new(levels, StepRule::Uniform, 8, 8, &codes, scales, &[])?;
+    /// let mut buffer = vec![0; matrix.loaded_len(2)];
+    /// assert!(matrix.load(&[1.0; 2 * 8], &mut buffer).is_ok());
+    /// let three = matrix.load(&[1.0; 3 * 8], &mut buffer);
+    /// assert!(matches!(three, Err(Error::Length { what: What::Arena, .. })));
+    /// # Ok::<(), Error>(())
+    /// ```
     #[must_use]
     pub fn loaded_len(&self, vectors: usize) -> usize {
         self.vector_len().saturating_mul(vectors)
@@ -194,6 +285,22 @@ impl<'a> BlockMatrix<'a> {
     /// # Errors
     /// [`Error::NotDivisible`] of [`What::Input`]; [`Error::Length`] of [`What::Arena`]; [`Error::NotFinite`] of
     /// [`What::Input`].
+    ///
+    /// ```
+    /// # use qat_kernels::{Error, Grid, Levels, StepRule, What, matrix::BlockMatrix, quantizer::F16};
+    /// # let scales = [F16::from_f32(1.0).to_bits().to_le_bytes(); 1];
+    /// # let (levels, scales) = (Levels::new(4, Grid::MidTread)?, scales.as_flattened());
+    /// let codes = [0x10, 0, 0, 0]; // a row that reads column 1
+    /// let matrix = BlockMatrix::new(levels, StepRule::Uniform, 8, 8, &codes, scales, &[])?;
+    /// let (mut buffer, mut y) = (vec![0; matrix.loaded_len(1)], [0.0]);
+    /// let mut x = [127.0, 0.6, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0];
+    /// matrix.multiply(&matrix.load(&x, &mut buffer)?, 0..1, &mut y)?;
+    /// assert_eq!(y, [1.0]); // 0.6, rounded to the 127th part of the largest
+    /// x[3] = f32::NAN;
+    /// let e = Error::NotFinite { what: What::Input, index: 3 };
+    /// assert_eq!(matrix.load(&x, &mut buffer).err(), Some(e));
+    /// # Ok::<(), Error>(())
+    /// ```
     pub fn load<'b>(&self, x: &[f32], buffer: &'b mut [u8]) -> Result<Activations<'b>> {
         let columns = self.rows.columns;
         whole(What::Input, x.len(), columns)?;
@@ -219,6 +326,23 @@ impl<'a> BlockMatrix<'a> {
     /// # Errors
     /// [`Error::Length`] of [`What::Input`] for activations of another matrix' levels, columns or backend, of [`What::Output`],
     /// and of [`What::Weights`] for rows that are not there.
+    ///
+    /// ```
+    /// # use qat_kernels::{Error, Grid, Levels, StepRule, What, matrix::BlockMatrix, quantizer::F16};
+    /// # let scales = [F16::from_f32(1.0).to_bits().to_le_bytes(); 2];
+    /// # let (levels, scales) = (Levels::new(4, Grid::MidTread)?, scales.as_flattened());
+    /// let codes = [0x21, 0, 0, 0, 0xC3, 0, 0, 0]; // rows that begin with 1, 2 and with 3, −4
+    /// let matrix = BlockMatrix::new(levels, StepRule::Uniform, 8, 8, &codes, scales, &[])?;
+    /// let (mut buffer, mut y) = (vec![0; matrix.loaded_len(2)], [0.0; 4]);
+    /// let mut vectors = [0.0; 2 * 8];
+    /// (vectors[0], vectors[8 + 1]) = (127.0, 127.0); // one reads column 0, the other one column 1
+    /// let x = matrix.load(&vectors, &mut buffer)?;
+    /// matrix.multiply(&x, 0..2, &mut y)?;
+    /// assert_eq!(y.map(|y| y / 127.0), [1.0, 2.0, 3.0, -4.0]); // row after row
+    /// let e = Error::Length { what: What::Weights, expected: 2, got: 3 };
+    /// assert_eq!(matrix.multiply(&x, 1..3, &mut y), Err(e));
+    /// # Ok::<(), Error>(())
+    /// ```
     pub fn multiply(&self, x: &Activations<'_>, rows: Range<usize>, y: &mut [f32]) -> Result<()> {
         let columns = self.rows.columns;
         if x.columns != columns || x.levels != self.levels || x.backend != self.backend {
