@@ -16,6 +16,13 @@ use crate::infer::Model;
 use alloc::vec::Vec;
 
 /// A tensor's shape (height, width, channels) and what its int8 values stand for: `scale·(q − zero_point)`.
+///
+/// ```
+/// use qat_kernels::artifact::TensorSpec;
+/// let pixels = TensorSpec { shape: [28, 28, 1], scale: 1.0 / 255.0, zero_point: -128 };
+/// let real = |q: i8| pixels.scale * (f32::from(q) - f32::from(pixels.zero_point));
+/// assert_eq!([-128, 127].map(real), [0.0, 1.0]); // black and white
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct TensorSpec {
     /// Height, width, channels.
@@ -27,10 +34,35 @@ pub struct TensorSpec {
 }
 
 /// A tensor of a model under construction.
+///
+/// ```
+/// use qat_kernels::artifact::{ModelBuilder, Output, TensorSpec};
+/// use qat_kernels::{Error, OpFault};
+/// let mut b = ModelBuilder::new(TensorSpec { shape: [1, 1, 4], scale: 0.1, zero_point: 0 });
+/// let mut other = b.clone();
+/// let x = b.input();
+/// let y = b.sigmoid(x)?;
+/// b.add(x, y, Output::new(0.1, 0))?; // may be read any number of times
+/// assert_eq!(other.argmax(y), Err(Error::Op { op: 0, fault: OpFault::Input })); // has no such tensor
+/// # Ok::<(), Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TensorId(u16);
 
 /// The steps of a layer's weights.
+///
+/// ```
+/// # use qat_kernels::artifact::{Metadata, ModelBuilder, Output, Steps, TensorSpec, Weights};
+/// # use qat_kernels::{Grid, Levels, infer::Model};
+/// let mut b = ModelBuilder::new(TensorSpec { shape: [1, 1, 16], scale: 1.0, zero_point: 0 });
+/// let steps = Steps::PiAdaptive { alpha: &[0.5], divisors: &[2, 5], group: 8 };
+/// let weights = Weights { levels: Levels::new(2, Grid::MidTread)?, codes: &[1; 16], steps };
+/// b.linear(b.input(), &weights, &[], Output::new(0.1, 0))?;
+/// let file = b.finish(&Metadata::default(), &[&[1; 16]])?;
+/// let answers: Vec<_> = Model::parse(&file)?.known_answers().map(|known| known.output).collect();
+/// assert_eq!(answers, [[88]]); // 8·π/4 + 8·π/10 = 8.796
+/// # Ok::<(), qat_kernels::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Steps<'a> {
     /// Δ of every output channel.
@@ -50,6 +82,22 @@ pub enum Steps<'a> {
 ///
 /// Layout of the codes: linear `[out][in]` (in: height × width × channels), conv2d `[out][kernel h][kernel w][in]`,
 /// depthwise `[kernel h][kernel w][channel]`.
+///
+/// ```
+/// # use qat_kernels::artifact::{Metadata, ModelBuilder, Output, Steps, TensorSpec, Weights};
+/// # use qat_kernels::{Grid, Levels, infer::Model};
+/// let mut b = ModelBuilder::new(TensorSpec { shape: [1, 1, 3], scale: 1.0, zero_point: 0 });
+/// let weights = Weights {
+///     levels: Levels::new(2, Grid::MidTread)?,
+///     codes: &[1, -1, 0, 0, 1, -1], // two outputs: differences of neighbours
+///     steps: Steps::PerChannel(&[1.0, 0.5]),
+/// };
+/// b.linear(b.input(), &weights, &[], Output::new(1.0, 0))?;
+/// let file = b.finish(&Metadata::default(), &[&[5, 3, -5]])?;
+/// let answers: Vec<_> = Model::parse(&file)?.known_answers().map(|known| known.output).collect();
+/// assert_eq!(answers, [[2, 4]]); // 5 − 3 and ½·(3 + 5)
+/// # Ok::<(), qat_kernels::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Weights<'a> {
     /// Bits and grid.
@@ -73,6 +121,17 @@ pub struct Window {
 
 impl Window {
     /// A square window with the same padding on all sides.
+    ///
+    /// ```
+    /// # use qat_kernels::artifact::{ModelBuilder, TensorSpec, Window};
+    /// let mut b = ModelBuilder::new(TensorSpec { shape: [8, 6, 1], scale: 1.0, zero_point: 0 });
+    /// let mut size = |window| b.max_pool(b.input(), window, [-128, 127]).and_then(|y| b.tensor(y));
+    /// // Of 8 × 6 pixels.
+    /// assert_eq!(size(Window::square(3, 1, 1))?.shape, [8, 6, 1]);
+    /// assert_eq!(size(Window::square(2, 2, 0))?.shape, [4, 3, 1]);
+    /// assert_eq!(size(Window { stride: [1, 2], ..Window::square(3, 1, 1) })?.shape, [8, 3, 1]);
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     #[must_use]
     pub const fn square(kernel: u16, stride: u8, pad: u8) -> Self {
         Self { kernel: [kernel; 2], stride: [stride; 2], pad: [pad; 4] }
@@ -102,18 +161,37 @@ pub struct Output {
 
 impl Output {
     /// Without an activation function.
+    ///
+    /// ```
+    /// use qat_kernels::artifact::Output;
+    /// let logits = Output::new(0.25, -8);
+    /// let reals = logits.clamp.map(|q| logits.scale * (f32::from(q) - f32::from(logits.zero_point)));
+    /// assert_eq!(reals, [-30.0, 33.75]); // of −128 and 127
+    /// ```
     #[must_use]
     pub const fn new(scale: f32, zero_point: i8) -> Self {
         Self { scale, zero_point, clamp: [i8::MIN, i8::MAX] }
     }
 
     /// With ReLU: nothing below the zero point.
+    ///
+    /// ```
+    /// use qat_kernels::artifact::Output;
+    /// assert_eq!(Output::new(0.1, -20).relu().clamp, [-20, 127]);
+    /// assert_eq!(Output::new(0.1, -128).relu().clamp, [-128, 127]); // all codes are of use
+    /// ```
     #[must_use]
     pub const fn relu(self) -> Self {
         Self { clamp: [self.zero_point, i8::MAX], ..self }
     }
 
     /// With ReLU6: between the zero point and `round(6/scale)` above it.
+    ///
+    /// ```
+    /// use qat_kernels::artifact::Output;
+    /// assert_eq!(Output::new(0.05, -100).relu6().clamp, [-100, 20]); // 120 steps of 0.05
+    /// assert_eq!(Output::new(0.01, -100).relu6().clamp, [-100, 127]); // 6 is beyond int8
+    /// ```
     #[must_use]
     pub fn relu6(self) -> Self {
         let top = f32::from(self.zero_point) + libm::rintf(6.0 / self.scale);
@@ -138,6 +216,17 @@ fn op_fault(op: usize, fault: OpFault) -> Error {
 
 impl ModelBuilder {
     /// A model with this input.
+    ///
+    /// ```
+    /// use qat_kernels::artifact::{Metadata, ModelBuilder, TensorSpec};
+    /// use qat_kernels::{Error, FileFault};
+    /// let spec = TensorSpec { shape: [32, 32, 3], scale: 0.02, zero_point: -5 };
+    /// let b = ModelBuilder::new(spec);
+    /// assert_eq!(b.tensor(b.input())?, spec);
+    /// let e = Error::File { at: 0, fault: FileFault::ModelHeader }; // no operator yet
+    /// assert_eq!(b.finish(&Metadata::default(), &[]), Err(e));
+    /// # Ok::<(), Error>(())
+    /// ```
     #[must_use]
     pub fn new(input: TensorSpec) -> Self {
         Self {
@@ -149,12 +238,41 @@ impl ModelBuilder {
     }
 
     /// Packs the layers that follow for a core family. Layers that the family has no kernel for stay portable.
+    ///
+    /// ```
+    /// # use qat_kernels::artifact::{Metadata, ModelBuilder, Output, Steps, Target, TensorSpec, Weights};
+    /// # use qat_kernels::{Grid, Levels, Result, infer::Model};
+    /// # let spec = TensorSpec { shape: [1, 1, 8], scale: 0.5, zero_point: 0 };
+    /// # let (levels, codes) = (Levels::new(4, Grid::MidTread)?, [1, 2, 3, 4, -5, 6, 7, -8]);
+    /// # let weights = Weights { levels, codes: &codes, steps: Steps::PerChannel(&[0.25]) };
+    /// let file = |target| -> Result<Vec<u8>> {
+    ///     let mut b = ModelBuilder::new(spec).with_target(target);
+    ///     b.linear(b.input(), &weights, &[], Output::new(0.5, 0))?;
+    ///     b.finish(&Metadata::default(), &[&[9, -9, 1, 2, 3, 4, 5, 6]])
+    /// };
+    /// let (portable, cortex_m4) = (file(Target::Portable)?, file(Target::CortexM4)?);
+    /// assert_ne!(portable, cortex_m4); // the codes are in another order, the answers are the same
+    /// assert!(Model::parse(&portable)?.known_answers().eq(Model::parse(&cortex_m4)?.known_answers()));
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     #[must_use]
     pub fn with_target(self, target: Target) -> Self {
         Self { target, ..self }
     }
 
     /// The model's input.
+    ///
+    /// ```
+    /// # use qat_kernels::artifact::{Metadata, ModelBuilder, Output, TensorSpec};
+    /// # use qat_kernels::infer::Model;
+    /// let mut b = ModelBuilder::new(TensorSpec { shape: [1, 1, 2], scale: 0.5, zero_point: 0 });
+    /// let x = b.input();
+    /// b.add(x, x, Output::new(0.25, 0))?; // 2x; the input's steps are ½
+    /// let file = b.finish(&Metadata::default(), &[&[10, -3]])?;
+    /// let answers: Vec<_> = Model::parse(&file)?.known_answers().map(|known| known.output).collect();
+    /// assert_eq!(answers, [[40, -12]]);
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     #[must_use]
     pub fn input(&self) -> TensorId {
         TensorId(0)
@@ -163,7 +281,15 @@ impl ModelBuilder {
     /// What a tensor of this model is.
     ///
     /// # Errors
-    /// [`Error::Op`] if it is another model's.
+    /// [`Error::Op`] if the model has no such tensor, an id of another one for example.
+    ///
+    /// ```
+    /// use qat_kernels::artifact::{ModelBuilder, Output, TensorSpec, Window};
+    /// let mut b = ModelBuilder::new(TensorSpec { shape: [8, 8, 3], scale: 1.0, zero_point: 0 });
+    /// let y = b.avg_pool(b.input(), Window::square(4, 4, 0), Output::new(0.5, -1))?;
+    /// assert_eq!(b.tensor(y)?, TensorSpec { shape: [2, 2, 3], scale: 0.5, zero_point: -1 });
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     pub fn tensor(&self, id: TensorId) -> Result<TensorSpec> {
         let t = self.info(id)?;
         Ok(TensorSpec { shape: t.shape, scale: t.scale, zero_point: t.zero_point })
@@ -186,6 +312,22 @@ impl ModelBuilder {
     /// # Errors
     /// [`Error::Length`], [`Error::Code`], [`Error::NotPositive`], [`Error::NotFinite`], [`Error::Divisor`],
     /// [`Error::Group`] for the arguments; [`Error::Op`] if the layer cannot be represented (scales, or an accumulator that could overflow).
+    ///
+    /// ```
+    /// # use qat_kernels::artifact::{Metadata, ModelBuilder, Output, Steps, TensorSpec, Weights};
+    /// # use qat_kernels::{Error, Grid, Levels, What, infer::Model};
+    /// let mut b = ModelBuilder::new(TensorSpec { shape: [2, 2, 1], scale: 1.0, zero_point: 0 });
+    /// # let levels = Levels::new(2, Grid::MidTread)?;
+    /// // The sum of four pixels, less 5, and a ReLU.
+    /// let weights = Weights { levels, codes: &[1; 4], steps: Steps::PerChannel(&[1.0]) };
+    /// let e = Error::Length { what: What::Bias, expected: 1, got: 2 };
+    /// assert_eq!(b.linear(b.input(), &weights, &[-5.0; 2], Output::new(1.0, 0)), Err(e));
+    /// b.linear(b.input(), &weights, &[-5.0], Output::new(1.0, 0).relu())?;
+    /// let file = b.finish(&Metadata::default(), &[&[1, 2, 3, 4], &[0; 4]])?;
+    /// let answers: Vec<_> = Model::parse(&file)?.known_answers().map(|known| known.output).collect();
+    /// assert_eq!(answers, [[5], [0]]);
+    /// # Ok::<(), Error>(())
+    /// ```
     pub fn linear(
         &mut self,
         x: TensorId,
@@ -212,6 +354,21 @@ impl ModelBuilder {
     ///
     /// # Errors
     /// As [`Self::linear`]; [`OpFault::Window`] if kernel, stride and padding do not fit the input.
+    ///
+    /// ```
+    /// # use qat_kernels::artifact::{Metadata, ModelBuilder, Output, Steps, TensorSpec, Weights, Window};
+    /// # use qat_kernels::{Grid, Levels, infer::Model};
+    /// let mut b = ModelBuilder::new(TensorSpec { shape: [1, 4, 1], scale: 1.0, zero_point: 0 });
+    /// # let levels = Levels::new(2, Grid::MidTread)?;
+    /// // Differences of horizontal neighbours.
+    /// let weights = Weights { levels, codes: &[-1, 1], steps: Steps::PerChannel(&[1.0]) };
+    /// let window = Window { kernel: [1, 2], stride: [1, 1], pad: [0; 4] };
+    /// b.conv2d(b.input(), window, &weights, &[], Output::new(1.0, 0))?;
+    /// let file = b.finish(&Metadata::default(), &[&[1, 4, 9, 16]])?;
+    /// let answers: Vec<_> = Model::parse(&file)?.known_answers().map(|known| known.output).collect();
+    /// assert_eq!(answers, [[3, 5, 7]]);
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     pub fn conv2d(
         &mut self,
         x: TensorId,
@@ -231,6 +388,22 @@ impl ModelBuilder {
     ///
     /// # Errors
     /// As [`Self::conv2d`]; steps must be [`Steps::PerChannel`].
+    ///
+    /// ```
+    /// # use qat_kernels::artifact::{Metadata, ModelBuilder, Output, Steps, TensorSpec, Weights, Window};
+    /// # use qat_kernels::{Grid, Levels, infer::Model};
+    /// let mut b = ModelBuilder::new(TensorSpec { shape: [1, 3, 2], scale: 1.0, zero_point: 0 });
+    /// # let levels = Levels::new(2, Grid::MidTread)?;
+    /// // Three taps of two channels: the sum of the first one, the slope of the second one.
+    /// let codes = [1, -1, 1, 0, 1, 1];
+    /// let weights = Weights { levels, codes: &codes, steps: Steps::PerChannel(&[1.0; 2]) };
+    /// let window = Window { kernel: [1, 3], stride: [1, 1], pad: [0; 4] };
+    /// b.depthwise_conv2d(b.input(), window, &weights, &[], Output::new(1.0, 0))?;
+    /// let file = b.finish(&Metadata::default(), &[&[1, 10, 2, 20, 3, 40]])?;
+    /// let answers: Vec<_> = Model::parse(&file)?.known_answers().map(|known| known.output).collect();
+    /// assert_eq!(answers, [[6, 30]]);
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     pub fn depthwise_conv2d(
         &mut self,
         x: TensorId,
@@ -354,6 +527,20 @@ impl ModelBuilder {
     /// # Errors
     /// Whatever `parse` finds wrong with the model, first of all [`OpFault::Overflow`]; [`FileFault::ModelHeader`] for a
     /// model without operators.
+    ///
+    /// ```
+    /// # use qat_kernels::artifact::{MAGIC, Metadata, ModelBuilder, TensorSpec};
+    /// # use qat_kernels::infer::Model;
+    /// let mut b = ModelBuilder::new(TensorSpec { shape: [1, 1, 300], scale: 1.0, zero_point: 0 });
+    /// # b.argmax(b.input())?;
+    /// let metadata = Metadata { name: "loudest", ..Metadata::default() };
+    /// let file = b.finish(&metadata, &[&[0; 300], &[-9; 300]])?;
+    /// assert!(file.starts_with(&MAGIC));
+    /// let model = Model::parse(&file)?;
+    /// assert_eq!(model.metadata()?.name, "loudest");
+    /// assert_eq!(model.self_test(&mut [0; 2], &mut []), Ok(2)); // an answer for each input
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     pub fn finish(mut self, metadata: &Metadata<'_>, known_inputs: &[&[i8]]) -> Result<Vec<u8>> {
         let arena_len = self.plan_arena()?;
         let too_long = Error::File { at: 0, fault: FileFault::TooLong };

@@ -42,6 +42,13 @@ impl<'a> Metadata<'a> {
     }
 
     /// The labels in output order.
+    ///
+    /// ```
+    /// use qat_kernels::{artifact::Metadata, infer::argmax};
+    /// let metadata = Metadata { labels: "cat\ndog\nbird", ..Metadata::default() };
+    /// assert_eq!(metadata.label_list().nth(argmax(&[-3, 90, 7])), Some("dog"));
+    /// assert_eq!(Metadata::default().label_list().count(), 0); // outputs without names
+    /// ```
     pub fn label_list(&self) -> impl Iterator<Item = &'a str> + use<'a> {
         self.labels.split('\n').filter(|l| !l.is_empty())
     }
@@ -51,6 +58,18 @@ impl<'a> Metadata<'a> {
 ///
 /// With one mean and deviation they hold for every feature, with several they repeat along the innermost dimension;
 /// with none the features are used as they are.
+///
+/// ```
+/// use qat_kernels::artifact::InputTransform;
+/// // Temperature and pressure, one after the other.
+/// let bytes = |values: [f32; 2]| values.map(f32::to_le_bytes);
+/// let (mean, std) = (bytes([20.0, 1000.0]), bytes([10.0, 50.0]));
+/// let sensors = InputTransform { mean: mean.as_flattened(), std: std.as_flattened() };
+/// let mut input = [0; 4];
+/// sensors.apply(0.5, 0, &[30.0, 950.0, 20.0, 1100.0], &mut input)?;
+/// assert_eq!(input, [2, -2, 0, 4]); // 1, −1, 0 and 2 deviations, in steps of ½
+/// # Ok::<(), qat_kernels::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct InputTransform<'a> {
     /// Means, f32 little-endian.
@@ -70,6 +89,18 @@ impl InputTransform<'_> {
     /// # Errors
     /// [`Error::Length`] if `raw` and `input` differ in length; [`Error::NotFinite`] for NaN or ∞ in `raw`;
     /// [`Error::NotPositive`] for a scale or deviation that is not.
+    ///
+    /// ```
+    /// use qat_kernels::{Error, What, artifact::InputTransform};
+    /// let (mean, std) = (128.0_f32.to_le_bytes(), 64.0_f32.to_le_bytes());
+    /// let pixels = InputTransform { mean: &mean, std: &std };
+    /// let mut input = [0; 4];
+    /// pixels.apply(1.0 / 64.0, -3, &[0.0, 128.0, 128.5, 255.0], &mut input)?;
+    /// assert_eq!(input, [-128, -3, -3, 124]); // −131 is clamped; ½ is a tie and goes to 0
+    /// let e = Error::Length { what: What::Input, expected: 4, got: 3 };
+    /// assert_eq!(pixels.apply(1.0, 0, &[0.0; 3], &mut input), Err(e));
+    /// # Ok::<(), Error>(())
+    /// ```
     pub fn apply(&self, scale: f32, zero_point: i8, raw: &[f32], input: &mut [i8]) -> Result<()> {
         if raw.len() != input.len() {
             return Err(Error::Length { what: What::Input, expected: input.len(), got: raw.len() });

@@ -49,6 +49,12 @@ impl Target {
     };
 
     /// Its name on command lines and in reports.
+    ///
+    /// ```
+    /// use qat_kernels::artifact::Target;
+    /// assert_eq!(Target::CortexM4.name(), "cortex-m4");
+    /// assert_eq!(format!("{} of {}", Target::RiscV32, Target::ALL.len()), "riscv32 of 6"); // `Display`, too
+    /// ```
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -62,6 +68,13 @@ impl Target {
     }
 
     /// The family of that name.
+    ///
+    /// ```
+    /// use qat_kernels::artifact::Target;
+    /// assert_eq!(Target::from_name("cortex-m55"), Some(Target::CortexM55));
+    /// assert_eq!(Target::from_name("Cortex-M55"), None); // as it is written
+    /// assert!(Target::ALL.into_iter().all(|target| Target::from_name(target.name()) == Some(target)));
+    /// ```
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|target| target.name() == name)

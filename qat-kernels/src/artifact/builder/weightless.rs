@@ -11,6 +11,18 @@ impl ModelBuilder {
     ///
     /// # Errors
     /// [`OpFault::Window`] if the window does not fit.
+    ///
+    /// ```
+    /// # use qat_kernels::artifact::{Metadata, ModelBuilder, Output, TensorSpec, Window};
+    /// # use qat_kernels::infer::Model;
+    /// let mut b = ModelBuilder::new(TensorSpec { shape: [1, 4, 1], scale: 1.0, zero_point: 0 });
+    /// let pairs = Window { kernel: [1, 2], stride: [1, 2], pad: [0; 4] };
+    /// b.max_pool(b.input(), pairs, [0, 127])?; // and a ReLU
+    /// let file = b.finish(&Metadata::default(), &[&[3, -5, -7, -2]])?;
+    /// let answers: Vec<_> = Model::parse(&file)?.known_answers().map(|known| known.output).collect();
+    /// assert_eq!(answers, [[3, 0]]);
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     pub fn max_pool(&mut self, x: TensorId, window: Window, clamp: [i8; 2]) -> Result<TensorId> {
         let input = self.info(x)?;
         let output = Output { scale: input.scale, zero_point: input.zero_point, clamp };
@@ -22,6 +34,17 @@ impl ModelBuilder {
     ///
     /// # Errors
     /// [`OpFault::Window`] if the window does not fit, [`OpFault::Requantisation`] if the scales are too far apart.
+    ///
+    /// ```
+    /// # use qat_kernels::artifact::{Metadata, ModelBuilder, Output, TensorSpec, Window};
+    /// # use qat_kernels::infer::Model;
+    /// let mut b = ModelBuilder::new(TensorSpec { shape: [2, 2, 1], scale: 1.0, zero_point: 0 });
+    /// b.avg_pool(b.input(), Window::square(2, 2, 0), Output::new(0.5, 0))?;
+    /// let file = b.finish(&Metadata::default(), &[&[10, 20, 30, 41]])?;
+    /// let answers: Vec<_> = Model::parse(&file)?.known_answers().map(|known| known.output).collect();
+    /// assert_eq!(answers, [[51]]); // 25¼ is 50½ steps of ½; halves round up
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     pub fn avg_pool(&mut self, x: TensorId, window: Window, output: Output) -> Result<TensorId> {
         let area = f64::from(window.kernel[0]) * f64::from(window.kernel[1]);
         let scale = self.info(x)?.scale;
@@ -57,6 +80,19 @@ impl ModelBuilder {
     ///
     /// # Errors
     /// [`OpFault::Shape`] for different shapes, [`OpFault::Requantisation`] if the scales are too far apart.
+    ///
+    /// ```
+    /// # use qat_kernels::artifact::{Metadata, ModelBuilder, Output, TensorSpec};
+    /// # use qat_kernels::infer::Model;
+    /// let mut b = ModelBuilder::new(TensorSpec { shape: [1, 1, 2], scale: 0.5, zero_point: 0 });
+    /// let x = b.input(); // in steps of ½
+    /// let square = b.table(x, Output::new(1.0, 0), |x| x * x)?;
+    /// b.add(x, square, Output::new(0.25, 0))?;
+    /// let file = b.finish(&Metadata::default(), &[&[3, -4]])?;
+    /// let answers: Vec<_> = Model::parse(&file)?.known_answers().map(|known| known.output).collect();
+    /// assert_eq!(answers, [[14, 8]]); // 1½ + 2 and −2 + 4, in steps of ¼
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     pub fn add(&mut self, a: TensorId, b: TensorId, output: Output) -> Result<TensorId> {
         let op = self.records.len();
         let (first, second) = (self.info(a)?, self.info(b)?);
@@ -80,7 +116,20 @@ impl ModelBuilder {
     /// Index of the first largest value as u16, little-endian, in two bytes.
     ///
     /// # Errors
-    /// [`OpFault::Input`] if the tensor is another model's.
+    /// [`OpFault::Input`] if the model has no such tensor.
+    ///
+    /// ```
+    /// # use qat_kernels::artifact::{Metadata, ModelBuilder, TensorSpec};
+    /// # use qat_kernels::infer::Model;
+    /// let mut b = ModelBuilder::new(TensorSpec { shape: [1, 1, 300], scale: 1.0, zero_point: 0 });
+    /// b.argmax(b.input())?;
+    /// let mut logits = [-4; 300];
+    /// logits[258] = 7;
+    /// let file = b.finish(&Metadata::default(), &[&logits[..]])?;
+    /// let answers: Vec<_> = Model::parse(&file)?.known_answers().map(|known| known.output).collect();
+    /// assert_eq!(answers, [[2, 1]]); // 258 is 0x0102, low byte first
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     pub fn argmax(&mut self, x: TensorId) -> Result<TensorId> {
         self.info(x)?;
         self.push(OpRecord {
@@ -94,6 +143,17 @@ impl ModelBuilder {
     ///
     /// # Errors
     /// [`Error::NotFinite`] if f gives NaN; [`OpFault::Requantisation`] unless the output clamps to all of int8.
+    ///
+    /// ```
+    /// # use qat_kernels::artifact::{Metadata, ModelBuilder, Output, TensorSpec};
+    /// # use qat_kernels::infer::Model;
+    /// let mut b = ModelBuilder::new(TensorSpec { shape: [1, 1, 3], scale: 1.0, zero_point: -128 });
+    /// b.table(b.input(), Output::new(1.0 / 16.0, -128), f64::sqrt)?; // of 0 to 255
+    /// let file = b.finish(&Metadata::default(), &[&[-128, 16, 127]])?;
+    /// let answers: Vec<_> = Model::parse(&file)?.known_answers().map(|known| known.output).collect();
+    /// assert_eq!(answers, [[-128, 64, 127]]); // 0, √144 and √255, in sixteenths
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     pub fn table(&mut self, x: TensorId, output: Output, f: impl Fn(f64) -> f64) -> Result<TensorId> {
         let op = self.records.len();
         let input = self.info(x)?;
@@ -116,7 +176,18 @@ impl ModelBuilder {
     /// The logistic sigmoid 1/(1 + e^(−x)), in steps of 1/256 from −128: the largest output stands for 255/256.
     ///
     /// # Errors
-    /// [`OpFault::Input`] if the tensor is another model's.
+    /// [`OpFault::Input`] if the model has no such tensor.
+    ///
+    /// ```
+    /// # use qat_kernels::artifact::{Metadata, ModelBuilder, TensorSpec};
+    /// # use qat_kernels::infer::Model;
+    /// let mut b = ModelBuilder::new(TensorSpec { shape: [1, 1, 3], scale: 0.1, zero_point: 0 });
+    /// b.sigmoid(b.input())?;
+    /// let file = b.finish(&Metadata::default(), &[&[0, 127, -128]])?;
+    /// let answers: Vec<_> = Model::parse(&file)?.known_answers().map(|known| known.output).collect();
+    /// assert_eq!(answers, [[0, 127, -128]]); // ½, nearly 1, nearly 0
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     pub fn sigmoid(&mut self, x: TensorId) -> Result<TensorId> {
         let (scale, zero_point) = SOFTMAX_OUTPUT;
         self.table(x, Output::new(scale, zero_point), |x| 1.0 / (1.0 + libm::exp(-x)))
@@ -126,7 +197,19 @@ impl ModelBuilder {
     /// `e_i = ⌊2^15·e^(−s·(max − x_i))⌉` from a table, a share is `e_i/Σe` rounded to the nearest step, halves up.
     ///
     /// # Errors
-    /// [`OpFault::Input`] if the tensor is another model's.
+    /// [`OpFault::Input`] if the model has no such tensor.
+    ///
+    /// ```
+    /// # use qat_kernels::artifact::{Metadata, ModelBuilder, TensorSpec};
+    /// # use qat_kernels::infer::Model;
+    /// use core::f32::consts::LN_2;
+    /// let mut b = ModelBuilder::new(TensorSpec { shape: [1, 1, 2], scale: LN_2, zero_point: 0 });
+    /// b.softmax(b.input())?; // a step more is twice the share
+    /// let file = b.finish(&Metadata::default(), &[&[1, 0]])?;
+    /// let answers: Vec<_> = Model::parse(&file)?.known_answers().map(|known| known.output).collect();
+    /// assert_eq!(answers, [[43, -43]]); // ⅔ and ⅓ of 256: 171 and 85, less 128
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     pub fn softmax(&mut self, x: TensorId) -> Result<TensorId> {
         let input = self.info(x)?;
         let mut table = [0; 512];
@@ -144,6 +227,19 @@ impl ModelBuilder {
     /// # Errors
     /// [`OpFault::Shape`] unless the vector falls into blocks of one size ([`Rotation::even`]);
     /// [`OpFault::Requantisation`] if the scales are too far apart.
+    ///
+    /// ```
+    /// # use qat_kernels::artifact::{Metadata, ModelBuilder, Output, TensorSpec};
+    /// # use qat_kernels::hadamard::Rotation;
+    /// # use qat_kernels::infer::Model;
+    /// let mut b = ModelBuilder::new(TensorSpec { shape: [1, 1, 4], scale: 1.0, zero_point: 0 });
+    /// let rotation = Rotation::even(0, 4)?; // this seed negates all four
+    /// b.hadamard(b.input(), rotation, Output::new(1.0, 0))?;
+    /// let file = b.finish(&Metadata::default(), &[&[8, 0, 0, 0]])?;
+    /// let answers: Vec<_> = Model::parse(&file)?.known_answers().map(|known| known.output).collect();
+    /// assert_eq!(answers, [[-4; 4]]); // the outlier is spread, the length is kept
+    /// # Ok::<(), qat_kernels::Error>(())
+    /// ```
     pub fn hadamard(&mut self, x: TensorId, rotation: Rotation, output: Output) -> Result<TensorId> {
         let op = self.records.len();
         let input = self.info(x)?;
