@@ -54,7 +54,7 @@ pub(super) enum Against {
     Rounded(&'static [&'static str]),
 }
 
-/// As many updates as an older core does in an hour, in f32: 20 seconds each.
+/// As many updates as an older core does in little more than an hour, in f32: 22 seconds each.
 const ADAPTERS: Learns = Learns::Adapters { steps: "200" };
 
 /// All there are.
