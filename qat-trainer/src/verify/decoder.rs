@@ -20,27 +20,14 @@ const CODES: &str = "codes.safetensors";
 /// 2. `known answer`: there is one, and the engine computes it bit for bit.
 ///
 /// ```
-/// # use qat_kernels::{Grid, Levels, StepRule};
-/// # use qat_trainer::llm::config::{Architecture, LlmConfig, RopeScaling};
-/// # use qat_trainer::llm::{BlockQuant, Decoder, LanguageModel, Tokenizer};
-/// # use qat_trainer::spec::WeightQuant;
 /// use qat_trainer::verify::verify_packed;
-/// # let config = LlmConfig {
-/// #     architecture: Architecture::Llama, vocabulary: 4, hidden: 8, layers: 1, heads: 2, kv_heads: 2,
-/// #     head_dim: 4, mlp: 8, context: 16, rope_base: 1e4, rope_scaling: RopeScaling::None, norm_eps: 1e-5,
-/// #     tied: true, qkv_bias: false, output_bias: false,
-/// # };
-/// # let decoder = Decoder::generated(&config, 1)?;
-/// # let tokenizer = Tokenizer::characters(&"ab".chars().collect())?;
-/// # let model = LanguageModel { decoder, tokenizer, chat: None, ends: vec![1] };
-/// # let quant = WeightQuant { levels: Levels::new(8, Grid::MidRise)?, step: StepRule::Uniform };
-/// // A network that has learned nothing, with an embedding of 8 bits.
-/// let mut file = model.pack([].into(), Some(BlockQuant { quant, block: None }))?;
+/// let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/packed-v1.piq");
+/// let mut file = std::fs::read(path)?;
 /// let found = |file: &[u8]| verify_packed(file.into()).iter().map(|c| (c.name, c.ok)).collect::<Vec<_>>();
 /// assert_eq!(found(&file), [("integrity", true), ("known answer", true)]);
 /// file[200] ^= 1;
 /// assert_eq!(found(&file), [("integrity", false)]); // nothing else is tried
-/// # Ok::<(), qat_trainer::Error>(())
+/// # Ok::<(), std::io::Error>(())
 /// ```
 #[must_use]
 pub fn verify_packed(bytes: Vec<u8>) -> Vec<Check> {
