@@ -33,6 +33,30 @@ macro_rules! with_format {
     };
 }
 
+/// Calls `lanes` for as many rows at a time as go with the vectors: more where there are fewer vectors, enough sums to hide the
+/// latency of the products, but one by one where backend or format have no use for that.
+macro_rules! by_lanes {
+    ($object:ident, $v:expr) => {
+        // A constant in a block of its own: the loops that it rules out are not even compiled.
+        if const { V::SIDE_BY_SIDE && C::SIDE_BY_SIDE } {
+            match $object.lanes {
+                1 => $object.lanes::<V, LEN, C, P, Q, 4, 1>($v),
+                4 => $object.lanes::<V, LEN, C, P, Q, 2, 4>($v),
+                8 => $object.lanes::<V, LEN, C, P, Q, 1, 8>($v),
+                _ => None,
+            }
+        } else {
+            match $object.lanes {
+                1 => $object.lanes::<V, LEN, C, P, Q, 1, 1>($v),
+                4 => $object.lanes::<V, LEN, C, P, Q, 1, 4>($v),
+                8 => $object.lanes::<V, LEN, C, P, Q, 1, 8>($v),
+                _ => None,
+            }
+        }
+    };
+}
+pub(super) use by_lanes;
+
 /// Writes a vector of activations into its lane; returns their sum.
 pub(super) struct Load<'a> {
     pub(super) rows: Rows<'a>,
@@ -148,21 +172,7 @@ impl Multiply<'_> {
         self,
         v: V,
     ) -> Option<()> {
-        // More rows where there are fewer vectors: enough sums to hide the latency of the products.
-        if const { V::SIDE_BY_SIDE && C::SIDE_BY_SIDE } {
-            return match self.lanes {
-                1 => self.lanes::<V, LEN, C, P, Q, 4, 1>(v),
-                4 => self.lanes::<V, LEN, C, P, Q, 2, 4>(v),
-                8 => self.lanes::<V, LEN, C, P, Q, 1, 8>(v),
-                _ => None,
-            };
-        }
-        match self.lanes {
-            1 => self.lanes::<V, LEN, C, P, Q, 1, 1>(v),
-            4 => self.lanes::<V, LEN, C, P, Q, 1, 4>(v),
-            8 => self.lanes::<V, LEN, C, P, Q, 1, 8>(v),
-            _ => None,
-        }
+        by_lanes!(self, v)
     }
 
     /// `N` vectors times all rows, `R` rows at a time.
@@ -186,7 +196,7 @@ impl Multiply<'_> {
         let acc = self.acc.as_chunks_mut::<N>().0;
         let (blocks, rest) = acc.as_chunks_mut::<R>();
         let first = blocks.len() * R;
-        // Constants in blocks of their own: loops that a format has no use for are not even compiled.
+        // Constants in blocks of their own, as in `by_lanes`.
         if const { Q > P && P > 1 } && by_sums::<P>(&self.rows) {
             let group = Group::<V, LEN, V::SumSpread>::by_sums::<P>(v, &self.rows)?;
             for (block, acc) in blocks.iter_mut().enumerate() {
@@ -200,6 +210,7 @@ impl Multiply<'_> {
             return Some(());
         }
         if const { Q > P && 4 * P == SMALLEST_GROUP } {
+            // Their groups, however small, are whole sums, which have been multiplied above.
             return None;
         }
         if const { Q > P } {

@@ -5,7 +5,7 @@
 //! of a turn lane by lane, step by step: the planes of codes, what each sum starts from, and the scale of each.
 
 use super::super::formats::{Codes, Eights, Fours, Threes, Twos, Wide};
-use super::super::kernel::{bytes_at, excess, vectors};
+use super::super::kernel::{by_lanes, bytes_at, excess, vectors};
 use super::super::rows::{Order, Rows};
 use super::{ACTIVATION_BLOCK, STEP};
 use crate::arch::ints::{IntKernel, Ints};
@@ -137,21 +137,7 @@ impl Multiply<'_> {
         self,
         v: V,
     ) -> Option<()> {
-        // As in `kernel`.
-        if const { V::SIDE_BY_SIDE && C::SIDE_BY_SIDE } {
-            return match self.lanes {
-                1 => self.lanes::<V, LEN, C, P, Q, 4, 1>(v),
-                4 => self.lanes::<V, LEN, C, P, Q, 2, 4>(v),
-                8 => self.lanes::<V, LEN, C, P, Q, 1, 8>(v),
-                _ => None,
-            };
-        }
-        match self.lanes {
-            1 => self.lanes::<V, LEN, C, P, Q, 1, 1>(v),
-            4 => self.lanes::<V, LEN, C, P, Q, 1, 4>(v),
-            8 => self.lanes::<V, LEN, C, P, Q, 1, 8>(v),
-            _ => None,
-        }
+        by_lanes!(self, v)
     }
 
     #[inline(always)]
@@ -186,7 +172,6 @@ impl Multiply<'_> {
             }
             row += R;
         }
-        // Constants in blocks of their own: what has no use is not even compiled.
         if const { R > 1 } {
             for row in row..count {
                 for sums in tile.rows::<C, P, 1>(row)? {
