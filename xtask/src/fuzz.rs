@@ -55,7 +55,11 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         bail!("no fuzz target `{unknown}`; there are: {}", targets.join(", "));
     }
     let target_dir = target_dir()?.join(if options.asan { "fuzz-asan" } else { "fuzz" });
-    let programs = build(&target_dir, options.asan)?;
+    let profile = match options.limit {
+        Limit::Executions(_) => "quick",
+        Limit::Seconds(_) => "release",
+    };
+    let programs = build(&target_dir, profile, options.asan)?;
     let chosen = targets.iter().map(String::as_str);
     let chosen: Vec<&str> = chosen
         .filter(|name| options.only.is_empty() || options.only.iter().any(|only| only == name))
@@ -123,8 +127,8 @@ fn fuzz(name: &str, options: &Options, target_dir: &Path, programs: &Path) -> Re
     Ok(outcome)
 }
 
-/// Builds all targets; returns the folder that they are in.
-fn build(target_dir: &Path, asan: bool) -> Result<PathBuf> {
+/// Builds all targets with a profile of theirs; returns the folder that they are in.
+fn build(target_dir: &Path, profile: &str, asan: bool) -> Result<PathBuf> {
     let host = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
     let (mut command, flags) = if asan {
         let mut rustup = Command::new("rustup");
@@ -138,10 +142,11 @@ fn build(target_dir: &Path, asan: bool) -> Result<PathBuf> {
         command
             .current_dir(root().join("fuzz"))
             .env("RUSTFLAGS", flags)
-            .args(["build", "-q", "--release", "--locked", "--bins", "--target", &host, "--target-dir"])
+            .args(["build", "-q", "--locked", "--bins", "--profile", profile, "--target", &host])
+            .arg("--target-dir")
             .arg(target_dir),
     )?;
-    Ok(target_dir.join(host).join("release"))
+    Ok(target_dir.join(host).join(profile))
 }
 
 /// Where inputs of a target lie.

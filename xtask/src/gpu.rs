@@ -164,21 +164,10 @@ pub(crate) fn compiles() -> Result<()> {
     Ok(())
 }
 
-/// The program as the tests build everything else.
+/// The program as the tests build everything else: of the whole workspace, so that cargo finds the same features.
 fn tiny(arguments: &[&str]) -> Command {
     let mut command = cargo();
-    command.args([
-        "bench",
-        "-q",
-        "--locked",
-        "--profile",
-        "dev",
-        "-p",
-        "qat-trainer",
-        "--bench",
-        "gpu",
-        "--",
-    ]);
+    command.args(["bench", "-q", "--locked", "--profile", "dev", "--workspace", "--bench", "gpu", "--"]);
     command.args(["--shape", "tiny"]).args(arguments);
     command
 }

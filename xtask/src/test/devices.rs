@@ -18,7 +18,7 @@ use crate::tamper;
 
 /// The core builds for every target, with each choice of features.
 pub(super) fn bare_metal(context: &Context, features: &str) -> Result<Tally> {
-    let crates = if features == "alloc" { "core,alloc" } else { "core" };
+    let crates = if features.contains("alloc") { "core,alloc" } else { "core" };
     let [first, others @ ..] = TARGETS;
     let mut command = context.toolchain.cargo("build", first, crates);
     // In one call, so that they are built side by side.

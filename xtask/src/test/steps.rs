@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use sha2::{Digest as _, Sha256};
 
 use super::{Check, Context, PASSED, Place, Step, Tally, devices};
@@ -31,9 +31,9 @@ pub(super) fn all() -> Result<Vec<Step>> {
         .collect())
 }
 
-/// The features of the kernels that tests run with; the workspace's have `signature` and `std`. Every other choice compiles with
-/// its tests when it is linted, and runs nothing that these do not.
-const TESTED: [&str; 2] = ["--no-default-features", "--all-features"];
+/// The features of the kernels that tests run with besides the workspace's, which are `alloc`, `signature`, and `std`: each
+/// is on in one of the two and off in the other. Every other choice compiles with its tests when it is linted.
+const TESTED: &str = "--no-default-features --features micromath";
 
 /// What builds in the workspace's own folder, where programs and their features replace each other.
 fn host() -> Result<Steps> {
@@ -67,8 +67,8 @@ fn host() -> Result<Steps> {
         let of_kernels = kernels.iter().map(|features| format!("-p qat-kernels {features}"));
         of_kernels.chain(["-p qat-trainer --no-default-features".to_owned()]).collect::<Vec<_>>()
     };
-    let with_torch = "-p qat-benches --features tch".to_owned();
-    for packages in ["--workspace".to_owned(), with_torch].into_iter().chain(variants(&kernels)) {
+    let whole = "--workspace --features qat-benches/tch".to_owned();
+    for packages in [whole].into_iter().chain(variants(&kernels)) {
         let arguments = lint(&packages);
         add(format!("lint: {packages}"), once(move || run_command(cargo().args(&arguments))));
     }
@@ -79,10 +79,15 @@ fn host() -> Result<Steps> {
             once(move || run_command(cargo().env("RUSTDOCFLAGS", "-D warnings").args(&arguments))),
         );
     }
-    for packages in ["--workspace".to_owned()].into_iter().chain(variants(&TESTED.map(str::to_owned))) {
+    let programs = "--workspace --tests".to_owned();
+    for packages in [programs].into_iter().chain(variants(&[TESTED.to_owned()])) {
         let arguments = test(&packages);
         add(format!("tests: {packages}"), Box::new(move |_| cargo_test(cargo().args(&arguments))));
     }
+    add(
+        "tests: examples of --workspace --doc but those that the step before ran".into(),
+        Box::new(examples_with_torch),
+    );
     add(
         "tests: integer kernels on emulated AArch64".into(),
         Box::new(|_| aarch64::tests()?.map_or(Ok(Tally::default()), |mut tests| cargo_test(&mut tests))),
@@ -113,8 +118,7 @@ fn beside() -> Steps {
     let mut steps = Steps::new();
     let mut add = |name: String, check: Check| steps.push((name, check));
 
-    for features in ["", "micromath", "alloc"] {
-        let name = if features.is_empty() { "without features" } else { features };
+    for (name, features) in [("without features", ""), ("alloc and micromath", "alloc,micromath")] {
         add(
             format!("bare metal: Cortex-M0, M3, M4F, M55, RV32IMC, {name}"),
             Box::new(move |context| devices::bare_metal(context, features)),
@@ -258,6 +262,23 @@ fn test_result(line: &str) -> Option<(u64, u64)> {
         part.trim().parse().ok()
     };
     Some((number("passed")?, number("failed")?))
+}
+
+/// The examples in the workspace's documentation, but for the trainer's that also run without libtorch: every one is a process,
+/// and with libtorch it takes most of a second to start.
+fn examples_with_torch(_: &Context) -> Result<Tally> {
+    let test = || {
+        let mut command = cargo();
+        command.args(["test", "-q", "--locked", "--no-fail-fast", "--doc"]);
+        command
+    };
+    let listed = output(test().args(["-p", "qat-trainer", "--no-default-features", "--", "--list"]))?;
+    let skipped: Vec<&str> = listed.lines().filter_map(|line| line.strip_suffix(": test")).collect();
+    ensure!(!skipped.is_empty(), "the trainer has no examples without libtorch");
+    let mut command = test();
+    command.args(["--workspace", "--", "--exact"]);
+    skipped.iter().for_each(|name| _ = command.args(["--skip", name]));
+    cargo_test(&mut command)
 }
 
 /// Compares the files of `folder` with its `SHA256SUMS`.
