@@ -1,9 +1,10 @@
-//! Arbitrary bytes as a `.piq` file. Either they are refused, or the model runs, whatever its input, without an error and
+//! Arbitrary bytes as a `.piq` file, alone and at the start of a longer region. Either they are refused, or the model runs, whatever its input, without an error and
 //! without reading what it did not write: two runs that start from different arenas give the same output.
 #![no_main]
 
 use fuzz::sealed;
 use libfuzzer_sys::fuzz_target;
+use qat_kernels::artifact::file_in;
 use qat_kernels::infer::Model;
 
 /// Enough for every shape of interest; larger ones only cost time.
@@ -17,7 +18,11 @@ fuzz_target!(|bytes: &[u8]| {
 });
 
 fn check(bytes: &[u8]) {
+    if let Ok(file) = file_in(bytes) {
+        assert!(bytes.starts_with(file), "a file begins where its region does");
+    }
     let Ok(model) = Model::parse(bytes) else { return };
+    assert_eq!(file_in(bytes), Ok(bytes), "a file that is whole ends where it ends");
     let _ = model.metadata();
     for operator in model.operators() {
         assert!(operator.output_scale > 0.0);

@@ -30,6 +30,7 @@ pub(crate) use record::{
     TensorInfo, WeightSpec,
 };
 pub(crate) use sections::Sections;
+pub use sections::file_in;
 pub use target::Target;
 
 #[cfg(feature = "alloc")]

@@ -15,7 +15,7 @@ use qat_kernels::infer::Model;
 use crate::bare_metal::{self, Toolchain};
 use crate::cmd::{output, root};
 use crate::emulator::{Board, M4, emulate};
-use crate::mcu::build;
+use crate::firmware::build;
 use crate::panic_free::panic_paths;
 use crate::results::{Figure, record};
 use crate::samples::Samples;

@@ -15,7 +15,8 @@ use qat_benches::numbers::SplitMix64;
 use crate::bare_metal::Toolchain;
 use crate::cmd::{metadata, output, qat, root, run, succeeds, target_dir};
 use crate::emulator::{M4, emulate};
-use crate::mcu::{build_with, host_logits};
+use crate::firmware::build_with;
+use crate::mcu::host_logits;
 use crate::panic_free::panic_paths;
 use crate::samples::Samples;
 

@@ -16,6 +16,7 @@ mod documented;
 mod emulator;
 mod examples;
 mod faults;
+mod firmware;
 mod footprint;
 mod fuzz;
 mod gpu;
@@ -33,6 +34,7 @@ mod presets;
 mod probe;
 mod profile;
 mod samples;
+mod slot;
 mod softfloat;
 mod sotu;
 mod supply_chain;
@@ -81,8 +83,9 @@ usage: cargo xtask <command> [options]
             [CASE…]             only the cases whose names contain one of these
             --peers             the kernels of microflow and embedded-nn instead, on the Cortex-M4F
             --scaling           layers of growing size instead, for the pictures in benches/RESULTS.md
-  bench   measure everything: the counts above and below, criterion, workstation, peers in Python, presets, language models;
-          then make the tables of the READMEs and benches/RESULTS.md anew. Takes hours
+  bench   measure: the counts above and below, criterion, workstation, peers in Python, the demo, faults; then make the tables
+          of the READMEs and benches/RESULTS.md anew
+            --all               what trains for hours, too: presets, the peers' networks, language models
             --only SUITE        only this suite; may be given several times
             --list              print the suites
   faults  kill trainings at random moments, resume them, and compare with one that ran through; writes
@@ -212,10 +215,10 @@ fn task(mut words: impl Iterator<Item = String>) -> Result<Task> {
             )
         }
         Some("bench") => {
-            let (yes, list) = (args.flag("--yes"), args.flag("--list"));
+            let (yes, list, all) = (args.flag("--yes"), args.flag("--list"), args.flag("--all"));
             let only = std::iter::from_fn(|| args.value("--only").transpose()).collect::<Result<_>>()?;
             args.finish()?;
-            Box::new(move || bench::run(&bench::Options { yes, list, only }))
+            Box::new(move || bench::run(&bench::Options { yes, list, all, only }))
         }
         Some("faults") => {
             let yes = args.flag("--yes");

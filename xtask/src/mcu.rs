@@ -1,5 +1,4 @@
-//! A model on an emulated microcontroller: builds the firmware around it, runs it on samples, and compares with the
-//! host engine.
+//! A model on an emulated microcontroller: runs the firmware around it on samples, and compares with the host engine.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,8 +7,9 @@ use anyhow::{Context as _, Result, bail};
 use qat_kernels::infer::Model;
 
 use crate::bare_metal::{self, Toolchain};
-use crate::cmd::{root, run, target_dir};
+use crate::cmd::target_dir;
 use crate::emulator::{Board, emulate};
+use crate::firmware;
 use crate::footprint::Footprint;
 use crate::panic_free::panic_paths;
 use crate::samples::Samples;
@@ -91,13 +91,39 @@ pub(crate) fn run_model(
     samples: &Samples,
 ) -> Result<Report> {
     let bytes = read(model)?;
-    let parsed = parse(&bytes, model)?;
-    if parsed.input_len() != samples.len {
-        bail!("{}: takes {} values, the samples have {}", model.display(), parsed.input_len(), samples.len);
+    let program = firmware::build(toolchain, board, "infer", Some(model), &[])?;
+    let checked = Checked::new(&program)?;
+    run_program(board, &program, checked, &parse(&bytes, model)?, samples)
+        .with_context(|| model.display().to_string())
+}
+
+/// What is known of a program before it runs.
+#[derive(Clone)]
+pub(crate) struct Checked {
+    panic_paths: Vec<String>,
+    footprint: Footprint,
+}
+
+impl Checked {
+    /// Looks at a linked program.
+    pub(crate) fn new(program: &Path) -> Result<Self> {
+        Ok(Self { panic_paths: panic_paths(program)?, footprint: Footprint::of(program)? })
     }
-    let program = build(toolchain, board, "infer", Some(model), &[])?;
-    let outcome = emulate(board, &program, samples)?;
-    let (count, logits_len) = (samples.count(), samples.count() * parsed.output_len());
+}
+
+/// Runs a program that has `model` in its flash on all of `samples`.
+pub(crate) fn run_program(
+    board: &Board,
+    program: &Path,
+    checked: Checked,
+    model: &Model<'_>,
+    samples: &Samples,
+) -> Result<Report> {
+    if model.input_len() != samples.len {
+        bail!("it takes {} values, the samples have {}", model.input_len(), samples.len);
+    }
+    let outcome = emulate(board, program, samples)?;
+    let (count, logits_len) = (samples.count(), samples.count() * model.output_len());
     if outcome.counts.len() != count || outcome.logits.len() != logits_len {
         bail!(
             "{count} samples went in; {} counts and {} of {logits_len} logits came out",
@@ -107,83 +133,13 @@ pub(crate) fn run_model(
     }
     let stack = outcome.stack.context("the program has not measured its stack")?;
     if stack > STACK {
-        bail!("{}: an inference took {stack} bytes of stack, {STACK} are promised", model.display());
+        bail!("an inference took {stack} bytes of stack, {STACK} are promised");
     }
-    Ok(Report {
-        logits: outcome.logits,
-        instructions: outcome.counts,
-        panic_paths: panic_paths(&program)?,
-        stack,
-        footprint: Footprint::of(&program)?,
-    })
+    let Checked { panic_paths, footprint } = checked;
+    Ok(Report { logits: outcome.logits, instructions: outcome.counts, panic_paths, stack, footprint })
 }
 
-/// Builds a program of `firmware/` in release mode and returns its path.
-pub(crate) fn build(
-    toolchain: &Toolchain,
-    board: &Board,
-    package: &str,
-    model: Option<&Path>,
-    features: &[&str],
-) -> Result<PathBuf> {
-    let model = match model {
-        Some(path) => vec![("PIQ_MODEL", path)],
-        None => Vec::new(),
-    };
-    build_with(toolchain, board, package, features, &model)
-}
-
-/// The same at opt-level s.
-pub(crate) fn build_small(
-    toolchain: &Toolchain,
-    board: &Board,
-    package: &str,
-    model: &Path,
-) -> Result<PathBuf> {
-    build_profile("small", toolchain, board, package, &[], &[("PIQ_MODEL", model)])
-}
-
-/// The same with variables for the build that hold paths.
-pub(crate) fn build_with(
-    toolchain: &Toolchain,
-    board: &Board,
-    package: &str,
-    features: &[&str],
-    paths: &[(&str, &Path)],
-) -> Result<PathBuf> {
-    build_profile("release", toolchain, board, package, features, paths)
-}
-
-fn build_profile(
-    profile: &str,
-    toolchain: &Toolchain,
-    board: &Board,
-    package: &str,
-    features: &[&str],
-    paths: &[(&str, &Path)],
-) -> Result<PathBuf> {
-    let target_dir = target_dir()?.join("firmware");
-    let mut command = toolchain.cargo("build", board.target, "core");
-    command.current_dir(root().join("firmware")).args([
-        "-q",
-        "--profile",
-        profile,
-        "--locked",
-        "-p",
-        package,
-    ]);
-    command.arg("--target-dir").arg(&target_dir);
-    if !features.is_empty() {
-        command.args(["--features", &features.join(",")]);
-    }
-    for (name, path) in paths {
-        command.env(name, fs::canonicalize(path).with_context(|| path.display().to_string())?);
-    }
-    run(&mut command)?;
-    Ok(target_dir.join(board.target).join(profile).join(package))
-}
-
-/// Puts a model where `run_model` finds it.
+/// Puts a model where builds find it.
 pub(crate) fn write_model(name: &str, file: &[u8]) -> Result<PathBuf> {
     let folder = target_dir()?.join("probes");
     fs::create_dir_all(&folder)?;
@@ -214,7 +170,7 @@ pub(crate) fn mismatches(a: &[u8], b: &[u8], count: usize) -> usize {
     a.chunks(len).zip(b.chunks(len)).filter(|(a, b)| a != b).count()
 }
 
-fn parse<'a>(bytes: &'a [u8], name: &Path) -> Result<Model<'a>> {
+pub(crate) fn parse<'a>(bytes: &'a [u8], name: &Path) -> Result<Model<'a>> {
     Model::parse(bytes).with_context(|| name.display().to_string())
 }
 

@@ -14,10 +14,11 @@ use qat_kernels::{Grid, Levels};
 
 use crate::bare_metal::{self, Toolchain};
 use crate::emulator::{Board, M0, M3, M4, M55, RV32};
-use crate::mcu::{host_logits, mismatches, run_model, write_model};
+use crate::mcu::{host_logits, mismatches};
 use crate::probe::{Layers, Numbers};
 use crate::results::{Figure, record, value};
 use crate::samples::Samples;
+use crate::slot::Slot;
 use crate::tools::ensure;
 
 const SUITE: &str = "mcu";
@@ -188,9 +189,8 @@ impl Case {
     /// Instructions for each multiply-accumulate or value, after a look at the answers.
     pub(crate) fn measure(&self, toolchain: &Toolchain) -> Result<f64> {
         let (file, samples) = self.model().with_context(|| self.name.clone())?;
-        let path = write_model(&self.name, &file)?;
-        let report = run_model(toolchain, self.board, &path, &samples)?;
-        let host = host_logits(&file, &path, &samples)?;
+        let report = Slot::of(toolchain, self.board)?.run(&self.name, &file, &samples)?;
+        let host = host_logits(&file, self.name.as_ref(), &samples)?;
         if mismatches(&report.logits, &host, samples.count()) > 0 {
             bail!("{}: {} computes something else than the host", self.name, self.board.name);
         }

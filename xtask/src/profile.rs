@@ -9,7 +9,7 @@ use qat_kernels::infer::Model;
 
 use crate::bare_metal;
 use crate::emulator::{Board, emulate};
-use crate::mcu::build;
+use crate::firmware::build;
 use crate::models::{program, samples, untrained};
 use crate::tools::ensure;
 

@@ -9,7 +9,7 @@ use object::{Object as _, ObjectSymbol as _};
 
 use crate::bare_metal::Toolchain;
 use crate::emulator::M0;
-use crate::mcu::build;
+use crate::firmware::build;
 use crate::panic_free::panic_paths;
 
 /// Builds the program and checks it; then checks the check, on the same program with one float multiplication in it.

@@ -1,8 +1,9 @@
 //! Runs a model on all samples: what the programs of every board do.
 
+use qat_kernels::artifact::file_in;
 use qat_kernels::infer::Model;
 
-use crate::samples::write_stack;
+use crate::samples::{first, write_stack};
 use crate::{Buffers, Failure, Once, boundary, counted, finish, for_each_sample, stack_used};
 
 /// Memory on a boundary of 16 bytes: weights are aligned within a file, so the file has to be too.
@@ -24,14 +25,14 @@ impl<const ARENA: usize, const INPUT: usize, const OUTPUT: usize> Memory<ARENA, 
     }
 }
 
-/// Checks the known answers of `file`, then runs it on every sample and ends the program. The markers bracket `run`, so
+/// Checks the known answers of the file that `flash` begins with, then runs it on every sample and ends the program. The markers bracket `run`, so
 /// that the counts are those of inference alone; what it needed of the stack at most goes to [`crate::STACK`].
 pub fn run_model<const ARENA: usize, const INPUT: usize, const OUTPUT: usize>(
-    file: &'static [u8],
+    flash: &'static [u8],
     memory: &'static Once<Memory<ARENA, INPUT, OUTPUT>>,
 ) -> ! {
     let mut deepest = 0;
-    let done = with_model(file, memory, |model, input, output, arena| {
+    let done = with_model(flash, memory, |model, input, output, arena| {
         let (result, used) = stack_used(|| counted(|| model.run(input, output, arena)));
         deepest = deepest.max(used);
         result
@@ -41,36 +42,30 @@ pub fn run_model<const ARENA: usize, const INPUT: usize, const OUTPUT: usize>(
 
 /// The same with a region for every operator of every sample; the last region of a sample is what remains at the end.
 pub fn profile_model<const ARENA: usize, const INPUT: usize, const OUTPUT: usize>(
-    file: &'static [u8],
+    flash: &'static [u8],
     memory: &'static Once<Memory<ARENA, INPUT, OUTPUT>>,
 ) -> ! {
-    finish(with_model(file, memory, |model, input, output, arena| {
+    finish(with_model(flash, memory, |model, input, output, arena| {
         counted(|| model.run_observed(input, output, arena, |_, _| boundary()))
     }))
 }
 
 fn with_model<const ARENA: usize, const INPUT: usize, const OUTPUT: usize>(
-    file: &'static [u8],
+    flash: &'static [u8],
     memory: &'static Once<Memory<ARENA, INPUT, OUTPUT>>,
     mut run: impl FnMut(&Model<'_>, &[i8], &mut [i8], &mut [u8]) -> qat_kernels::Result<()>,
 ) -> Result<(), Failure> {
     let memory = memory.take().ok_or(Failure::new("the memory is taken"))?;
-    let model = Model::parse(file).map_err(Failure::refused)?;
-    for (what, needed, there) in [
-        ("arena", model.arena_len(), ARENA),
-        ("input buffer", model.input_len(), INPUT),
-        ("output buffer", model.output_len(), OUTPUT),
-    ] {
-        if needed > there {
-            return Err(Failure::too_small(what, needed, there));
-        }
-    }
-    let Memory { arena, input, output } = memory;
+    let model = file_in(flash).and_then(Model::parse).map_err(Failure::refused)?;
+    // Not a byte more than it asks for, even where there is room for larger models.
+    let arena = first("arena", &mut memory.arena.0, model.arena_len())?;
+    let input = first("input buffer", &mut memory.input.0, model.input_len())?;
+    let output = first("output buffer", &mut memory.output.0, model.output_len())?;
     model
-        .self_test(&mut output.0, &mut arena.0)
+        .self_test(output, arena)
         .map_err(|_| Failure::new("a known answer of the model comes out differently"))?;
-    let buffers = Buffers { input: &mut input.0, output: &mut output.0 };
+    let buffers = Buffers { input, output };
     for_each_sample(model.input_len(), model.output_len(), buffers, |input, output| {
-        run(&model, input, output, &mut arena.0).map_err(|_| Failure::new("the engine refuses its buffers"))
+        run(&model, input, output, arena).map_err(|_| Failure::new("the engine refuses its buffers"))
     })
 }

@@ -57,7 +57,11 @@ pub fn for_each_sample(
 }
 
 /// The first `len` elements of `buffer`.
-fn first<'a, T>(what: &'static str, buffer: &'a mut [T], len: usize) -> Result<&'a mut [T], Failure> {
+pub(crate) fn first<'a, T>(
+    what: &'static str,
+    buffer: &'a mut [T],
+    len: usize,
+) -> Result<&'a mut [T], Failure> {
     let there = buffer.len();
     buffer.get_mut(..len).ok_or(Failure::too_small(what, len, there))
 }

@@ -49,19 +49,52 @@ pub(crate) fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
     bytes.get(at..)?.first_chunk().map(|b| u32::from_le_bytes(*b))
 }
 
+/// Checks magic and version; returns the number of sections and the length of the file.
+fn header(bytes: &[u8]) -> Result<(usize, usize)> {
+    let truncated = |at| fault(at, FileFault::Truncated { got: bytes.len() });
+    if bytes.first_chunk() != Some(&MAGIC) {
+        return Err(fault(0, FileFault::Magic));
+    }
+    let version = u16_at(bytes, 4).ok_or(truncated(4))?;
+    if version != VERSION {
+        return Err(fault(4, FileFault::Version { version }));
+    }
+    let count = u16_at(bytes, 6).ok_or(truncated(6))?;
+    let total = u32_at(bytes, 8).ok_or(truncated(8))?;
+    Ok((count.into(), total as usize))
+}
+
+/// The file at the start of a longer `region`, such as a flash partition that models are sent to: the header says where it
+/// ends, and what follows is not looked at. Nor is the file: [`crate::infer::Model::parse`] and `parse_signed` check what
+/// this returns.
+///
+/// # Errors
+/// [`Error::File`] where no file of this version begins ([`FileFault::Magic`] of erased flash, too), or where it ends behind
+/// the region ([`FileFault::TotalLength`]).
+///
+/// ```
+/// # let file = include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/v1.piq"));
+/// use qat_kernels::{Error, FileFault, artifact::file_in, infer::Model};
+/// let mut partition = [0xFF; 16 << 10];
+/// assert_eq!(file_in(&partition), Err(Error::File { at: 0, fault: FileFault::Magic }));
+///
+/// partition[..file.len()].copy_from_slice(file);
+/// assert!(Model::parse(&partition).is_err());
+/// let model = Model::parse(file_in(&partition)?)?;
+/// # assert_eq!(file_in(&partition)?, file);
+/// # Ok::<(), Error>(())
+/// ```
+pub fn file_in(region: &[u8]) -> Result<&[u8]> {
+    let (_, total) = header(region)?;
+    let ends_behind = fault(8, FileFault::TotalLength { stated: total, got: region.len() });
+    region.get(..total).ok_or(ends_behind)
+}
+
 impl<'a> Sections<'a> {
     /// Checks magic, version, length, CRC and table, and splits the file.
     pub(crate) fn parse(bytes: &'a [u8]) -> Result<Self> {
         let truncated = |at| fault(at, FileFault::Truncated { got: bytes.len() });
-        if bytes.first_chunk() != Some(&MAGIC) {
-            return Err(fault(0, FileFault::Magic));
-        }
-        let version = u16_at(bytes, 4).ok_or(truncated(4))?;
-        if version != VERSION {
-            return Err(fault(4, FileFault::Version { version }));
-        }
-        let count = usize::from(u16_at(bytes, 6).ok_or(truncated(6))?);
-        let total = u32_at(bytes, 8).ok_or(truncated(8))? as usize;
+        let (count, total) = header(bytes)?;
         if total != bytes.len() {
             return Err(fault(8, FileFault::TotalLength { stated: total, got: bytes.len() }));
         }

@@ -6,7 +6,7 @@ use qat_kernels::frontend::{LogMel, LogMelConfig};
 use super::{SUITE, TOLERANCE};
 use crate::bare_metal::Toolchain;
 use crate::emulator::{M4, emulate};
-use crate::mcu::build;
+use crate::firmware::build;
 use crate::panic_free::panic_paths;
 use crate::probe::Numbers;
 use crate::results::{Figure, value};

@@ -10,10 +10,12 @@ use crate::bare_metal::TARGETS;
 use crate::cmd::root;
 use crate::cmd::{run as run_command, target_dir};
 use crate::emulator::{BOARDS, Board, M4, emulate};
-use crate::mcu::{build, build_small, host_logits, mismatches, run_model, write_model};
+use crate::firmware::{build, build_small};
+use crate::mcu::{host_logits, mismatches, write_model};
 use crate::panic_free::panic_paths;
 use crate::probe::probes;
 use crate::samples::Samples;
+use crate::slot::Slot;
 use crate::tamper;
 
 /// The core builds for every target, with each choice of features.
@@ -112,11 +114,10 @@ pub(super) fn small_firmware_cannot_panic(context: &Context) -> Result<Tally> {
 
 /// The logits of every probe that the board takes are the same there and here; no panic path.
 pub(super) fn device_equals_host(context: &Context, board: &'static Board) -> Result<Tally> {
-    let mut tally = Tally::default();
+    let (mut tally, slot) = (Tally::default(), Slot::of(&context.toolchain, board)?);
     for probe in probes()?.iter().filter(|probe| [Target::Portable, board.family].contains(&probe.target)) {
-        let path = write_model(&probe.name, &probe.file)?;
-        let report = run_model(&context.toolchain, board, &path, &probe.samples)?;
-        let host = host_logits(&probe.file, &path, &probe.samples)?;
+        let report = slot.run(&probe.name, &probe.file, &probe.samples)?;
+        let host = host_logits(&probe.file, probe.name.as_ref(), &probe.samples)?;
         let wrong = mismatches(&report.logits, &host, probe.samples.count());
         let mut problems = Vec::new();
         if wrong > 0 {
@@ -135,12 +136,11 @@ pub(super) fn device_equals_host(context: &Context, board: &'static Board) -> Re
 
 /// A device refuses the files of other devices' families, and says whose they are and what it is itself.
 pub(super) fn other_core_is_refused(context: &Context) -> Result<Tally> {
-    let (mut tally, probes) = (Tally::default(), probes()?);
+    let (mut tally, probes, slot) = (Tally::default(), probes()?, Slot::of(&context.toolchain, &M4)?);
     for board in BOARDS.into_iter().filter(|board| board.family != M4.family) {
         let probe = probes.iter().find(|probe| probe.target == board.family).context(board.name)?;
-        let path = write_model(&probe.name, &probe.file)?;
         let wanted = format!("packed for {}, runs on {}", board.family, M4.family);
-        match run_model(&context.toolchain, &M4, &path, &probe.samples) {
+        match slot.run(&probe.name, &probe.file, &probe.samples) {
             Err(error) if format!("{error:#}").contains(&wanted) => tally.passed += 1,
             Err(error) => bail!("`{wanted}` was expected, not `{error:#}`"),
             Ok(_) => bail!("{} runs {}", M4.name, probe.name),
