@@ -4,7 +4,7 @@
 //! count. On an idle machine, threads with equal shares of the work make that the time on the clock times their number.
 
 use crate::numbers::SplitMix64;
-use rustix::time::{ClockId, clock_gettime};
+use cpu_time::ProcessTime;
 use std::time::Duration;
 
 /// Seconds of processor time that one contestant took in each round.
@@ -42,9 +42,7 @@ pub fn run<E>(
 /// The processor time that this process has used so far.
 #[must_use]
 pub fn processor_time() -> Duration {
-    let time = clock_gettime(ClockId::ProcessCPUTime);
-    let nanoseconds = u32::try_from(time.tv_nsec).unwrap_or_default();
-    Duration::new(time.tv_sec.cast_unsigned(), nanoseconds)
+    ProcessTime::now().as_duration()
 }
 
 /// Fisher and Yates.

@@ -1,4 +1,4 @@
-//! `cargo xtask bench`: measures everything, one suite after the other, and makes the tables anew. Every suite is a command
+//! `cargo xtask bench`: measures one suite after the other, and makes the tables anew. Every suite is a command
 //! that also exists by itself; this file only knows their order.
 
 use std::path::{Path, PathBuf};
@@ -15,7 +15,9 @@ use crate::{demo, faults, libtorch, llm, mcu_bench, models, presets, tamper};
 pub(crate) struct Options {
     pub(crate) yes: bool,
     pub(crate) list: bool,
-    /// Only these suites; all if empty.
+    /// Those that take hours, too.
+    pub(crate) all: bool,
+    /// Only these suites, however long they take; if empty, all that `all` says.
     pub(crate) only: Vec<String>,
 }
 
@@ -76,13 +78,18 @@ const SUITES: [Suite; 16] = [
     },
 ];
 
+/// Those that train networks, for hours; they run where they are named or all are wanted.
+const HOURS: [&str; 3] = ["peers-training", "presets", "llm"];
+
 /// Measures the suites; what one of them cannot do keeps none of the others from it.
 pub(crate) fn run(options: &Options) -> Result<()> {
-    let chosen = choose(&options.only)?;
     if options.list {
-        chosen.iter().for_each(|suite| println!("{:<16}{}", suite.name, suite.about));
+        for Suite { name, about, .. } in choose(&options.only, true)? {
+            println!("{name:<16}{about}{}", if HOURS.contains(name) { " (hours)" } else { "" });
+        }
         return Ok(());
     }
+    let chosen = choose(&options.only, options.all)?;
     let mut failures = Vec::new();
     for suite in chosen {
         println!("\n== {}: {}", suite.name, suite.about);
@@ -103,12 +110,16 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
-fn choose(only: &[String]) -> Result<Vec<&'static Suite>> {
+fn choose(only: &[String], all: bool) -> Result<Vec<&'static Suite>> {
     if let Some(unknown) = only.iter().find(|name| SUITES.iter().all(|suite| suite.name != **name)) {
         let names = SUITES.map(|suite| suite.name);
         bail!("no suite `{unknown}`; there are: {}", names.join(", "));
     }
-    Ok(SUITES.iter().filter(|suite| only.is_empty() || only.iter().any(|name| name == suite.name)).collect())
+    let chosen = |suite: &&Suite| match only {
+        [] => all || !HOURS.contains(&suite.name),
+        names => names.iter().any(|name| name == suite.name),
+    };
+    Ok(SUITES.iter().filter(chosen).collect())
 }
 
 /// A program of `benches`.
@@ -187,19 +198,22 @@ mod tests {
 
     #[test]
     fn suites_are_chosen_by_name() {
-        let names = |only: &[&str]| {
+        let names = |only: &[&str], all| {
             let only: Vec<String> = only.iter().map(ToString::to_string).collect();
-            choose(&only).map(|suites| suites.iter().map(|suite| suite.name).collect::<Vec<_>>())
+            choose(&only, all).map(|suites| suites.iter().map(|suite| suite.name).collect::<Vec<_>>())
         };
-        assert_eq!(names(&[]).unwrap().len(), SUITES.len());
-        assert_eq!(names(&["llm", "mcu"]).unwrap(), ["mcu", "llm"]);
-        let error = names(&["speed"]).unwrap_err().to_string();
+        assert_eq!(names(&[], true).unwrap().len(), SUITES.len());
+        let usual = names(&[], false).unwrap();
+        assert!(usual.contains(&"peers") && !usual.contains(&"presets"), "{usual:?}");
+        assert_eq!(names(&["llm", "mcu"], false).unwrap(), ["mcu", "llm"]);
+        let error = names(&["speed"], false).unwrap_err().to_string();
         assert!(error.contains("`speed`") && error.contains("mcu-scaling"), "{error}");
     }
 
     #[test]
     fn no_two_suites_have_one_name() {
         let mut names = SUITES.map(|suite| suite.name);
+        assert!(HOURS.iter().all(|name| names.contains(name)));
         names.sort_unstable();
         assert!(names.windows(2).all(|pair| pair[0] != pair[1]));
     }

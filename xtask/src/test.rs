@@ -61,11 +61,13 @@ struct Context {
 }
 
 /// How a step went.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 struct Outcome {
     name: String,
     tally: Tally,
     seconds: f64,
+    /// Of the processors, in all that it started.
+    processor_seconds: f64,
 }
 
 pub(crate) fn run(options: &Options) -> Result<()> {
@@ -113,25 +115,43 @@ impl Step {
     /// Does it; an error counts as a test that failed.
     fn run(&self, context: &Context) -> Outcome {
         println!("\n== {}", self.name);
-        let began = Instant::now();
+        let (began, used) = (Instant::now(), processor_seconds());
         let tally = (self.check)(context).unwrap_or_else(|error| {
             eprintln!("error: {error:#}");
             Tally { passed: 0, failed: 1 }
         });
-        Outcome { name: self.name.clone(), tally, seconds: began.elapsed().as_secs_f64() }
+        Outcome {
+            name: self.name.clone(),
+            tally,
+            seconds: began.elapsed().as_secs_f64(),
+            processor_seconds: processor_seconds() - used,
+        }
     }
+}
+
+/// Processor time of the processes that this one has started and waited for, with theirs: proc(5), fields 16 and 17 of `stat`,
+/// in hundredths of a second. 0 where there is no such file.
+fn processor_seconds() -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    // The second field is a name in brackets, which may have spaces.
+    let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
+    let ticks = fields.skip(13).take(2).filter_map(|field| field.parse::<f64>().ok());
+    ticks.sum::<f64>() / 100.0
 }
 
 /// Prints the table; fails if a test has.
 fn report(outcomes: &[Outcome]) -> Result<()> {
-    println!("\n{:<58} {:>8} {:>8} {:>8}", "step", "passed", "failed", "seconds");
-    let mut sum = Tally::default();
-    for Outcome { name, tally, seconds } in outcomes {
-        println!("{name:<58} {:>8} {:>8} {seconds:>8.1}", tally.passed, tally.failed);
-        sum.passed += tally.passed;
-        sum.failed += tally.failed;
+    println!("\n{:<58} {:>8} {:>8} {:>8} {:>8}", "step", "passed", "failed", "seconds", "cpu");
+    let (mut sum, mut sum_of_processors) = (Tally::default(), 0.0);
+    for Outcome { name, tally, seconds, processor_seconds } in outcomes {
+        let Tally { passed, failed } = tally;
+        println!("{name:<58} {passed:>8} {failed:>8} {seconds:>8.1} {processor_seconds:>8.1}");
+        sum.passed += passed;
+        sum.failed += failed;
+        sum_of_processors += processor_seconds;
     }
     println!("{} passed, {} failed", sum.passed, sum.failed);
+    println!("{:.1} minutes of processor time", sum_of_processors / 60.0);
     let failed = outcomes.iter().filter(|outcome| outcome.tally.failed > 0);
     let failed: Vec<&str> = failed.map(|outcome| &*outcome.name).collect();
     if !failed.is_empty() {

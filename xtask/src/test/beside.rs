@@ -65,22 +65,26 @@ pub(super) fn write(file: &Path, outcome: &Outcome) -> Result<()> {
     Ok(file.write_all(line(outcome).as_bytes())?)
 }
 
-fn line(Outcome { name, tally, seconds }: &Outcome) -> String {
-    format!("{} {} {seconds:.3} {name}\n", tally.passed, tally.failed)
+fn line(Outcome { name, tally, seconds, processor_seconds }: &Outcome) -> String {
+    format!("{} {} {seconds:.3} {processor_seconds:.3} {name}\n", tally.passed, tally.failed)
 }
 
 /// The outcomes of the steps with these names.
 fn outcomes<'a>(told: &str, names: impl Iterator<Item = &'a str>) -> Vec<Outcome> {
     let read = |name: &str| {
-        let mut lines = told.lines().map(|line| line.splitn(4, ' '));
-        let mut words = lines.find(|words| words.clone().nth(3) == Some(name))?;
+        let mut lines = told.lines().map(|line| line.splitn(5, ' '));
+        let mut words = lines.find(|words| words.clone().nth(4) == Some(name))?;
         let tally = Tally { passed: words.next()?.parse().ok()?, failed: words.next()?.parse().ok()? };
-        Some((tally, words.next()?.parse().ok()?))
+        let mut number = || words.next()?.parse::<f64>().ok();
+        Some(Outcome { name: name.to_owned(), tally, seconds: number()?, processor_seconds: number()? })
     };
     names
         .map(|name| {
-            let (tally, seconds) = read(name).unwrap_or((Tally { passed: 0, failed: 1 }, 0.0));
-            Outcome { name: name.to_owned(), tally, seconds }
+            read(name).unwrap_or_else(|| Outcome {
+                name: name.to_owned(),
+                tally: Tally { passed: 0, failed: 1 },
+                ..Outcome::default()
+            })
         })
         .collect()
 }
@@ -95,8 +99,10 @@ mod tests {
             name: "fuzz: 10 executions".into(),
             tally: Tally { passed: 3, failed: 1 },
             seconds: 1.25,
+            processor_seconds: 2.5,
         };
-        let lost = Outcome { name: "fuzz".into(), tally: Tally { passed: 0, failed: 1 }, seconds: 0.0 };
+        let lost =
+            Outcome { name: "fuzz".into(), tally: Tally { passed: 0, failed: 1 }, ..Outcome::default() };
         let names = [&done, &lost].map(|outcome| &*outcome.name);
         assert_eq!(outcomes(&line(&done), names.into_iter()), [done, lost]);
     }

@@ -36,6 +36,9 @@ pub(super) fn all() -> Result<Vec<Step>> {
 /// is on in one of the two and off in the other. Every other choice compiles with its tests when it is linted.
 const TESTED: &str = "--no-default-features --features micromath";
 
+/// The trainer for machines without libtorch.
+const WITHOUT_TORCH: &str = "qat-trainer --no-default-features";
+
 /// What builds in the workspace's own folder, where programs and their features replace each other.
 fn host() -> Result<Steps> {
     let mut steps = Steps::new();
@@ -64,12 +67,11 @@ fn host() -> Result<Steps> {
     let kernels = feature_sets("qat-kernels")?;
     let lint = |packages: &str| words(&format!("clippy -q --locked --all-targets {packages} -- -D warnings"));
     let test = |packages: &str| words(&format!("test --locked --no-fail-fast {packages}"));
-    let variants = |kernels: &[String]| {
-        let of_kernels = kernels.iter().map(|features| format!("-p qat-kernels {features}"));
-        of_kernels.chain(["-p qat-trainer --no-default-features".to_owned()]).collect::<Vec<_>>()
-    };
-    let whole = "--workspace --features qat-benches/tch".to_owned();
-    for packages in [whole].into_iter().chain(variants(&kernels)) {
+    let linted = ["--workspace --features qat-benches/tch".to_owned()]
+        .into_iter()
+        .chain(kernels.iter().map(|features| format!("-p qat-kernels {features}")))
+        .chain([format!("-p {WITHOUT_TORCH}")]);
+    for packages in linted {
         let arguments = lint(&packages);
         add(format!("lint: {packages}"), once(move || run_command(cargo().args(&arguments))));
     }
@@ -80,8 +82,13 @@ fn host() -> Result<Steps> {
             once(move || run_command(cargo().env("RUSTDOCFLAGS", "-D warnings").args(&arguments))),
         );
     }
-    let programs = "--workspace --tests".to_owned();
-    for packages in [programs].into_iter().chain(variants(&[TESTED.to_owned()])) {
+    for packages in [
+        "--workspace --tests".to_owned(),
+        format!("-p qat-kernels {TESTED}"),
+        // What is different without libtorch is what the commands do; the library only has less, and its units were tested.
+        format!("-p {WITHOUT_TORCH} --bins --test *"),
+        format!("-p {WITHOUT_TORCH} --doc"),
+    ] {
         let arguments = test(&packages);
         add(format!("tests: {packages}"), Box::new(move |_| cargo_test(cargo().args(&arguments))));
     }
