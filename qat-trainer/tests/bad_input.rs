@@ -1,5 +1,6 @@
 //! Every kind of bad input, through the real binary: one line that names file, place and remedy, the right exit code,
-//! and no file left behind.
+//! and no file left behind. As `commands`, without libtorch.
+#![cfg(not(feature = "tch"))]
 #![allow(clippy::unwrap_used, reason = "a helper that fails is a test that fails")]
 
 mod common;
@@ -332,7 +333,6 @@ fn what_is_missing_is_named_first() {
         (&["eval", "nope.piq"][..], "nope.piq: cannot read this file"),
         (&["calibrate", "nope.safetensors"], "nope.safetensors: cannot read this file"),
         (&["export", "nope"], "nope: this is no run folder: it has no config.toml"),
-        #[cfg(feature = "tch")]
         (&["report", "nope"], "nope: this is no run folder: it has no config.toml"),
     ] {
         let text = failure(&fixture.qat(arguments), IO);

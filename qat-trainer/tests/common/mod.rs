@@ -249,3 +249,9 @@ pub(crate) fn gzip(bytes: &[u8]) -> Vec<u8> {
     encoder.write_all(bytes).unwrap();
     encoder.finish().unwrap()
 }
+
+/// The one line of JSON that a command has printed.
+pub(crate) fn json(text: &str) -> serde_json::Value {
+    assert_eq!(text.trim_end().lines().count(), 1, "{text}");
+    serde_json::from_str(text).unwrap()
+}
