@@ -126,12 +126,10 @@ fn beside() -> Steps {
     let mut steps = Steps::new();
     let mut add = |name: String, check: Check| steps.push((name, check));
 
-    for (name, features) in [("without features", ""), ("alloc and micromath", "alloc,micromath")] {
-        add(
-            format!("bare metal: Cortex-M0, M3, M4F, M55, RV32IMC, {name}"),
-            Box::new(move |context| devices::bare_metal(context, features)),
-        );
-    }
+    add(
+        "bare metal: Cortex-M0, M3, M4F, M55, RV32IMC, alloc and micromath".into(),
+        Box::new(devices::bare_metal),
+    );
     add(
         "format: a reader in C, written from the page alone, computes what the engine computes".into(),
         Box::new(|_| Ok(Tally { passed: c_reader::check()?, failed: 0 })),
