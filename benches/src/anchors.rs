@@ -253,7 +253,9 @@ fn quantisers() -> Section {
     Section {
         title: "Speed of the quantisers",
         note: "Processor time over that of copying as many bytes, medians over the rounds of one run; no time on the clock is kept. \
-               A goal of 1.2 is 20 % above the limit that memory sets.",
+               A goal of 1.2 is 20 % above the limit that memory sets. The machine matters: these are of a Xeon with AVX-512 and two \
+               cores; on one with sixteen LSQ took 1.3 copies, on an AMD EPYC of the first generation, which has no AVX-512, 1.5 to 2.3 \
+               (2026-11-27).",
         anchors: vec![
             recorded(
                 "LSQ forward and backward, 4096×4096, a step per row, 2 threads",
