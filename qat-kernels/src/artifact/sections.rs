@@ -227,6 +227,19 @@ mod tests {
     }
 
     #[test]
+    fn a_file_in_a_longer_region_ends_where_its_header_says() {
+        let file = sample();
+        for behind in [&[][..], &[0xFF; 40], &MAGIC] {
+            assert_eq!(file_in(&[&file[..], behind].concat()), Ok(&file[..]));
+        }
+        assert!((0..file.len()).all(|len| file_in(&file[..len]).is_err()));
+        let mut endless = file.clone();
+        endless[8..12].copy_from_slice(&[0xFF; 4]);
+        let stated = u32::MAX as usize;
+        assert_eq!(file_in(&endless), Err(fault(8, FileFault::TotalLength { stated, got: file.len() })));
+    }
+
+    #[test]
     fn each_outer_fault_has_its_name() {
         let with = |at: usize, value: &[u8]| {
             let mut b = sample();
