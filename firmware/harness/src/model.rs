@@ -25,8 +25,8 @@ impl<const ARENA: usize, const INPUT: usize, const OUTPUT: usize> Memory<ARENA, 
     }
 }
 
-/// Checks the known answers of the file that `flash` begins with, then runs it on every sample and ends the program. The markers bracket `run`, so
-/// that the counts are those of inference alone; what it needed of the stack at most goes to [`crate::STACK`].
+/// Checks the known answers of the file that `flash` begins with, then runs it on every sample and ends the program. The
+/// markers bracket `run`, so that the counts are those of inference alone; what it needed of the stack at most goes to [`crate::STACK`].
 pub fn run_model<const ARENA: usize, const INPUT: usize, const OUTPUT: usize>(
     flash: &'static [u8],
     memory: &'static Once<Memory<ARENA, INPUT, OUTPUT>>,
